@@ -1,0 +1,223 @@
+//! What components of each kind can do. Every table begins with its size.
+
+use std::ffi::c_void;
+
+use crate::{YoloFloats, YoloNamedTensor, YoloPruneHost, YoloSelf, YoloStr, YoloTensor, YoloText};
+
+/// A function that takes JSON and writes JSON.
+pub type YoloJsonFn =
+    Option<unsafe extern "C" fn(component: YoloSelf, request: YoloStr, reply: YoloText, error: YoloText) -> i32>;
+
+/// Backbones: from a request to a piece of graph.
+///
+/// Request: `{"inputs": [{"channels": 3, "stride": 1}], "scale": {"depth": 1.0, "width": 1.0}}`. Reply: a *fragment*
+/// `{"nodes": [{"name", "op": {"op": NAME, ...}, "inputs": [VALUE, ...]}, ...], "outputs": [VALUE, ...], "layers": [...]}`.
+/// Values 0.. are the inputs, the nodes' values follow in order. Outputs are feature maps, finest stride first. Names in a
+/// fragment with layers start with `model.0.`, `model.1.`, ... of its own layers; without layers they are free.
+#[repr(C)]
+#[derive(Debug)]
+pub struct YoloBackboneVt {
+    /// Size of this struct.
+    pub struct_size: u32,
+    /// Zero.
+    pub _reserved: u32,
+    /// Builds.
+    pub build: YoloJsonFn,
+}
+
+/// Neck blocks: like backbones, with several inputs and one output.
+///
+/// Request of `build`: `{"inputs": [...], "channels": 64, "repeats": 1, "shortcut": false}`; reply: a fragment without layers,
+/// whose names are put under the scope of the layer that the block becomes.
+#[repr(C)]
+#[derive(Debug)]
+pub struct YoloNeckBlockVt {
+    /// Size of this struct.
+    pub struct_size: u32,
+    /// Zero.
+    pub _reserved: u32,
+    /// Request `{}`; reply `{"layer": "C3", "arity": [1, 1]}`: the name in the layer table, and how many inputs it takes.
+    pub describe: YoloJsonFn,
+    /// Builds.
+    pub build: YoloJsonFn,
+}
+
+/// Custom ops: a forward of their own on tensors.
+#[repr(C)]
+#[derive(Debug)]
+pub struct YoloOpVt {
+    /// Size of this struct.
+    pub struct_size: u32,
+    /// Zero.
+    pub _reserved: u32,
+    /// Request `{}`; reply `{"label": "gain", "params": [{"key": "weight", "shape": [64], "role": "weight", "init":
+    /// {"const": 1.0}}]}`.
+    pub describe: YoloJsonFn,
+    /// Request `{"inputs": [[1, 64, 32, 32], ...]}`; reply `{"shape": [1, 64, 32, 32], "macs": 65536}`.
+    pub shape: YoloJsonFn,
+    /// Request as for `shape`; reply: a fragment of primitive ops that computes the same, or status `UNSUPPORTED`. A node of
+    /// the fragment is given a tensor of the op by the name of its parameter.
+    pub lower: YoloJsonFn,
+    /// Runs: borrowed inputs and parameters (in the order of `describe`), one owned output. `train` is 0 or 1. Autograd records
+    /// what the function does unless the caller switched it off.
+    pub forward: Option<
+        unsafe extern "C" fn(
+            component: YoloSelf,
+            inputs: *const YoloTensor,
+            input_count: usize,
+            params: *const YoloTensor,
+            param_count: usize,
+            train: i32,
+            out: *mut YoloTensor,
+            error: YoloText,
+        ) -> i32,
+    >,
+}
+
+/// What a metric asks for, as bits.
+pub mod needs {
+    /// Rows of the weights that make the channels.
+    pub const WEIGHT: u32 = 1;
+    /// Scales and shifts of batch norms.
+    pub const BN: u32 = 2;
+    /// Gradients of the same tensors.
+    pub const GRAD: u32 = 4;
+}
+
+/// The tensors of one group of channels, one row per channel, on the CPU and in f32. Borrowed for the call.
+#[repr(C)]
+#[derive(Debug)]
+pub struct YoloGroup {
+    /// Size of this struct.
+    pub struct_size: u32,
+    /// Zero.
+    pub _reserved: u32,
+    /// Name of the group.
+    pub name: YoloStr,
+    /// Position among the groups.
+    pub index: u64,
+    /// Number of groups.
+    pub count: u64,
+    /// Number of channels.
+    pub channels: u64,
+    /// `[channels, elements]` each.
+    pub weights: *const YoloTensor,
+    /// Number of `weights`.
+    pub weight_count: usize,
+    /// Gradients of `weights`, or null.
+    pub weight_grads: *const YoloTensor,
+    /// Number of `weight_grads`.
+    pub weight_grad_count: usize,
+    /// `[channels]` each.
+    pub gammas: *const YoloTensor,
+    /// Number of `gammas`.
+    pub gamma_count: usize,
+    /// `[channels]` each.
+    pub betas: *const YoloTensor,
+    /// Number of `betas`.
+    pub beta_count: usize,
+    /// Gradients of `gammas`, or null.
+    pub gamma_grads: *const YoloTensor,
+    /// Number of `gamma_grads`.
+    pub gamma_grad_count: usize,
+}
+
+/// Metrics: one score per channel, the lowest go first.
+#[repr(C)]
+#[derive(Debug)]
+pub struct YoloMetricVt {
+    /// Size of this struct.
+    pub struct_size: u32,
+    /// Zero.
+    pub _reserved: u32,
+    /// Writes bits of [`needs`].
+    pub needs: Option<unsafe extern "C" fn(component: YoloSelf, out: *mut u32, error: YoloText) -> i32>,
+    /// Puts one row: a finite score per channel.
+    pub score: Option<
+        unsafe extern "C" fn(component: YoloSelf, group: *const YoloGroup, scores: YoloFloats, error: YoloText) -> i32,
+    >,
+}
+
+/// Pruners: from a host to a plan.
+#[repr(C)]
+#[derive(Debug)]
+pub struct YoloPrunerVt {
+    /// Size of this struct.
+    pub struct_size: u32,
+    /// Zero.
+    pub _reserved: u32,
+    /// Writes the plan: `{"keep": {GROUP: [POSITION, ...], ...}}`, ascending; groups that are not named keep all. `host` is valid
+    /// during the call.
+    pub plan: Option<
+        unsafe extern "C" fn(component: YoloSelf, host: *const YoloPruneHost, reply: YoloText, error: YoloText) -> i32,
+    >,
+    /// Makes what acts during sparse training; leaves `out` alone where this pruner has nothing of the kind.
+    pub regulariser: Option<unsafe extern "C" fn(component: YoloSelf, out: *mut YoloSelf, error: YoloText) -> i32>,
+    /// What regularisers can do; null if there are none.
+    pub regulariser_vt: *const YoloRegulariserVt,
+}
+
+// SAFETY: a table is constant and so is what it points at.
+unsafe impl Sync for YoloPrunerVt {}
+
+/// Things that act on gradients and weights while a model trains.
+#[repr(C)]
+#[derive(Debug)]
+pub struct YoloRegulariserVt {
+    /// Size of this struct.
+    pub struct_size: u32,
+    /// Zero.
+    pub _reserved: u32,
+    /// Called once per optimizer step before the optimizer acts, when all gradients are there.
+    pub before_step:
+        Option<unsafe extern "C" fn(regulariser: YoloSelf, state: *const YoloTrainState, error: YoloText) -> i32>,
+    /// Called once per optimizer step after the optimizer.
+    pub after_step:
+        Option<unsafe extern "C" fn(regulariser: YoloSelf, state: *const YoloTrainState, error: YoloText) -> i32>,
+    /// Frees it.
+    pub destroy: Option<unsafe extern "C" fn(regulariser: YoloSelf)>,
+}
+
+/// A training model at one step. Borrowed for the call.
+#[repr(C)]
+#[derive(Debug)]
+pub struct YoloTrainState {
+    /// Size of this struct.
+    pub struct_size: u32,
+    /// Zero.
+    pub _reserved: u32,
+    /// Optimizer steps done.
+    pub step: u64,
+    /// Optimizer steps in all.
+    pub total: u64,
+    /// Steps per epoch.
+    pub per_epoch: u64,
+    /// Another number means other groups: read them again.
+    pub generation: u64,
+    /// Tensors of the model with their keys; gradients hang on them.
+    pub tensors: *const YoloNamedTensor,
+    /// Number of `tensors`.
+    pub tensor_count: usize,
+    /// Passed to `groups`.
+    pub cx: *mut c_void,
+    /// Writes the channel groups, as [`YoloPruneHost::describe`] does under `groups`.
+    pub groups: unsafe extern "C" fn(cx: *mut c_void, reply: YoloText) -> i32,
+}
+
+/// Quantizers: a backend as data, and the files that its toolchain reads.
+#[repr(C)]
+#[derive(Debug)]
+pub struct YoloQuantizerVt {
+    /// Size of this struct.
+    pub struct_size: u32,
+    /// Zero.
+    pub _reserved: u32,
+    /// Request `{}`; reply: schemes, observers and placement (`{"weight": {...}, "activation": {...}, "placement": {...},
+    /// "linear": false}`).
+    pub describe: YoloJsonFn,
+    /// Request: a node `{"name", "op", "inputs"}`; reply: `true` or `false`, whether its weight is quantized. Null: all
+    /// convolutions, and linear layers if `linear` says so.
+    pub quantizes: YoloJsonFn,
+    /// Request `{"model": NAME, "ranges": {...}}`; reply: `[{"name": FILE, "text": CONTENT}, ...]`.
+    pub artifacts: YoloJsonFn,
+}

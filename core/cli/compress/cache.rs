@@ -1,0 +1,107 @@
+//! What makes a recipe resumable: each stage has a key, the hash of everything that it depends on, and a record that is written
+//! when it is done. A stage whose record has its key is not run again.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use crate::error::{CliResult, io_error};
+use crate::load;
+
+/// Raised when the same recipe must give other results.
+const PIPELINE_VERSION: u32 = 1;
+
+/// What a finished stage left behind.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Record {
+    /// Hash of everything that the stage depends on.
+    pub key: String,
+    /// Position and kind, `3-prune`.
+    pub name: String,
+    /// Kind of the stage.
+    pub kind: String,
+    /// The model that the next stage starts from.
+    pub weights: PathBuf,
+    /// Whether `weights` is a quantized network.
+    #[serde(default)]
+    pub quantized: bool,
+    /// Trainable parameters.
+    pub params: i64,
+    /// GFLOPs at the recipe's image size.
+    pub gflops: f64,
+    /// mAP at IoU 0.5 on the validation set.
+    pub map50: f64,
+    /// mAP at IoU 0.5:0.95.
+    pub map: f64,
+    /// Bytes of the model (of the exported file once there is one).
+    pub size_bytes: u64,
+    /// Images per second on this CPU, from the bench stage.
+    #[serde(default)]
+    pub fps: Option<f64>,
+    /// Seconds that the stage took.
+    pub seconds: f64,
+    /// Anything else that the stage found out.
+    #[serde(default)]
+    pub details: Value,
+}
+
+/// The record of a stage, if it is done and made from the same things.
+pub fn load_record(folder: &Path, key: &str) -> Option<Record> {
+    let text = std::fs::read_to_string(folder.join("stage.json")).ok()?;
+    let record: Record = serde_json::from_str(&text).ok()?;
+    (record.key == key && record.weights.exists()).then_some(record)
+}
+
+/// Prepares the folder of a stage that will run. Whether it continues what an interrupted run of the same stage left there: only if
+/// that is wanted and nothing that it depends on has changed. Otherwise the remains are removed.
+pub fn open_stage(folder: &Path, key: &str, resume: bool) -> CliResult<bool> {
+    let marker = folder.join("stage.key");
+    let same = std::fs::read_to_string(&marker).is_ok_and(|old| old == key);
+    if same && resume {
+        return Ok(true);
+    }
+    if folder.exists() {
+        std::fs::remove_dir_all(folder).map_err(|error| io_error("can't clear the folder", folder, &error))?;
+    }
+    load::write_file(&marker, key.as_bytes()).map_err(|error| io_error("can't write", &marker, &error))?;
+    Ok(false)
+}
+
+/// Writes the record; a stage counts as done from here on.
+pub fn store_record(folder: &Path, record: &Record) -> CliResult {
+    let path = folder.join("stage.json");
+    let text = serde_json::to_string_pretty(record)?;
+    load::write_file(&path, text.as_bytes()).map_err(|error| io_error("can't write", &path, &error))
+}
+
+/// Key of a stage: the stage itself, what came before, and the common part of the recipe.
+pub fn stage_key(previous: &str, stage: &Value, common: &Value) -> String {
+    let text = format!("{PIPELINE_VERSION}\n{previous}\n{stage}\n{common}");
+    hex(&Sha256::digest(text.as_bytes()))
+}
+
+/// Hash of a file's content.
+pub fn file_hash(path: &Path) -> CliResult<String> {
+    let bytes = std::fs::read(path).map_err(|error| io_error("can't read", path, &error))?;
+    Ok(hex(&Sha256::digest(&bytes)))
+}
+
+/// Hash of names, sizes and times of the files of a data set: cheap, and changes when the data does.
+pub fn listing_hash<'a>(files: impl Iterator<Item = &'a Path>) -> String {
+    let mut hash = Sha256::new();
+    for file in files {
+        hash.update(file.as_os_str().as_encoded_bytes());
+        if let Ok(meta) = file.metadata() {
+            hash.update(meta.len().to_le_bytes());
+            let modified = meta.modified().ok().and_then(|t| t.duration_since(std::time::UNIX_EPOCH).ok());
+            hash.update(modified.map_or(0, |t| t.as_nanos()).to_le_bytes());
+        }
+    }
+    hex(&hash.finalize())
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

@@ -1,0 +1,111 @@
+//! The table at the end: on screen, as Markdown and as JSON.
+
+use std::path::Path;
+
+use serde::Serialize;
+use yolo_report::table as report;
+
+use super::cache::Record;
+use crate::error::{CliResult, io_error};
+use crate::load;
+
+/// A row with the keys of the JSON output.
+#[derive(Debug, Serialize)]
+pub struct Row {
+    name: String,
+    kind: String,
+    /// `done`, or `cached` if it was done by an earlier run.
+    status: &'static str,
+    weights: std::path::PathBuf,
+    params: i64,
+    gflops: f64,
+    map50: f64,
+    map: f64,
+    fps: Option<f64>,
+    size_bytes: u64,
+    seconds: f64,
+    details: serde_json::Value,
+}
+
+/// One row per stage; the bench stage gives the others their speed.
+pub fn rows(records: &[(Record, bool)]) -> Vec<Row> {
+    let speeds = records.iter().rev().find(|(record, _)| record.kind == "bench").map(|(record, _)| &record.details["fps"]);
+    records
+        .iter()
+        .map(|(record, cached)| Row {
+            name: record.name.clone(),
+            kind: record.kind.clone(),
+            status: if *cached { "cached" } else { "done" },
+            weights: record.weights.clone(),
+            params: record.params,
+            gflops: record.gflops,
+            map50: record.map50,
+            map: record.map,
+            fps: record.fps.or_else(|| speeds.and_then(|speeds| speeds[&record.name].as_f64())),
+            size_bytes: record.size_bytes,
+            seconds: record.seconds,
+            details: record.details.clone(),
+        })
+        .collect()
+}
+
+fn report_rows(rows: &[Row]) -> Vec<report::Row> {
+    rows.iter()
+        .filter(|row| row.kind != "bench")
+        .map(|row| report::Row {
+            stage: row.name.clone(),
+            params: Some(row.params),
+            gflops: Some(row.gflops),
+            map50: Some(row.map50),
+            map: Some(row.map),
+            fps: row.fps,
+            size_bytes: Some(row.size_bytes),
+        })
+        .collect()
+}
+
+/// The table for a terminal.
+pub fn terminal(rows: &[Row]) -> String {
+    report::terminal(&report_rows(rows))
+}
+
+/// `results.json` and `results.md`.
+pub fn write(folder: &Path, rows: &[Row]) -> CliResult {
+    let texts = [
+        ("results.json", serde_json::to_string_pretty(&serde_json::json!({ "stages": rows }))?),
+        ("results.md", report::markdown(&report_rows(rows))),
+    ];
+    for (name, text) in texts {
+        let path = folder.join(name);
+        load::write_file(&path, text.as_bytes()).map_err(|error| io_error("can't write", &path, &error))?;
+    }
+    Ok(())
+}
+
+/// What a person wants to know besides the numbers: how much went, how much stayed, whether files agree.
+pub fn notes(records: &[(Record, bool)]) -> Vec<String> {
+    let find = |kind: &str| records.iter().map(|(record, _)| record).find(|record| record.kind == kind);
+    let last = |kind: &str| records.iter().rev().map(|(record, _)| record).find(|record| record.kind == kind);
+    let mut lines = Vec::new();
+    if let (Some(base), Some(small)) = (find("train"), last("fine-tune").or(last("prune"))) {
+        lines.push(format!(
+            "pruned: {:.1} % of the FLOPs, {:.1} % of the parameters, {:.1} % of the base model's mAP50",
+            100.0 * small.gflops / base.gflops,
+            100.0 * small.params as f64 / base.params as f64,
+            100.0 * small.map50 / base.map50.max(1e-9)
+        ));
+    }
+    if let (Some(float), Some(int8)) = (last("fine-tune").or(find("train")), last("quantize")) {
+        lines.push(format!("int8: mAP50 {:+.4} against its float parent", int8.map50 - float.map50));
+    }
+    if let Some(export) = last("export") {
+        for file in export.details["files"].as_array().into_iter().flatten() {
+            lines.push(format!(
+                "{}: {}",
+                file["path"].as_str().unwrap_or_default(),
+                file["check"].as_str().unwrap_or_default()
+            ));
+        }
+    }
+    lines
+}

@@ -1,0 +1,63 @@
+//! `yolo convert`: Ultralytics `.pt` to our checkpoint, ours to a plain state dict.
+
+use std::path::PathBuf;
+
+use serde_json::json;
+use yolo_engine::checkpoint;
+
+use crate::error::{CliError, CliResult};
+use crate::{load, ui};
+
+/// Convert an Ultralytics checkpoint to ours, or ours to a plain state dict
+///
+/// Examples: yolo convert yolov5n.pt yolov5n.safetensors
+///           yolo convert best.safetensors state.safetensors --state-dict
+///           yolo convert state.safetensors model.safetensors --cfg yolov5l-ghostnet --nc 10
+#[derive(clap::Args)]
+pub struct ConvertArgs {
+    /// `.pt` or `.safetensors`
+    input: PathBuf,
+    /// `.safetensors` to write
+    output: PathBuf,
+    /// Write tensors only, under their Ultralytics names
+    #[arg(long)]
+    state_dict: bool,
+    /// The model that the tensors belong to (name or file), where the input does not say it: a plain state dict
+    #[arg(long)]
+    cfg: Option<String>,
+    /// Number of classes of `--cfg`
+    #[arg(long, requires = "cfg")]
+    nc: Option<i64>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the command.
+pub fn run(args: &ConvertArgs) -> CliResult {
+    if args.output.extension().is_none_or(|e| e != "safetensors") {
+        return Err(CliError::Usage(format!("{}: the result is a .safetensors file", args.output.display())));
+    }
+    let (model, dropped, missing) = if let Some(cfg) = &args.cfg {
+        (load::checkpoint_of(cfg, args.nc, &args.input)?, Vec::new(), Vec::new())
+    } else if args.input.extension().is_some_and(|e| e == "pt") {
+        let (model, report) = load::convert_pt(&args.input)?;
+        (model, report.dropped, report.missing)
+    } else {
+        (load::checkpoint(&args.input)?, Vec::new(), Vec::new())
+    };
+    if args.state_dict {
+        checkpoint::state_dict(&args.output, &model).map_err(load::failed)?;
+    } else {
+        checkpoint::save(&args.output, &model).map_err(load::failed)?;
+    }
+    let params = model.graph.param_count();
+    if args.json {
+        return ui::print_json(&json!({"params": params, "dropped": dropped, "missing": missing}));
+    }
+    println!("{}: {} parameters, {} classes", args.output.display(), ui::thousands(params), model.meta.names.len());
+    if !dropped.is_empty() {
+        println!("not taken over: {}", dropped.join(", "));
+    }
+    Ok(())
+}

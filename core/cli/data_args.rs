@@ -1,0 +1,125 @@
+//! Options of commands that read a data set, and what they have in common.
+
+use std::path::{Path, PathBuf};
+
+use yolo_data::{Dataset, Hyp, Loader, LoaderOptions, Policy, Samples, Split};
+
+use crate::error::{CliError, CliResult, io_error};
+use crate::ui;
+
+/// A data error as a failed command.
+pub fn failed(error: yolo_data::Error) -> CliError {
+    match error {
+        yolo_data::Error::Config(error) => error.into(),
+        yolo_data::Error::Settings(text) => CliError::Usage(text),
+        yolo_data::Error::Stopped => CliError::Interrupted("stopped".into()),
+        other => CliError::Failed(other.to_string()),
+    }
+}
+
+/// Opens a data set.
+pub fn dataset(path: &Path) -> CliResult<Dataset> {
+    Dataset::open(path).map_err(failed)
+}
+
+/// Images and labels of a split; rows that can't be used are reported.
+pub fn samples(dataset: &Dataset, split: Split, strict: bool) -> CliResult<Samples> {
+    let policy = if strict { Policy::Strict } else { Policy::Skip };
+    let samples = dataset.samples(split, policy).map_err(failed)?;
+    let fatal = samples.problems.iter().filter(|p| p.fatal).count();
+    for problem in samples.problems.iter().filter(|p| p.fatal).take(3) {
+        ui::say(format!("{}:{}: {}", problem.file, problem.line, problem.message));
+    }
+    if fatal > 3 {
+        ui::say(format!(
+            "... and {} more rows that are left out (`yolo data check` lists them)",
+            fatal - 3
+        ));
+    }
+    Ok(samples)
+}
+
+/// A model and a data set must agree on the number of classes.
+pub fn same_classes(weights: &Path, model: &yolo_engine::Checkpoint, data: &Path, dataset: &Dataset) -> CliResult {
+    let classes = model.graph.head.as_ref().map_or(0, |head| head.classes as usize);
+    if classes == dataset.names.len() {
+        return Ok(());
+    }
+    Err(CliError::Usage(format!(
+        "{} has {classes} classes, {} has {}: they don't belong together",
+        weights.display(),
+        data.display(),
+        dataset.names.len()
+    )))
+}
+
+/// A loader that augments and shuffles.
+pub fn train_loader(
+    dataset: &Dataset,
+    size: usize,
+    batch: usize,
+    hyp: &Hyp,
+    seed: u64,
+    workers: usize,
+) -> CliResult<Loader> {
+    let samples = samples(dataset, Split::Train, true)?;
+    let options = LoaderOptions {
+        workers,
+        ..LoaderOptions::train(size, batch, hyp.clone(), seed)
+    };
+    Loader::new(samples.items, options).map_err(failed)
+}
+
+/// A loader for measuring a split.
+pub fn val_loader(
+    dataset: &Dataset,
+    split: Split,
+    size: usize,
+    batch: usize,
+    workers: usize,
+    keep: bool,
+) -> CliResult<Loader> {
+    let samples = samples(dataset, split, false)?;
+    let cache_bytes = if keep { 1 << 30 } else { 0 };
+    let options = LoaderOptions {
+        workers,
+        cache_bytes,
+        ..LoaderOptions::val(size, batch)
+    };
+    Loader::new(samples.items, options).map_err(failed)
+}
+
+/// Up to `count` training images, evenly spread over the split, as validation sees them: for calibration and for comparing
+/// candidates. Squares, so that every batch looks alike.
+pub fn calib_loader(dataset: &Dataset, size: usize, batch: usize, count: usize, workers: usize) -> CliResult<Loader> {
+    let all = samples(dataset, Split::Train, false)?.items;
+    let count = count.clamp(1, all.len().max(1));
+    let picked = (0..count)
+        .filter_map(|i| all.get(i * all.len() / count).cloned())
+        .collect();
+    let options = LoaderOptions {
+        workers,
+        rect: false,
+        pad: 0.0,
+        ..LoaderOptions::val(size, batch)
+    };
+    Loader::new(picked, options).map_err(failed)
+}
+
+/// Hyper-parameters from a file, with overrides on top.
+pub fn hyp(file: Option<&PathBuf>, overrides: &[&serde_json::Value]) -> CliResult<Hyp> {
+    let mut located = match file {
+        Some(path) => {
+            let text = std::fs::read_to_string(path).map_err(|e| io_error("can't read", path, &e))?;
+            yolo_core::config::Located::parse(&path.display().to_string(), &text)?
+        }
+        None => yolo_core::config::Located::from_value("hyp", serde_json::json!({})),
+    };
+    for over in overrides {
+        yolo_core::config::merge(&mut located.value, (*over).clone());
+    }
+    if located.value.is_null() {
+        return Ok(Hyp::default());
+    }
+    Ok(located.read()?)
+}

@@ -1,0 +1,364 @@
+//! `yolo detect`: finds objects in pictures and draws them.
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::time::Instant;
+
+use serde_json::{Value, json};
+use yolo_data::Image;
+use yolo_data::pixels::{IMAGE_EXTENSIONS, is_image};
+use yolo_engine::detect::detect;
+use yolo_engine::eval::{Detection, NmsOptions};
+use yolo_engine::val::Detector;
+use yolo_report::{Canvas, Mark, MarkStyle, draw_marks};
+
+use crate::error::{CliError, CliResult, io_error};
+use crate::val::label_text;
+use crate::{load, plots, settings, ui};
+
+/// Find objects in pictures, draw and list them
+///
+/// Examples: yolo detect --weights yolov5n.pt --source street.jpg
+///           yolo detect --weights best.safetensors --source 'photos/*.jpg' --save-txt --json
+#[derive(clap::Args)]
+pub struct DetectArgs {
+    /// Checkpoint (.safetensors or .pt)
+    #[arg(long)]
+    weights: PathBuf,
+    /// Pictures: files, folders or patterns (`'photos/**/*.jpg'`)
+    #[arg(long, required = true, num_args = 1..)]
+    source: Vec<String>,
+    /// Long side that pictures are scaled to (default: what the model was trained for)
+    #[arg(long, visible_alias = "imgsz")]
+    img: Option<usize>,
+    /// Least confidence
+    #[arg(long, default_value_t = 0.25)]
+    conf_thres: f32,
+    /// IoU of non-maximum suppression
+    #[arg(long, default_value_t = 0.45)]
+    iou_thres: f32,
+    /// Most detections per picture
+    #[arg(long, default_value_t = 1000)]
+    max_det: usize,
+    /// Only these classes (names or numbers)
+    #[arg(long, num_args = 1..)]
+    classes: Vec<String>,
+    /// Boxes suppress boxes of other classes, too
+    #[arg(long)]
+    agnostic_nms: bool,
+    /// Write `labels/NAME.txt`: class, centre x, centre y, width, height (shares of the picture)
+    #[arg(long)]
+    save_txt: bool,
+    /// Add the confidence to `--save-txt`
+    #[arg(long)]
+    save_conf: bool,
+    /// Write no pictures
+    #[arg(long)]
+    nosave: bool,
+    /// Thickness of the lines in pixels (default: by the size of the picture)
+    #[arg(long)]
+    line_thickness: Option<usize>,
+    /// Draw boxes without labels
+    #[arg(long)]
+    hide_labels: bool,
+    /// Draw labels without confidence
+    #[arg(long)]
+    hide_conf: bool,
+    /// Folder to write to (default: a new one in --project)
+    #[arg(long)]
+    save_dir: Option<PathBuf>,
+    /// Folder of runs
+    #[arg(long, default_value = "runs/detect")]
+    project: PathBuf,
+    /// Name of this run
+    #[arg(long, default_value = "exp")]
+    name: String,
+    /// Write into an existing folder of that name
+    #[arg(long)]
+    exist_ok: bool,
+    /// Device (this build: `cpu`)
+    #[arg(long, default_value = "cpu")]
+    device: String,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// What was found in a picture, with its pixels.
+struct Found {
+    path: PathBuf,
+    image: Image,
+    detections: Vec<Detection>,
+    milliseconds: f64,
+}
+
+/// Runs the command.
+pub fn run(args: &DetectArgs) -> CliResult {
+    settings::cpu_only(&args.device)?;
+    settings::shares(&[("--conf-thres", args.conf_thres), ("--iou-thres", args.iou_thres)])?;
+    let files = sources(&args.source)?;
+    // The first picture is decoded while the network is read.
+    let pictures = decode_ahead(files.clone());
+    let checkpoint = load::checkpoint(&args.weights)?;
+    let names = checkpoint.meta.names.clone();
+    let size = settings::image_size(args.img, &checkpoint)?;
+    let options = NmsOptions {
+        conf: args.conf_thres,
+        iou: args.iou_thres,
+        classes: classes(&args.classes, &names)?,
+        agnostic: args.agnostic_nms,
+        max_det: args.max_det,
+        ..NmsOptions::default()
+    };
+    let detector = Detector::new(&checkpoint.graph, &checkpoint.params).map_err(load::failed)?;
+    let folder = match &args.save_dir {
+        Some(folder) => folder.clone(),
+        None => settings::run_folder(&args.project, &args.name, args.exist_ok),
+    };
+    let output = Output { args, folder: &folder, names: &names, several: files.len() > 1 };
+
+    ui::stop_flag();
+    let mut bar = ui::Bar::new("detect", files.len() as u64);
+    let (found, results) = std::thread::scope(|scope| {
+        // Drawing and encoding take as long as the network: they go on beside it.
+        let (drawn, to_draw) = sync_channel::<Found>(2);
+        let writer = scope.spawn(|| output.write_all(to_draw));
+        let found = find(&detector, pictures, size, &options, &drawn, output.several, &mut |done| {
+            bar.set(done as u64, files.len() as u64, "");
+        });
+        drop(drawn);
+        (found, writer.join())
+    });
+    bar.finish();
+    let unreadable = found?;
+    let results = results.map_err(|_| CliError::Failed("the thread that writes pictures stopped".into()))??;
+    if ui::stopped() {
+        return Err(CliError::Interrupted(format!("stopped after {} of {} pictures", results.len(), files.len())));
+    }
+    if args.json {
+        ui::print_json(&json!({ "images": results }))?;
+    } else if output.writes() {
+        println!("{}", folder.display());
+    }
+    match unreadable {
+        0 => Ok(()),
+        n => Err(CliError::Failed(format!("{n} of {} pictures can't be read", files.len()))),
+    }
+}
+
+/// Runs the network over the pictures as they come; returns how many can't be read.
+fn find(
+    detector: &Detector,
+    pictures: Receiver<(PathBuf, yolo_data::Result<Image>)>,
+    size: usize,
+    options: &NmsOptions,
+    drawn: &SyncSender<Found>,
+    several: bool,
+    progress: &mut dyn FnMut(usize),
+) -> CliResult<usize> {
+    let mut unreadable = 0;
+    for (index, (path, image)) in pictures.into_iter().enumerate() {
+        if ui::stopped() {
+            break;
+        }
+        let image = match image {
+            Ok(image) => image,
+            Err(error) if several => {
+                ui::say(format!("error: {error}"));
+                unreadable += 1;
+                continue;
+            }
+            Err(error) => return Err(crate::data_args::failed(error)),
+        };
+        let start = Instant::now();
+        let detections = detect(detector, &image, size, options).map_err(load::failed)?;
+        let milliseconds = start.elapsed().as_secs_f64() * 1e3;
+        // The writer is gone only after an error of its own, which is reported when it is joined.
+        if drawn.send(Found { path, image, detections, milliseconds }).is_err() {
+            break;
+        }
+        progress(index + 1);
+    }
+    Ok(unreadable)
+}
+
+/// Reads pictures on a thread of its own, a few ahead.
+fn decode_ahead(files: Vec<PathBuf>) -> Receiver<(PathBuf, yolo_data::Result<Image>)> {
+    let (sender, receiver) = sync_channel(2);
+    std::thread::spawn(move || {
+        for path in files {
+            let image = Image::open(&path);
+            if sender.send((path, image)).is_err() {
+                return;
+            }
+        }
+    });
+    receiver
+}
+
+/// Where results go.
+struct Output<'a> {
+    args: &'a DetectArgs,
+    folder: &'a Path,
+    names: &'a [String],
+    several: bool,
+}
+
+impl Output<'_> {
+    fn writes(&self) -> bool {
+        !self.args.nosave || self.args.save_txt
+    }
+
+    /// Draws and writes what comes; the rows of `images` in the order of the pictures.
+    fn write_all(&self, found: Receiver<Found>) -> CliResult<Vec<Value>> {
+        let mut taken = HashSet::new();
+        found.into_iter().map(|found| self.write(found, &mut taken)).collect()
+    }
+
+    fn write(&self, found: Found, taken: &mut HashSet<String>) -> CliResult<Value> {
+        let Found { path, mut image, detections, milliseconds } = found;
+        let stem = free_stem(&path, taken);
+        if self.args.save_txt {
+            let file = self.folder.join("labels").join(format!("{stem}.txt"));
+            let text = label_text(&detections, image.width, image.height, self.args.save_conf);
+            yolo_report::save_text(&file, &text).map_err(plots::failed)?;
+        }
+        let mut row = json!({
+            "path": path,
+            "width": image.width,
+            "height": image.height,
+            "detections": detections.iter().map(|d| self.detection(d)).collect::<Vec<_>>(),
+            "milliseconds": milliseconds,
+        });
+        let mut written = None;
+        if !self.args.nosave {
+            let ending = path.extension().and_then(|e| e.to_str()).filter(|e| e.eq_ignore_ascii_case("png"));
+            let file = self.folder.join(format!("{stem}.{}", ending.map_or("jpg", |_| "png")));
+            self.draw(&mut image, &detections)?;
+            yolo_report::save_picture(&file, &image.data, image.width, image.height)
+                .map_err(plots::failed)?;
+            row["saved"] = json!(file);
+            written = Some(file);
+        }
+        if !self.args.json {
+            self.say(&path, &detections, milliseconds, written.filter(|_| !self.several));
+        }
+        Ok(row)
+    }
+
+    fn draw(&self, image: &mut Image, detections: &[Detection]) -> CliResult {
+        let marks: Vec<Mark> =
+            detections.iter().map(|d| Mark { class: d.class as usize, conf: Some(d.conf), xyxy: d.xyxy }).collect();
+        let style = MarkStyle {
+            line: self.args.line_thickness,
+            labels: !self.args.hide_labels,
+            confidence: !self.args.hide_conf,
+        };
+        let mut canvas = Canvas::new(&mut image.data, image.width, image.height).map_err(plots::failed)?;
+        draw_marks(&mut canvas, &marks, self.names, style);
+        Ok(())
+    }
+
+    fn name(&self, class: u32) -> String {
+        self.names.get(class as usize).cloned().unwrap_or_else(|| format!("class {class}"))
+    }
+
+    fn detection(&self, d: &Detection) -> Value {
+        json!({"class": d.class, "name": self.name(d.class), "conf": d.conf, "xyxy": d.xyxy})
+    }
+
+    /// `street.jpg: 4 person, 1 bus (31 ms)`.
+    fn say(&self, path: &Path, detections: &[Detection], milliseconds: f64, written: Option<PathBuf>) {
+        let mut counts: Vec<(u32, usize)> = Vec::new();
+        for detection in detections {
+            match counts.iter_mut().find(|(class, _)| *class == detection.class) {
+                Some((_, n)) => *n += 1,
+                None => counts.push((detection.class, 1)),
+            }
+        }
+        counts.sort_unstable();
+        let text: Vec<String> = counts.iter().map(|(class, n)| format!("{n} {}", self.name(*class))).collect();
+        let text = if text.is_empty() { "nothing".to_owned() } else { text.join(", ") };
+        println!("{}: {text} ({milliseconds:.0} ms)", path.display());
+        if let Some(file) = written {
+            println!("{}", file.display());
+        }
+    }
+}
+
+/// The file's name without its ending; pictures of the same name from different folders get numbers.
+fn free_stem(path: &Path, taken: &mut HashSet<String>) -> String {
+    let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    let mut free = stem.clone();
+    let mut number = 2;
+    while !taken.insert(free.clone()) {
+        free = format!("{stem}-{number}");
+        number += 1;
+    }
+    free
+}
+
+/// Files of paths, folders and patterns, in the order given and sorted within each.
+fn sources(given: &[String]) -> CliResult<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for text in given {
+        let before = files.len();
+        let path = Path::new(text);
+        if path.is_dir() {
+            let entries = std::fs::read_dir(path).map_err(|error| io_error("can't read", path, &error))?;
+            let inside: Result<Vec<PathBuf>, _> = entries.map(|entry| entry.map(|e| e.path())).collect();
+            files.extend(inside.map_err(|error| io_error("can't read", path, &error))?);
+        } else if path.is_file() {
+            if !is_image(path) {
+                return Err(CliError::Usage(format!(
+                    "{text}: this is no picture (known endings: {})",
+                    IMAGE_EXTENSIONS.join(", ")
+                )));
+            }
+            files.push(path.to_owned());
+        } else if text.contains(['*', '?', '[']) {
+            let found = glob::glob(text)
+                .map_err(|error| CliError::Usage(format!("--source {text}: not a pattern: {}", error.msg)))?;
+            files.extend(found.filter_map(Result::ok));
+        } else {
+            return Err(CliError::Failed(format!("{text}: there is no such file or folder")));
+        }
+        let new = files.split_off(before);
+        files.extend(new.into_iter().filter(|file| is_image(file) && file.is_file()));
+        files[before..].sort();
+        if files.len() == before {
+            return Err(CliError::Failed(format!(
+                "{text}: there are no pictures ({})",
+                IMAGE_EXTENSIONS.join(", ")
+            )));
+        }
+    }
+    Ok(files)
+}
+
+/// Classes by name or number.
+fn classes(wanted: &[String], names: &[String]) -> CliResult<Option<Vec<u32>>> {
+    if wanted.is_empty() {
+        return Ok(None);
+    }
+    let class = |text: &String| {
+        if let Some(index) = names.iter().position(|name| name == text) {
+            return Ok(index as u32);
+        }
+        match text.parse::<u32>() {
+            Ok(number) if (number as usize) < names.len() => Ok(number),
+            Ok(number) => Err(CliError::Usage(format!(
+                "--classes {number}: the model has classes 0 to {}",
+                names.len().saturating_sub(1)
+            ))),
+            Err(_) => {
+                let help = yolo_core::suggest::did_you_mean(text, names.iter().map(String::as_str))
+                    .map(|hint| format!("\n  help: {hint}"))
+                    .unwrap_or_default();
+                Err(CliError::Usage(format!("--classes: the model has no class `{text}`{help}")))
+            }
+        }
+    };
+    wanted.iter().map(class).collect::<CliResult<_>>().map(Some)
+}

@@ -1,0 +1,307 @@
+//! `yolo inspect`.
+
+mod measure;
+mod options;
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value, json};
+use yolo_core::Kind;
+use yolo_core::model::diagram;
+use yolo_registry::{Description, Index, Row, Source};
+
+use crate::error::{CliError, CliResult, io_error};
+use crate::{load, plugins, ui};
+use measure::Outputs;
+use options::{PluginOption, flow};
+
+/// Show one plugin: what it is, its paper, options with types and defaults, an example, output shapes
+///
+/// Examples: yolo inspect ghostnet
+///           yolo inspect neck-block/spp --json
+#[derive(clap::Args)]
+pub struct InspectArgs {
+    /// Its name; `KIND/NAME` where several kinds have it; a .wasm file
+    name: String,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    /// Print the JSON Schema of its options
+    #[arg(long, conflicts_with = "json")]
+    schema: bool,
+    /// Draw what it builds: FILE.svg or FILE.dot
+    #[arg(long, value_name = "FILE")]
+    graph: Option<PathBuf>,
+}
+
+/// Runs the command.
+pub fn run(args: &InspectArgs) -> CliResult {
+    let index = plugins::index()?;
+    let row = index.find_any(&args.name)?;
+    let about = index.describe(&row)?;
+    if args.schema {
+        return ui::print_json(&about.schema);
+    }
+    // A module may be one that only its path finds.
+    let handle = match (&row.path, row.source) {
+        (Some(path), Source::Wasm) => path.display().to_string(),
+        _ => row.name.clone(),
+    };
+    let page = Page {
+        outputs: measure::outputs(index, &about, &handle)?,
+        facts: facts(index, &about, &handle)?,
+        handle,
+        row: &row,
+        about: &about,
+    };
+    if let Some(path) = &args.graph {
+        draw(path, &page)?;
+    }
+    if args.json {
+        return ui::print_json(&page.to_json());
+    }
+    print!("{}", page.text());
+    Ok(())
+}
+
+fn draw(path: &Path, page: &Page<'_>) -> CliResult {
+    let Some(outputs) = &page.outputs else {
+        return Err(CliError::Usage(format!(
+            "a {} builds nothing that could be drawn",
+            page.about.kind.title()
+        )));
+    };
+    let text = match path.extension().and_then(|e| e.to_str()) {
+        Some("svg") => diagram::svg(&outputs.graph),
+        Some("dot") => diagram::dot(&outputs.graph),
+        _ => {
+            return Err(CliError::Usage(format!(
+                "{}: a drawing is .svg or .dot",
+                path.display()
+            )));
+        }
+    };
+    load::write_file(path, text.as_bytes()).map_err(|error| io_error("can't write", path, &error))?;
+    ui::say(format!("wrote {}", path.display()));
+    Ok(())
+}
+
+/// What else there is to say about a kind: a label and a value.
+fn facts(index: &Index, about: &Description, handle: &str) -> CliResult<Vec<(&'static str, String)>> {
+    let mut options = measure::example(about);
+    options.remove("type");
+    Ok(match about.kind {
+        Kind::Metric => {
+            let needs = yolo_registry::metric(index, handle, options)?.needs();
+            let parts = [
+                (needs.weight, "weights"),
+                (needs.bn, "batch norm"),
+                (needs.grad, "gradients"),
+            ];
+            let looked: Vec<&str> = parts
+                .into_iter()
+                .filter(|(asked, _)| *asked)
+                .map(|(_, name)| name)
+                .collect();
+            vec![("Looks at", looked.join(", "))]
+        }
+        Kind::Pruner => {
+            let trains = yolo_registry::pruner(index, handle, options)?.regulariser().is_some();
+            vec![(
+                "Training",
+                if trains {
+                    "acts on a sparsity training"
+                } else {
+                    "none of its own"
+                }
+                .to_owned(),
+            )]
+        }
+        Kind::Quantizer => {
+            let backend = yolo_registry::quantizer(index, handle, options)?.backend();
+            let scheme = |scheme: &yolo_core::quant::Scheme| {
+                format!(
+                    "{} bits, {}, {}, observer {}",
+                    scheme.bits,
+                    if scheme.symmetric { "symmetric" } else { "asymmetric" },
+                    if scheme.per_channel {
+                        "per channel"
+                    } else {
+                        "per tensor"
+                    },
+                    word(&scheme.observer),
+                )
+            };
+            vec![
+                ("Weights", scheme(&backend.weight)),
+                ("Activations", scheme(&backend.activation)),
+            ]
+        }
+        _ => Vec::new(),
+    })
+}
+
+/// An enum's name in configurations.
+fn word(value: &impl serde::Serialize) -> String {
+    serde_json::to_value(value)
+        .ok()
+        .and_then(|value| value.as_str().map(str::to_owned))
+        .unwrap_or_default()
+}
+
+/// All that is shown.
+struct Page<'a> {
+    row: &'a Row,
+    about: &'a Description,
+    handle: String,
+    outputs: Option<Outputs>,
+    facts: Vec<(&'static str, String)>,
+}
+
+impl Page<'_> {
+    fn options(&self) -> Vec<PluginOption> {
+        options::of(&self.about.schema)
+    }
+
+    fn example(&self) -> Map<String, Value> {
+        measure::example(self.about)
+    }
+
+    fn to_json(&self) -> Value {
+        let mut json = self.row.to_json();
+        json["aliases"] = json!(self.about.aliases);
+        json["stability"] = json!(self.about.stability);
+        json["paper"] = json!(self.about.paper);
+        json["options"] = self.options().iter().map(PluginOption::to_json).collect();
+        json["example"] = Value::Object(self.example());
+        json["schema"] = self.about.schema.clone();
+        json["used_by"] = json!(measure::used_by(self.about));
+        json["outputs"] = self.outputs.as_ref().map_or(Value::Null, Outputs::to_json);
+        json["facts"] = self
+            .facts
+            .iter()
+            .map(|(label, value)| (label.to_lowercase(), json!(value)))
+            .collect();
+        json
+    }
+
+    fn text(&self) -> String {
+        let about = self.about;
+        let mut out = self.title();
+        if !about.summary.is_empty() {
+            out += &format!("  {}\n", about.summary);
+        }
+        let mut line = |label: &str, value: &str| out += &format!("  {label:11} {value}\n");
+        if let Some(paper) = &about.paper {
+            let short = paper
+                .short
+                .as_ref()
+                .map(|short| format!(", {short}"))
+                .unwrap_or_default();
+            match &paper.title {
+                Some(title) => line("Paper", &format!("{title}{short} — {}", paper.url)),
+                None => line("Paper", &paper.url),
+            }
+        }
+        if !about.aliases.is_empty() {
+            line("Also", &about.aliases.join(", "));
+        }
+        if !about.authors.is_empty() {
+            line("Authors", &about.authors.join(", "));
+        }
+        if let Some(path) = &self.row.path {
+            line("File", &path.display().to_string());
+        }
+        for (label, value) in &self.facts {
+            line(label, value);
+        }
+        if let Some(outputs) = &self.outputs {
+            out += &format!("\n{}", outputs.text());
+        }
+        out += &self.option_table();
+        out += &format!("Example\n{}", self.usage());
+        let used = measure::used_by(about);
+        if !used.is_empty() {
+            out += &format!(
+                "Used by  {}\n",
+                used.iter()
+                    .map(|name| format!("{name}.yaml"))
+                    .collect::<Vec<_>>()
+                    .join(", ")
+            );
+        }
+        out
+    }
+
+    fn title(&self) -> String {
+        let about = self.about;
+        let mut notes = vec![match self.row.source {
+            Source::Builtin => format!("builtin, crate {}", about.package),
+            source => format!("{}, package {}", source.name(), about.package),
+        }];
+        if !about.license.is_empty() {
+            notes.push(about.license.clone());
+        }
+        notes.push(about.stability.clone());
+        let version = if about.version.is_empty() {
+            String::new()
+        } else {
+            format!(" {}", about.version)
+        };
+        format!(
+            "{} — {}{version} ({})\n",
+            about.name,
+            about.kind.title(),
+            notes.join(", ")
+        )
+    }
+
+    fn option_table(&self) -> String {
+        let options = self.options();
+        if options.is_empty() {
+            return "\nNo options\n".to_owned();
+        }
+        let width = |text: &dyn Fn(&PluginOption) -> usize| options.iter().map(text).max().unwrap_or(0);
+        let name = width(&|o| o.name.chars().count());
+        let kind = width(&|o| o.kind.chars().count()).min(36);
+        let default = width(&|o| o.shown_default().chars().count()).min(40);
+        let mut out = "\nOptions\n".to_owned();
+        for option in &options {
+            let line = format!(
+                "  {:name$}  {:kind$}  {:default$}  {}",
+                option.name,
+                option.kind,
+                option.shown_default(),
+                option.description
+            );
+            out += line.trim_end();
+            out.push('\n');
+        }
+        out
+    }
+
+    /// How it is written where it is used.
+    fn usage(&self) -> String {
+        let example = self.example();
+        let flowed = flow(&Value::Object(example.clone()));
+        let short = if self.row.source == Source::Wasm || example.len() == 1 {
+            self.handle.clone()
+        } else {
+            format!("'{flowed}'")
+        };
+        match self.about.kind {
+            Kind::Backbone => format!("  backbone: {flowed}\n"),
+            Kind::NeckBlock => format!("  neck: {{type: pan, block: {flowed}}}\n"),
+            Kind::Pruner => format!(
+                "  yolo prune --pruner {short} --flops 0.6 --weights best.safetensors --data data.yaml --out pruned.safetensors\n"
+            ),
+            Kind::Metric => format!(
+                "  yolo prune --pruner oneshot --metric {short} --flops 0.6 --weights best.safetensors --data data.yaml --out pruned.safetensors\n"
+            ),
+            Kind::Quantizer => {
+                format!("  yolo quantize --backend {short} --weights best.safetensors --data data.yaml --out int8\n")
+            }
+            _ => format!("  {flowed}\n"),
+        }
+    }
+}

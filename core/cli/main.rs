@@ -1,0 +1,130 @@
+//! The `yolo` binary: one subcommand per file. The only place that prints.
+
+mod bench;
+mod components;
+mod compress;
+mod convert;
+mod data;
+mod data_args;
+mod detect;
+mod doctor;
+mod error;
+mod explain;
+mod export;
+mod forward;
+mod inspect;
+mod list_plugins;
+mod load;
+mod model;
+mod new_plugin;
+mod plots;
+mod plugin;
+mod plugins;
+mod prune;
+mod quantize;
+mod settings;
+mod train;
+mod ui;
+mod val;
+
+/// Keeps every plugin in the binary.
+use yolo_builtin as _;
+
+use clap::{Parser, Subcommand};
+
+use error::{CliError, CliResult};
+
+/// Trains, prunes, quantizes, exports and measures YOLOv5-family detectors. Every backbone, neck block, pruner,
+/// metric and quantizer is a plugin: see `yolo list-plugins`.
+#[derive(Parser)]
+#[command(name = "yolo", version, max_term_width = 110, arg_required_else_help = true)]
+struct Cli {
+    #[command(flatten)]
+    plugins: plugins::PluginArgs,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    ListPlugins(list_plugins::ListPluginsArgs),
+    Inspect(inspect::InspectArgs),
+    NewPlugin(new_plugin::NewPluginArgs),
+    Model(model::ModelArgs),
+    Forward(forward::ForwardArgs),
+    Convert(convert::ConvertArgs),
+    Train(Box<train::TrainArgs>),
+    Val(val::ValArgs),
+    Detect(detect::DetectArgs),
+    Prune(Box<prune::PruneArgs>),
+    Quantize(Box<quantize::QuantizeArgs>),
+    Compress(compress::CompressArgs),
+    Export(export::ExportArgs),
+    Bench(bench::BenchArgs),
+    Data(data::DataArgs),
+    Doctor(doctor::DoctorArgs),
+    Plugin(plugin::PluginCommand),
+    Explain(explain::ExplainArgs),
+}
+
+fn run(command: Command) -> CliResult {
+    match command {
+        Command::ListPlugins(args) => list_plugins::run(&args),
+        Command::Inspect(args) => inspect::run(&args),
+        Command::NewPlugin(args) => new_plugin::run(&args),
+        Command::Model(args) => model::run(&args),
+        Command::Forward(args) => forward::run(&args),
+        Command::Convert(args) => convert::run(&args),
+        Command::Train(args) => train::run(&args),
+        Command::Val(args) => val::run(&args),
+        Command::Detect(args) => detect::run(&args),
+        Command::Prune(args) => prune::run(&args),
+        Command::Quantize(args) => quantize::run(&args),
+        Command::Compress(args) => compress::run(&args),
+        Command::Export(args) => export::run(&args),
+        Command::Bench(args) => bench::run(&args),
+        Command::Data(args) => data::run(&args),
+        Command::Doctor(args) => doctor::run(&args),
+        Command::Plugin(args) => plugin::run(&args),
+        Command::Explain(args) => explain::run(&args),
+    }
+}
+
+/// A closed pipe (`yolo list-plugins | head`) ends the program quietly, as it does for other tools. Any other panic is a mistake
+/// of ours and says so in one line.
+fn plain_panics() {
+    std::panic::set_hook(Box::new(|info| {
+        let text = info.payload_as_str().unwrap_or("unknown");
+        if let Some(reason) = text.strip_prefix("failed printing to stdout: ") {
+            if reason.starts_with("Broken pipe") {
+                std::process::exit(0);
+            }
+            eprintln!("error: standard output: can't write to it: {reason}");
+            std::process::exit(1);
+        }
+        let place = info.location().map(|place| format!(" ({}:{})", place.file(), place.line())).unwrap_or_default();
+        eprintln!("error: internal error{place}: {text}\n  help: this is a bug in yolo; please report it with the command");
+    }));
+}
+
+fn main() {
+    plain_panics();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are errors, too; a pipe that was closed has read enough.
+            let _ = error.print();
+            yolo_registry::leave(u8::try_from(error.exit_code()).unwrap_or(2))
+        }
+    };
+    plugins::configure(cli.plugins);
+    let code = match run(cli.command) {
+        Ok(()) => 0,
+        Err(CliError::Said(code)) => code,
+        Err(error) => {
+            eprintln!("error: {error}");
+            error.code()
+        }
+    };
+    yolo_registry::leave(code)
+}

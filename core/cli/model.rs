@@ -1,0 +1,109 @@
+//! `yolo model`: builds a model and describes it.
+
+use std::path::PathBuf;
+
+use comfy_table::{CellAlignment, Table};
+use serde_json::json;
+use yolo_core::model::diagram;
+
+use crate::error::{CliError, CliResult, io_error};
+use crate::{load, ui};
+
+/// Build and describe a model: parameters, GFLOPs, layers, a drawing
+///
+/// Example: yolo model yolov5n --nc 10 --layers --graph yolov5n.svg
+#[derive(clap::Args)]
+pub struct ModelArgs {
+    /// Name in configs/models, YAML file (ours or Ultralytics'), or checkpoint
+    model: String,
+    /// Number of classes
+    #[arg(long)]
+    nc: Option<i64>,
+    /// Change a value of the configuration, `scale.width=0.5`, `backbone.type=ghostnet`
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// Side of the image for GFLOPs and shapes
+    #[arg(long, visible_alias = "imgsz", default_value_t = 640)]
+    img: i64,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    /// Print the layer table
+    #[arg(long)]
+    layers: bool,
+    /// Draw the network: FILE.svg or FILE.dot; FILE.json writes the graph itself
+    #[arg(long, value_name = "FILE")]
+    graph: Option<PathBuf>,
+}
+
+/// Runs the command.
+pub fn run(args: &ModelArgs) -> CliResult {
+    let graph = load::graph_with(&args.model, args.nc, &args.set)?;
+    let cost = graph.cost(args.img)?;
+    let strides = graph.strides()?;
+    let shapes = graph.shapes([1, graph.input_channels(), args.img, args.img])?;
+    let outputs: Vec<_> = graph.outputs.iter().map(|value| shapes[value.index()].clone()).collect();
+    if let Some(path) = &args.graph {
+        let text = match path.extension().and_then(|e| e.to_str()) {
+            Some("svg") => diagram::svg(&graph),
+            Some("dot") => diagram::dot(&graph),
+            Some("json") => serde_json::to_string_pretty(&graph)?,
+            _ => {
+                return Err(CliError::Usage(format!(
+                    "{}: a drawing is .svg or .dot, the graph itself .json",
+                    path.display()
+                )));
+            }
+        };
+        load::write_file(path, text.as_bytes()).map_err(|error| io_error("can't write", path, &error))?;
+        ui::say(format!("wrote {}", path.display()));
+    }
+    if args.json {
+        return ui::print_json(&json!({
+            "model": args.model,
+            "nc": graph.head.as_ref().map(|head| head.classes),
+            "img": args.img,
+            "params": cost.params,
+            "gflops": cost.gflops(),
+            "layers": cost.layers,
+            "strides": strides,
+            "outputs": outputs,
+        }));
+    }
+    if args.layers {
+        println!("{}", layer_table(&cost));
+    }
+    println!(
+        "{}: {} layers, {} parameters, {:.2} GFLOPs at {}x{}, strides {:?}",
+        args.model,
+        cost.layers.len(),
+        ui::thousands(cost.params),
+        cost.gflops(),
+        args.img,
+        args.img,
+        strides
+    );
+    Ok(())
+}
+
+fn layer_table(cost: &yolo_core::graph::ModelCost) -> Table {
+    let mut table = Table::new();
+    table.load_style(comfy_table::presets::NOTHING).set_header(["#", "from", "type", "params", "GFLOPs", "output"]);
+    for column in [0, 3, 4] {
+        if let Some(column) = table.column_mut(column) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    for layer in &cost.layers {
+        let from: Vec<String> = layer.from.iter().map(i64::to_string).collect();
+        table.add_row([
+            layer.index.to_string(),
+            from.join(", "),
+            layer.kind.clone(),
+            ui::thousands(layer.params),
+            format!("{:.3}", 2.0 * layer.macs as f64 / 1e9),
+            layer.out_shape.iter().map(i64::to_string).collect::<Vec<_>>().join(" x "),
+        ]);
+    }
+    table
+}

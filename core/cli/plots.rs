@@ -1,0 +1,162 @@
+//! Drawings of runs: curves, confusion matrix, what the labels are like, pictures with labels and detections.
+
+use std::path::{Path, PathBuf};
+
+use yolo_data::{Batch, Dataset, Image, Loader};
+use yolo_engine::eval::{ConfusionMatrix, Detection, Metrics, Truth};
+use yolo_engine::val::{ImageResult, Report};
+use yolo_report::{
+    Cell, Mark, PrCurve, confidence_curves, confusion_matrix, contact_sheet, grid_sheet, label_plots, pr_curves,
+    save_picture, save_text, training_curves,
+};
+
+use crate::error::{CliError, CliResult, io_error};
+
+/// Pictures on a sheet.
+const PICTURES: usize = 16;
+/// Detections below this confidence are not drawn.
+const CONFIDENT: f32 = 0.25;
+
+/// A drawing that could not be made or written.
+pub fn failed(error: yolo_report::Error) -> CliError {
+    CliError::Failed(error.to_string())
+}
+
+/// Some of the pictures of a validation, kept for a sheet.
+#[derive(Debug, Default)]
+pub struct Pictures {
+    every: usize,
+    seen: usize,
+    kept: Vec<(PathBuf, Vec<Mark>, Vec<Mark>)>,
+}
+
+impl Pictures {
+    /// Keeps a few of `images` pictures, evenly spread.
+    pub fn of(images: usize) -> Self {
+        Self { every: images.div_ceil(PICTURES).max(1), ..Self::default() }
+    }
+
+    /// Looks at a measured picture.
+    pub fn see(&mut self, result: &ImageResult<'_>) {
+        if self.seen.is_multiple_of(self.every) {
+            let label = |t: &Truth| Mark { class: t.class as usize, conf: None, xyxy: t.xyxy };
+            let found = |d: &Detection| Mark { class: d.class as usize, conf: Some(d.conf), xyxy: d.xyxy };
+            self.kept.push((
+                result.origin.path.clone(),
+                result.truths.iter().map(label).collect(),
+                result.detections.iter().filter(|d| d.conf >= CONFIDENT).map(found).collect(),
+            ));
+        }
+        self.seen += 1;
+    }
+
+    /// Labels beside detections.
+    fn save(&self, path: &Path, names: &[String]) -> CliResult {
+        let images: Vec<(Image, String)> = self
+            .kept
+            .iter()
+            .map(|(file, ..)| Ok((Image::open(file)?, file_name(file))))
+            .collect::<yolo_data::Result<_>>()
+            .map_err(crate::data_args::failed)?;
+        let cells: Vec<Cell<'_>> = images
+            .iter()
+            .zip(&self.kept)
+            .map(|((image, title), (_, labels, predictions))| Cell {
+                pixels: &image.data,
+                width: image.width,
+                height: image.height,
+                title,
+                labels,
+                predictions,
+            })
+            .collect();
+        let sheet = contact_sheet(&cells, names, 320, 2).map_err(failed)?;
+        save_picture(path, &sheet.data, sheet.width, sheet.height).map_err(failed)
+    }
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+/// Curves, confusion matrix and pictures of a validation.
+pub fn validation(folder: &Path, names: &[String], report: &Report, pictures: &Pictures) -> CliResult {
+    curves(folder, names, &report.metrics)?;
+    confusion(folder, names, &report.confusion)?;
+    pictures.save(&folder.join("val_pictures.jpg"), names)
+}
+
+fn curves(folder: &Path, names: &[String], metrics: &Metrics) -> CliResult {
+    let classes: Vec<PrCurve<'_>> = metrics
+        .curves
+        .iter()
+        .zip(&metrics.classes)
+        .map(|(curve, class)| PrCurve {
+            name: names.get(curve.class).map_or("?", String::as_str),
+            ap50: class.ap50(),
+            precision_at_recall: &curve.precision_at_recall,
+            precision: &curve.precision,
+            recall: &curve.recall,
+        })
+        .collect();
+    save_text(&folder.join("pr_curve.svg"), &pr_curves(&classes)).map_err(failed)?;
+    save_text(&folder.join("confidence_curves.svg"), &confidence_curves(&classes)).map_err(failed)
+}
+
+fn confusion(folder: &Path, names: &[String], matrix: &ConfusionMatrix) -> CliResult {
+    let counts: Vec<u64> = matrix.rows().flatten().copied().collect();
+    let svg = confusion_matrix(names, &counts).map_err(failed)?;
+    save_text(&folder.join("confusion_matrix.svg"), &svg).map_err(failed)
+}
+
+/// The columns of `results.csv` over the epochs.
+pub fn training(folder: &Path) -> CliResult {
+    let path = folder.join("results.csv");
+    let csv = std::fs::read_to_string(&path).map_err(|error| io_error("can't read", &path, &error))?;
+    save_text(&folder.join("results.svg"), &training_curves(&csv).map_err(failed)?).map_err(failed)
+}
+
+/// What the labels of the training images are like, and the first batch as the network sees it.
+pub fn training_data(folder: &Path, dataset: &Dataset, loader: &Loader) -> CliResult {
+    let boxes: Vec<[f32; 5]> = loader.samples().iter().flat_map(|sample| sample.boxes.iter().copied()).collect();
+    save_text(&folder.join("labels.svg"), &label_plots(&dataset.names, &boxes)).map_err(failed)?;
+    match loader.epoch(0).next() {
+        Some(batch) => {
+            let batch = batch.map_err(crate::data_args::failed)?;
+            train_batch(&folder.join("train_batch.jpg"), &dataset.names, &batch)
+        }
+        None => Ok(()),
+    }
+}
+
+/// The first pictures of a batch, side by side.
+fn train_batch(path: &Path, names: &[String], batch: &Batch) -> CliResult {
+    let [h, w] = batch.size;
+    let plane = h * w;
+    let shown = batch.len().min(PICTURES);
+    let pixels: Vec<Vec<u8>> = batch
+        .pixels
+        .chunks_exact(3 * plane)
+        .take(shown)
+        .map(|image| (0..plane).flat_map(|i| [image[i], image[plane + i], image[2 * plane + i]]).collect())
+        .collect();
+    let marks = |index: usize| -> Vec<Mark> {
+        let own = batch.targets.iter().filter(|target| target[0] as usize == index);
+        own.map(|[_, class, x, y, bw, bh]| {
+            let (fw, fh) = (w as f32, h as f32);
+            let xyxy = [(x - bw / 2.0) * fw, (y - bh / 2.0) * fh, (x + bw / 2.0) * fw, (y + bh / 2.0) * fh];
+            Mark { class: *class as usize, conf: None, xyxy }
+        })
+        .collect()
+    };
+    let labels: Vec<Vec<Mark>> = (0..shown).map(marks).collect();
+    let titles: Vec<String> = batch.images.iter().map(|origin| file_name(&origin.path)).collect();
+    let cells: Vec<Cell<'_>> = pixels
+        .iter()
+        .zip(&labels)
+        .zip(&titles)
+        .map(|((pixels, labels), title)| Cell { pixels, width: w, height: h, title, labels, predictions: &[] })
+        .collect();
+    let sheet = grid_sheet(&cells, names, 320, 4).map_err(failed)?;
+    save_picture(path, &sheet.data, sheet.width, sheet.height).map_err(failed)
+}

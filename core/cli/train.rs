@@ -1,0 +1,270 @@
+//! `yolo train`.
+
+mod job;
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use yolo_data::{Dataset, Loader};
+use yolo_engine::eval::NmsOptions;
+use yolo_engine::train::{Decay, NOMINAL_BATCH, OptimizerKind, Outcome, TrainOptions};
+
+use crate::error::{CliError, CliResult, io_error};
+use crate::{data_args, load, plots, settings, ui, val};
+
+pub use job::Job;
+
+/// Train a detector
+///
+/// Examples: yolo train --data bccd.yaml --weights yolov5n.pt --img 320 --epochs 15
+///           yolo train --resume runs/train/exp
+#[derive(Clone, clap::Args, Serialize, Deserialize)]
+pub struct TrainArgs {
+    /// Data set YAML
+    #[arg(long, required_unless_present = "resume")]
+    data: Option<PathBuf>,
+    /// Model configuration (name or file)
+    #[arg(long)]
+    cfg: Option<String>,
+    /// Change a value of the model configuration, `scale.width=0.5`
+    #[arg(long, value_name = "KEY=VALUE")]
+    #[serde(default)]
+    set: Vec<String>,
+    /// Checkpoint to start from (.pt or .safetensors)
+    #[arg(long)]
+    weights: Option<PathBuf>,
+    /// Hyper-parameters (Ultralytics' hyp YAML)
+    #[arg(long)]
+    hyp: Option<PathBuf>,
+    /// Epochs
+    #[arg(long, default_value_t = 100)]
+    epochs: usize,
+    /// Images per step
+    #[arg(long, visible_alias = "batch", default_value_t = 16)]
+    batch_size: usize,
+    /// Images per update: gradients of smaller batches are added up
+    #[arg(long, visible_alias = "nbs", default_value_t = NOMINAL_BATCH)]
+    #[serde(default = "nominal_batch")]
+    nominal_batch: usize,
+    /// Side of the images
+    #[arg(long, visible_alias = "imgsz", default_value_t = 640)]
+    img: usize,
+    /// `sgd`, `adam` or `adamw`
+    #[arg(long, default_value = "sgd")]
+    optimizer: String,
+    /// Cosine instead of linear learning rate
+    #[arg(long)]
+    cos_lr: bool,
+    /// Epochs without progress before stopping (0: never)
+    #[arg(long, default_value_t = 100)]
+    patience: usize,
+    /// Freeze layers: `10` (the first ten) or `0 1 2`
+    #[arg(long, num_args = 1..)]
+    freeze: Vec<usize>,
+    /// Seed of everything random
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Loader threads
+    #[arg(long, default_value_t = 2)]
+    workers: usize,
+    /// Device (this build: `cpu`)
+    #[arg(long, default_value = "cpu")]
+    device: String,
+    /// Folder of runs
+    #[arg(long, default_value = "runs/train")]
+    project: PathBuf,
+    /// Name of this run
+    #[arg(long, default_value = "exp")]
+    name: String,
+    /// Write into an existing folder of that name
+    #[arg(long)]
+    exist_ok: bool,
+    /// Continue an unfinished run: its folder, or the latest in --project/--name
+    #[arg(long, value_name = "FOLDER", num_args = 0..=1)]
+    #[serde(skip)]
+    resume: Option<Option<PathBuf>>,
+    /// Validate after the last epoch only
+    #[arg(long)]
+    noval: bool,
+    /// Draw nothing
+    #[arg(long)]
+    noplots: bool,
+    /// Each batch at a size of its own, from half to one and a half of --img
+    #[arg(long)]
+    multi_scale: bool,
+    /// Take all classes as one
+    #[arg(long)]
+    single_cls: bool,
+    /// Synchronised batch norm over several devices (needs more than one)
+    #[arg(long)]
+    sync_bn: bool,
+    /// A pruner whose penalty acts while training, `slimming` or `{type: slimming, sparse_rate: 0.001}`
+    #[arg(long)]
+    sparsify: Option<String>,
+    /// Print nothing but the last line
+    #[arg(long)]
+    #[serde(skip)]
+    json: bool,
+}
+
+/// Of runs that were started before there was an option.
+fn nominal_batch() -> usize {
+    NOMINAL_BATCH
+}
+
+/// Runs the command.
+pub fn run(args: &TrainArgs) -> CliResult {
+    let json = args.json;
+    let (args, folder, resume) = resumed(args)?;
+    settings::cpu_only(&args.device)?;
+    if args.sync_bn {
+        return Err(CliError::Usage("--sync-bn needs more than one device".into()));
+    }
+    if args.epochs == 0 || args.batch_size == 0 || args.nominal_batch == 0 {
+        return Err(CliError::Usage("--epochs, --batch-size and --nominal-batch must be at least 1".into()));
+    }
+    let data = args.data.as_deref().ok_or_else(|| CliError::Usage("--data is missing".into()))?;
+    let mut dataset = data_args::dataset(data)?;
+    if args.single_cls {
+        dataset.merge_classes();
+    }
+    let (start, report) =
+        load::for_training(args.cfg.as_deref(), &args.set, args.weights.as_deref(), dataset.names.len() as i64, args.seed)?;
+    if let Some(report) = report.filter(|_| !resume) {
+        ui::say(format!("weights: {}", report.summary()));
+    }
+    let options = options(&args, settings::multiple_of_stride(args.img, start.max_stride())?)?;
+    let sparsify = args.sparsify.as_deref().map(plugin_value).transpose()?;
+    // An unknown name is an error before anything is written.
+    sparsify.as_ref().map(job::penalty).transpose()?;
+    let job = Job { start, options, dataset: &dataset, workers: args.workers, folder: &folder, resume };
+    let (train, measured) = job.loaders()?;
+    remember(&args, &folder)?;
+    if !args.noplots && !resume {
+        plots::training_data(&folder, &dataset, &train)?;
+    }
+    let started = Instant::now();
+    let outcome = job.run_on(&train, &measured, "train", sparsify.as_ref())?;
+    let (seconds, peak) = (started.elapsed().as_secs_f64(), settings::peak_memory());
+    if !args.noplots {
+        draw(&folder, &dataset, &outcome, &measured)?;
+    }
+    let m = &outcome.metrics;
+    if !json {
+        println!(
+            "best epoch {}: mAP50 {:.4}, mAP {:.4}\n{}",
+            outcome.best_epoch + 1,
+            m.map50,
+            m.map,
+            folder.join("weights/best.safetensors").display()
+        );
+    }
+    println!(
+        "{}",
+        json!({
+            "run_dir": folder,
+            "map50": m.map50,
+            "map": m.map,
+            "best_epoch": outcome.best_epoch,
+            "seconds": seconds,
+            "peak_memory_bytes": peak,
+        })
+    );
+    Ok(())
+}
+
+/// The settings of the engine.
+fn options(args: &TrainArgs, size: usize) -> CliResult<TrainOptions> {
+    let hyp = data_args::hyp(args.hyp.as_ref(), &[])?;
+    Ok(TrainOptions {
+        optimizer: match args.optimizer.to_lowercase().as_str() {
+            "sgd" => OptimizerKind::Sgd,
+            "adam" => OptimizerKind::Adam,
+            "adamw" => OptimizerKind::AdamW,
+            other => return Err(CliError::Usage(format!("there is no optimizer `{other}`: sgd, adam, adamw"))),
+        },
+        decay: if args.cos_lr { Decay::Cosine } else { Decay::Linear },
+        patience: args.patience,
+        seed: args.seed,
+        freeze: freeze(&args.freeze),
+        val_every: if args.noval { args.epochs } else { 1 },
+        multi_scale: args.multi_scale,
+        nominal_batch: args.nominal_batch,
+        ..TrainOptions::new(args.epochs, args.batch_size, size, hyp)
+    })
+}
+
+/// File of a run's folder with the options of its command line.
+const OPTIONS: &str = "options.json";
+
+/// Writes the options beside the results, for `--resume` and for people.
+fn remember(args: &TrainArgs, folder: &Path) -> CliResult {
+    let path = folder.join(OPTIONS);
+    let text = serde_json::to_string_pretty(args)?;
+    load::write_file(&path, text.as_bytes()).map_err(|error| io_error("can't write", &path, &error))
+}
+
+/// Options, folder, and whether there is something to continue.
+fn resumed(args: &TrainArgs) -> CliResult<(TrainArgs, PathBuf, bool)> {
+    let Some(wanted) = &args.resume else {
+        let folder = settings::run_folder(&args.project, &args.name, args.exist_ok);
+        return Ok((args.clone(), folder, false));
+    };
+    let folder = match wanted {
+        Some(folder) => Some(folder.clone()),
+        None => latest(&args.project, &args.name),
+    };
+    let started = folder.filter(|folder| folder.join("state.safetensors").is_file());
+    match (started, &args.data, wanted) {
+        // The whole command was given again: a run that was ended before its first epoch starts anew.
+        (None, Some(_), None) => Ok((args.clone(), args.project.join(&args.name), false)),
+        (None, _, _) => {
+            let place = wanted.clone().unwrap_or_else(|| args.project.join(&args.name));
+            Err(CliError::Usage(format!("{}: there is no unfinished run to resume", place.display())))
+        }
+        (Some(folder), Some(_), _) => Ok((args.clone(), folder, true)),
+        (Some(folder), None, _) => {
+            let path = folder.join(OPTIONS);
+            let text = std::fs::read_to_string(&path).map_err(|error| io_error("can't read", &path, &error))?;
+            let saved = serde_json::from_str(&text)
+                .map_err(|error| CliError::Failed(format!("{}: {error}; give the options again", path.display())))?;
+            Ok((saved, folder, true))
+        }
+    }
+}
+
+/// The run among `project/name`, `project/name2`, ... whose state was written last.
+fn latest(project: &Path, name: &str) -> Option<PathBuf> {
+    let entries = std::fs::read_dir(project).ok()?;
+    let runs = entries.flatten().filter_map(|entry| {
+        let number = entry.file_name().to_string_lossy().strip_prefix(name)?.to_owned();
+        let written = entry.path().join("state.safetensors").metadata().ok()?.modified().ok()?;
+        number.chars().all(|c| c.is_ascii_digit()).then(|| (written, entry.path()))
+    });
+    runs.max().map(|(_, path)| path)
+}
+
+/// Curves of the training, and the best model looked at closely.
+fn draw(folder: &Path, dataset: &Dataset, outcome: &Outcome, loader: &Loader) -> CliResult {
+    plots::training(folder)?;
+    let nms = NmsOptions::validation();
+    let (report, pictures) = val::measure(&outcome.best, loader, &nms, "best", &mut |_| Ok(()))?;
+    plots::validation(folder, &dataset.names, &report, &pictures)
+}
+
+/// `slimming` or YAML to a plugin configuration.
+pub fn plugin_value(text: &str) -> CliResult<serde_json::Value> {
+    let value = yolo_core::config::Located::parse("<option>", text)?.value;
+    Ok(match value {
+        serde_json::Value::String(name) => json!({ "type": name }),
+        other => other,
+    })
+}
+
+/// One number freezes so many layers, several freeze those.
+fn freeze(layers: &[usize]) -> Vec<String> {
+    let all: Vec<usize> = if let [count] = layers { (0..*count).collect() } else { layers.to_vec() };
+    all.into_iter().map(|layer| format!("model.{layer}.")).collect()
+}

@@ -1,0 +1,116 @@
+//! A training with progress on the terminal.
+
+use std::path::Path;
+
+use yolo_core::Pruner;
+use yolo_core::config::Located;
+use yolo_core::prune::Regulariser;
+use yolo_data::{Loader, Split};
+use yolo_engine::train::{Event, Hook, Outcome, Regularise, TrainOptions};
+
+use crate::error::{CliError, CliResult};
+use crate::{data_args, load, ui};
+
+/// The penalty of a pruner, `{type: slimming, ...}`.
+pub fn penalty(value: &serde_json::Value) -> CliResult<Box<dyn Regulariser>> {
+    let pruner: Box<dyn Pruner> = Located::from_value("sparsify", value.clone()).read()?;
+    pruner
+        .regulariser()
+        .ok_or_else(|| CliError::Usage(format!("the pruner {value} has no penalty to train under")))
+}
+
+/// A training with progress on the terminal.
+pub struct Job<'a> {
+    /// The model.
+    pub start: yolo_engine::Checkpoint,
+    /// Settings.
+    pub options: TrainOptions,
+    /// Data.
+    pub dataset: &'a yolo_data::Dataset,
+    /// Loader threads.
+    pub workers: usize,
+    /// Where it writes.
+    pub folder: &'a Path,
+    /// Continue what is there.
+    pub resume: bool,
+}
+
+impl Job<'_> {
+    /// Loaders of the training and validation images.
+    pub fn loaders(&self) -> CliResult<(Loader, Loader)> {
+        let o = &self.options;
+        let train = data_args::train_loader(self.dataset, o.size, o.batch, &o.hyp, o.seed, self.workers)?;
+        let val = data_args::val_loader(self.dataset, Split::Val, o.size, o.batch, self.workers, true)?;
+        Ok((train, val))
+    }
+
+    /// Trains, under the penalty of `sparsify` if there is one.
+    pub fn run(self, label: &str, sparsify: Option<&serde_json::Value>) -> CliResult<Outcome> {
+        let (train, val) = self.loaders()?;
+        self.run_on(&train, &val, label, sparsify)
+    }
+
+    /// As [`Job::run`], on loaders that are there already.
+    pub fn run_on(
+        mut self,
+        train: &Loader,
+        val: &Loader,
+        label: &str,
+        sparsify: Option<&serde_json::Value>,
+    ) -> CliResult<Outcome> {
+        let o = &self.options;
+        self.start.meta.names.clone_from(&self.dataset.names);
+        self.start.meta.image_size = o.size as i64;
+        let groups = yolo_core::prune::ChannelGroups::of(&self.start.graph)?;
+        let mut regulariser = sparsify.map(penalty).transpose()?;
+        let mut hook = regulariser
+            .as_mut()
+            .map(|regulariser| Regularise { groups: &groups, regulariser: regulariser.as_mut() });
+        let mut hooks: Vec<&mut dyn Hook> = Vec::new();
+        if let Some(hook) = &mut hook {
+            hooks.push(hook);
+        }
+        ui::stop_flag();
+        let epochs = o.epochs;
+        let mut bar = ui::Bar::new(label, train.batches() as u64);
+        let mut listen = |event: &Event<'_>| {
+            match event {
+                Event::Batch { epoch, done, total, loss } => {
+                    let note = format!("epoch {}/{epochs} box {:.4} obj {:.4} cls {:.4}", epoch + 1, loss[0], loss[1], loss[2]);
+                    bar.set(*done as u64, *total as u64, &note);
+                }
+                Event::Val { done, total } => bar.set(*done as u64, *total as u64, "validating"),
+                Event::Epoch { row, best } => {
+                    let [box_loss, obj, cls] = row.loss;
+                    let metrics = row
+                        .metrics
+                        .map(|[_, _, map50, map]| format!("  mAP50 {map50:.4}  mAP {map:.4}"))
+                        .unwrap_or_default();
+                    let star = if *best { "  *" } else { "" };
+                    let epoch = row.epoch + 1;
+                    bar.line(&format!(
+                        "{label} {epoch:>3}/{epochs}  box {box_loss:.4}  obj {obj:.4}  cls {cls:.4}{metrics}{star}"
+                    ));
+                }
+            }
+            !ui::stopped()
+        };
+        let result = yolo_engine::train::train(
+            self.start,
+            &self.options,
+            train,
+            Some(val),
+            Some((self.folder, self.resume)),
+            &mut hooks,
+            &mut listen,
+        );
+        bar.finish();
+        result.map_err(|error| match error {
+            yolo_engine::Error::Core(yolo_core::Error::Cancelled) => CliError::Interrupted(format!(
+                "stopped; continue with `yolo train --resume {}`",
+                self.folder.display()
+            )),
+            other => load::failed(other),
+        })
+    }
+}

@@ -1,0 +1,118 @@
+//! What a person sees while work goes on: bars on a terminal, plain lines elsewhere, always on stderr; and Ctrl-C.
+
+use std::io::IsTerminal;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+/// Set by the first Ctrl-C; jobs look at it between steps. A second Ctrl-C ends the process at once.
+pub fn stop_flag() -> &'static AtomicBool {
+    static STOP: AtomicBool = AtomicBool::new(false);
+    static HANDLER: OnceLock<()> = OnceLock::new();
+    HANDLER.get_or_init(|| {
+        // Without a handler Ctrl-C still ends the process, only less gently.
+        let _ = ctrlc::set_handler(|| {
+            if STOP.swap(true, Ordering::SeqCst) {
+                std::process::exit(130);
+            }
+            eprintln!("\nstopping after this step (Ctrl-C again: at once)");
+        });
+    });
+    &STOP
+}
+
+/// Whether Ctrl-C was pressed.
+pub fn stopped() -> bool {
+    stop_flag().load(Ordering::SeqCst)
+}
+
+/// Whether stderr is a terminal.
+pub fn interactive() -> bool {
+    std::io::stderr().is_terminal()
+}
+
+/// A line about what happens now.
+pub fn say(text: impl AsRef<str>) {
+    eprintln!("{}", text.as_ref());
+}
+
+/// One bar for a job of known length.
+#[derive(Debug)]
+pub struct Bar {
+    bar: Option<ProgressBar>,
+    label: String,
+    last_percent: u64,
+}
+
+impl Bar {
+    /// A bar that shows `label`; on a pipe, nothing until [`Bar::finish`].
+    pub fn new(label: &str, total: u64) -> Self {
+        let bar = interactive().then(|| {
+            let style = ProgressStyle::with_template("{prefix:>14} [{bar:28}] {pos}/{len} {elapsed}<{eta} {msg}")
+                .unwrap_or_else(|_| ProgressStyle::default_bar())
+                .progress_chars("=> ");
+            let bar = ProgressBar::new(total).with_style(style).with_prefix(label.to_owned());
+            bar.enable_steady_tick(Duration::from_millis(250));
+            bar
+        });
+        Self { bar, label: label.to_owned(), last_percent: 0 }
+    }
+
+    /// `done` of `total` are done.
+    pub fn set(&mut self, done: u64, total: u64, note: &str) {
+        match &self.bar {
+            Some(bar) => {
+                bar.set_length(total);
+                bar.set_position(done);
+                bar.set_message(note.to_owned());
+            }
+            None => {
+                // On a pipe: a line at every quarter of long jobs.
+                let percent = (done * 4).checked_div(total).unwrap_or(0) * 25;
+                if percent > self.last_percent && total >= 20 {
+                    self.last_percent = percent;
+                    eprintln!("{}: {percent} % ({done}/{total}) {note}", self.label);
+                }
+            }
+        }
+    }
+
+    /// Prints a line above the bar.
+    pub fn line(&self, text: &str) {
+        match &self.bar {
+            Some(bar) => bar.println(text),
+            None => eprintln!("{text}"),
+        }
+    }
+
+    /// Takes the bar away.
+    pub fn finish(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+/// Prints the one JSON document of a command on stdout.
+pub fn print_json(value: &impl serde::Serialize) -> Result<(), crate::error::CliError> {
+    println!("{}", serde_json::to_string_pretty(value)?);
+    Ok(())
+}
+
+/// `1234567` as `1,234,567`.
+pub fn thousands(n: i64) -> String {
+    let digits = n.abs().to_string();
+    let mut out = String::with_capacity(digits.len() + digits.len() / 3 + 1);
+    if n < 0 {
+        out.push('-');
+    }
+    for (i, c) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i) % 3 == 0 {
+            out.push(',');
+        }
+        out.push(c);
+    }
+    out
+}

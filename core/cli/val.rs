@@ -1,0 +1,258 @@
+//! `yolo val`.
+
+mod coco;
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+use yolo_data::{Dataset, Loader, Split};
+use yolo_engine::Checkpoint;
+use yolo_engine::eval::{Detection, NmsOptions};
+use yolo_engine::val::{Detector, ImageResult, Report};
+
+use crate::error::{CliError, CliResult};
+use crate::plots::{self, Pictures};
+use crate::{data_args, load, settings, ui};
+
+/// Measure a model on a data set
+///
+/// Example: yolo val --weights best.safetensors --data bccd.yaml --img 320 --plots
+#[derive(clap::Args)]
+pub struct ValArgs {
+    /// Checkpoint (.safetensors or .pt)
+    #[arg(long)]
+    weights: PathBuf,
+    /// Data set YAML
+    #[arg(long)]
+    data: PathBuf,
+    /// Which images: `val`, `test` or `train`
+    #[arg(long, default_value = "val")]
+    task: String,
+    /// Side of the images (default: what the model was trained for)
+    #[arg(long, visible_alias = "imgsz")]
+    img: Option<usize>,
+    /// Images per step
+    #[arg(long, visible_alias = "batch", default_value_t = 16)]
+    batch_size: usize,
+    /// Least confidence
+    #[arg(long, default_value_t = 0.001)]
+    conf_thres: f32,
+    /// IoU of non-maximum suppression
+    #[arg(long, default_value_t = 0.6)]
+    iou_thres: f32,
+    /// Most detections per image
+    #[arg(long, default_value_t = 300)]
+    max_det: usize,
+    /// Take all classes as one
+    #[arg(long)]
+    single_cls: bool,
+    /// Write curves, the confusion matrix and pictures
+    #[arg(long)]
+    plots: bool,
+    /// Write `labels/NAME.txt` for every image: class, centre x, centre y, width, height (shares of the image)
+    #[arg(long)]
+    save_txt: bool,
+    /// Add the confidence to `--save-txt`
+    #[arg(long)]
+    save_conf: bool,
+    /// Write `predictions.json` in COCO's result format, and measure COCO's twelve numbers
+    #[arg(long)]
+    save_json: bool,
+    /// Folder to write to (default: a new one in --project)
+    #[arg(long)]
+    save_dir: Option<PathBuf>,
+    /// Folder of runs
+    #[arg(long, default_value = "runs/val")]
+    project: PathBuf,
+    /// Name of this run
+    #[arg(long, default_value = "exp")]
+    name: String,
+    /// Write into an existing folder of that name
+    #[arg(long)]
+    exist_ok: bool,
+    /// Loader threads
+    #[arg(long, default_value_t = 2)]
+    workers: usize,
+    /// Device (this build: `cpu`)
+    #[arg(long, default_value = "cpu")]
+    device: String,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the command.
+pub fn run(args: &ValArgs) -> CliResult {
+    settings::cpu_only(&args.device)?;
+    settings::shares(&[("--conf-thres", args.conf_thres), ("--iou-thres", args.iou_thres)])?;
+    let split = Split::parse(&args.task)
+        .ok_or_else(|| CliError::Usage(format!("--task {}: train, val or test", args.task)))?;
+    let mut checkpoint = load::checkpoint(&args.weights)?;
+    let mut dataset = data_args::dataset(&args.data)?;
+    if args.single_cls {
+        dataset.merge_classes();
+        checkpoint.meta.names.clone_from(&dataset.names);
+    }
+    check_classes(args, &checkpoint, &dataset)?;
+    let size = settings::image_size(args.img, &checkpoint)?;
+    let loader = data_args::val_loader(&dataset, split, size, args.batch_size, args.workers, false)?;
+    let options = NmsOptions {
+        conf: args.conf_thres,
+        iou: args.iou_thres,
+        max_det: args.max_det,
+        agnostic: args.single_cls,
+        one_class: args.single_cls,
+        ..NmsOptions::validation()
+    };
+    let wants_files = args.plots || args.save_txt || args.save_json;
+    let folder = match &args.save_dir {
+        Some(folder) => folder.clone(),
+        None => settings::run_folder(&args.project, &args.name, args.exist_ok),
+    };
+    let mut labels = args.save_txt.then(|| LabelFiles { folder: folder.join("labels"), confidence: args.save_conf });
+    let mut predictions = args.save_json.then(|| coco::Predictions::new(dataset.names.len()));
+    let mut extra = |result: &ImageResult<'_>| -> CliResult {
+        if let Some(labels) = &mut labels {
+            labels.write(result)?;
+        }
+        if let Some(predictions) = &mut predictions {
+            predictions.add(result);
+        }
+        Ok(())
+    };
+    let (report, pictures) = measure(&checkpoint, &loader, &options, "val", &mut extra)?;
+    if args.plots {
+        plots::validation(&folder, &dataset.names, &report, &pictures)?;
+    }
+    let coco = predictions.map(|predictions| predictions.finish(&folder)).transpose()?;
+    let coco = coco.as_ref();
+    if args.json {
+        return ui::print_json(&as_json(&report, &dataset.names, coco, wants_files.then_some(&*folder)));
+    }
+    print(&report, &dataset.names);
+    if let Some(coco) = coco {
+        println!("COCO: {}", coco::line(coco));
+    }
+    if wants_files {
+        println!("{}", folder.display());
+    }
+    Ok(())
+}
+
+fn check_classes(args: &ValArgs, checkpoint: &Checkpoint, dataset: &Dataset) -> CliResult {
+    let classes = checkpoint.graph.head.as_ref().map_or(0, |head| head.classes as usize);
+    if classes == dataset.names.len() || args.single_cls {
+        return Ok(());
+    }
+    Err(CliError::Usage(format!(
+        "{} has {classes} classes, {} has {}: they don't belong together (--single-cls takes all classes as one)",
+        args.weights.display(),
+        args.data.display(),
+        dataset.names.len()
+    )))
+}
+
+/// Measures a model with a bar; keeps some pictures for a sheet and shows every image to `each`.
+pub fn measure(
+    checkpoint: &Checkpoint,
+    loader: &Loader,
+    options: &NmsOptions,
+    label: &str,
+    each: &mut dyn FnMut(&ImageResult<'_>) -> CliResult,
+) -> CliResult<(Report, Pictures)> {
+    let detector = Detector::new(&checkpoint.graph, &checkpoint.params).map_err(load::failed)?;
+    let mut pictures = Pictures::of(loader.images());
+    let mut refused = None;
+    let mut bar = ui::Bar::new(label, loader.batches() as u64);
+    ui::stop_flag();
+    let mut see = |result: ImageResult<'_>| {
+        pictures.see(&result);
+        each(&result).map_err(|error| {
+            refused = Some(error);
+            yolo_core::Error::Cancelled.into()
+        })
+    };
+    let mut progress = |done: usize, total: usize| {
+        bar.set(done as u64, total as u64, "");
+        if ui::stopped() { Err(yolo_core::Error::Cancelled.into()) } else { Ok(()) }
+    };
+    let batches = &mut loader.epoch(0);
+    let report =
+        yolo_engine::val::measure(&detector, batches, loader.batches(), options, None, &mut see, &mut progress);
+    bar.finish();
+    match refused {
+        Some(error) => Err(error),
+        None => Ok((report.map_err(load::failed)?, pictures)),
+    }
+}
+
+fn as_json(report: &Report, names: &[String], coco: Option<&yolo_engine::eval::CocoMetrics>, folder: Option<&Path>) -> Value {
+    let m = &report.metrics;
+    let per_class: Vec<_> = m
+        .classes
+        .iter()
+        .map(|c| {
+            json!({"class": c.class, "name": names.get(c.class), "labels": c.labels, "precision": c.precision,
+                   "recall": c.recall, "map50": c.ap50(), "map": c.ap_mean()})
+        })
+        .collect();
+    let mut out = json!({
+        "precision": m.precision, "recall": m.recall, "map50": m.map50, "map": m.map, "per_class": per_class,
+        "images": m.images, "instances": m.instances, "speed_ms": report.speed,
+    });
+    if let Some(coco) = coco {
+        out["coco"] = coco::as_json(coco);
+    }
+    if let Some(folder) = folder {
+        out["save_dir"] = json!(folder);
+    }
+    out
+}
+
+fn print(report: &Report, names: &[String]) {
+    let m = &report.metrics;
+    println!("{:>20} {:>8} {:>10} {:>10} {:>8} {:>8} {:>8}", "class", "images", "instances", "P", "R", "mAP50", "mAP");
+    let row = |name: &str, labels: usize, p: f64, r: f64, map50: f64, map: f64| {
+        println!("{name:>20} {:>8} {labels:>10} {p:>10.3} {r:>8.3} {map50:>8.3} {map:>8.3}", m.images);
+    };
+    row("all", m.instances, m.precision, m.recall, m.map50, m.map);
+    for c in &m.classes {
+        let name = names.get(c.class).map_or("?", String::as_str);
+        row(name, c.labels, c.precision, c.recall, c.ap50(), c.ap_mean());
+    }
+    let s = report.speed;
+    println!("per image: {:.1} ms preprocess, {:.1} ms inference, {:.1} ms NMS", s.preprocess, s.inference, s.nms);
+}
+
+/// One text file per image.
+struct LabelFiles {
+    folder: PathBuf,
+    confidence: bool,
+}
+
+impl LabelFiles {
+    fn write(&mut self, result: &ImageResult<'_>) -> CliResult {
+        let stem = result.origin.path.file_stem().unwrap_or_default().to_string_lossy();
+        let [h, w] = result.origin.original;
+        let text = label_text(result.detections, w, h, self.confidence);
+        yolo_report::save_text(&self.folder.join(format!("{stem}.txt")), &text).map_err(plots::failed)
+    }
+}
+
+/// Lines of Ultralytics' label files: class, centre, size as shares of the picture, and the confidence where it is wanted.
+pub fn label_text(detections: &[Detection], width: usize, height: usize, confidence: bool) -> String {
+    let (w, h) = (width as f32, height as f32);
+    let line = |d: &Detection| {
+        let [x1, y1, x2, y2] = d.xyxy;
+        let conf = if confidence { format!(" {:.6}", d.conf) } else { String::new() };
+        format!(
+            "{} {:.6} {:.6} {:.6} {:.6}{conf}\n",
+            d.class,
+            (x1 + x2) / 2.0 / w,
+            (y1 + y2) / 2.0 / h,
+            (x2 - x1) / w,
+            (y2 - y1) / h
+        )
+    };
+    detections.iter().map(line).collect()
+}

@@ -1,0 +1,102 @@
+//! COCO's result format and its twelve numbers.
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+use yolo_engine::eval::{CocoMetrics, CocoTruth, Detection, coco_evaluate};
+use yolo_engine::val::ImageResult;
+
+use crate::error::CliResult;
+use crate::plots;
+
+/// COCO numbers its 80 classes up to 90 and leaves these out.
+const GAPS: [u32; 10] = [12, 26, 29, 30, 45, 66, 68, 69, 71, 83];
+
+/// COCO's category of a class: its own numbers for its 80 classes, the class itself elsewhere.
+fn category(class: u32, classes: usize) -> u32 {
+    if classes != 80 {
+        return class;
+    }
+    GAPS.iter().fold(class + 1, |number, gap| number + u32::from(number >= *gap))
+}
+
+/// What was found, image by image.
+pub struct Predictions {
+    classes: usize,
+    rows: Vec<Value>,
+    images: Vec<(Vec<Detection>, Vec<CocoTruth>)>,
+}
+
+impl Predictions {
+    pub fn new(classes: usize) -> Self {
+        Self { classes, rows: Vec::new(), images: Vec::new() }
+    }
+
+    /// Adds an image. Its id is the number that its file is named with, or the name.
+    pub fn add(&mut self, result: &ImageResult<'_>) {
+        let stem = result.origin.path.file_stem().unwrap_or_default().to_string_lossy();
+        let image = stem.parse::<u64>().map_or_else(|_| json!(stem), |number| json!(number));
+        let round = |value: f32, digits: f64| (f64::from(value) * digits).round() / digits;
+        for d in result.detections {
+            let [x1, y1, x2, y2] = d.xyxy;
+            let bbox = [x1, y1, x2 - x1, y2 - y1].map(|v| round(v, 1e3));
+            self.rows.push(json!({
+                "image_id": image,
+                "category_id": category(d.class, self.classes),
+                "bbox": bbox,
+                "score": round(d.conf, 1e5),
+            }));
+        }
+        let truths = result
+            .truths
+            .iter()
+            .map(|t| {
+                let [x1, y1, x2, y2] = t.xyxy.map(f64::from);
+                let xywh = [x1, y1, x2 - x1, y2 - y1];
+                CocoTruth { class: t.class, xywh, area: xywh[2] * xywh[3], crowd: false }
+            })
+            .collect();
+        self.images.push((result.detections.to_vec(), truths));
+    }
+
+    /// Writes `predictions.json` and measures.
+    pub fn finish(self, folder: &Path) -> CliResult<CocoMetrics> {
+        let text = serde_json::to_string(&self.rows)?;
+        yolo_report::save_text(&folder.join("predictions.json"), &text).map_err(plots::failed)?;
+        Ok(coco_evaluate(&self.images, self.classes))
+    }
+}
+
+const NAMES: [&str; 12] =
+    ["AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large", "AR1", "AR10", "AR100", "AR_small", "AR_medium", "AR_large"];
+
+fn named(metrics: &CocoMetrics) -> impl Iterator<Item = (&'static str, f64)> {
+    NAMES.into_iter().zip(metrics.ap.iter().chain(&metrics.ar).copied())
+}
+
+/// The numbers by name; where there is nothing to measure (no large objects), null.
+pub fn as_json(metrics: &CocoMetrics) -> Value {
+    let value = |v: f64| if v.is_finite() && v >= 0.0 { json!(v) } else { Value::Null };
+    named(metrics).map(|(name, v)| (name.to_owned(), value(v))).collect::<serde_json::Map<_, _>>().into()
+}
+
+/// The average precisions in a line.
+pub fn line(metrics: &CocoMetrics) -> String {
+    let parts: Vec<String> =
+        named(metrics).take(6).filter(|(_, v)| v.is_finite() && *v >= 0.0).map(|(name, v)| format!("{name} {v:.3}")).collect();
+    parts.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_eighty_classes_have_coco_s_numbers() {
+        // person, stop sign (13), bench (15), backpack (27), handbag (31), toaster (80), toothbrush (90).
+        for (class, number) in [(0, 1), (11, 13), (13, 15), (24, 27), (26, 31), (70, 80), (79, 90)] {
+            assert_eq!(category(class, 80), number, "class {class}");
+        }
+        assert_eq!(category(3, 10), 3);
+    }
+}

@@ -1,0 +1,287 @@
+//! A whole data set looked at: every image decoded, every label row read, files that belong to nothing, pictures in two splits.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use rayon::prelude::*;
+
+use crate::dataset::{Read, image_problem, label_path};
+use crate::labels::Problem;
+use crate::{Dataset, Error, Image, Policy, Result, Split, files};
+
+/// What a split holds.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Part {
+    /// `train`, `val` or `test`.
+    pub split: &'static str,
+    /// Images that can be used.
+    pub images: usize,
+    /// Of these, images without a box.
+    pub backgrounds: usize,
+    /// Boxes.
+    pub boxes: usize,
+}
+
+/// What was found in a data set.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Report {
+    /// Images that can be used, each file once.
+    pub images: usize,
+    /// Boxes in them.
+    pub boxes: usize,
+    /// Boxes of each class.
+    pub per_class: Vec<usize>,
+    /// The splits.
+    pub splits: Vec<Part>,
+    /// What is wrong, by file.
+    pub problems: Vec<Problem>,
+}
+
+impl Report {
+    /// Problems that stop a training or lose rows; the rest are notes.
+    pub fn fatal(&self) -> usize {
+        self.problems.iter().filter(|problem| problem.fatal).count()
+    }
+}
+
+/// Checksum and length of a file: equal for copies.
+type Content = (u32, usize);
+
+/// One image of the data set.
+struct Seen {
+    /// Boxes of each class; nothing where the image can't be used.
+    classes: Option<Vec<usize>>,
+    content: Option<Content>,
+    problems: Vec<Problem>,
+}
+
+/// Looks at every file of a data set. `decode` decodes the pictures too, which finds damage inside of them. `progress` hears the
+/// number of finished images and of all; what it returns says whether to go on.
+pub fn check(data: &Dataset, decode: bool, progress: &(dyn Fn(usize, usize) -> bool + Sync)) -> Result<Report> {
+    let mut problems = Vec::new();
+    let mut splits: Vec<(Split, Vec<PathBuf>)> = Vec::new();
+    for split in data.splits() {
+        match data.images(split) {
+            Ok(images) => splits.push((split, images)),
+            Err(error) => problems.push(of_split(data, split, &error)),
+        }
+    }
+    let images: BTreeSet<&Path> = splits
+        .iter()
+        .flat_map(|(_, images)| images)
+        .map(PathBuf::as_path)
+        .collect();
+    let images: Vec<&Path> = images.into_iter().collect();
+    let done = AtomicUsize::new(0);
+    let seen: Vec<Seen> = images
+        .par_iter()
+        .map(|image| {
+            let seen = look(data, image, decode);
+            let done = done.fetch_add(1, Ordering::Relaxed) + 1;
+            if progress(done, images.len()) {
+                Ok(seen)
+            } else {
+                Err(Error::Stopped)
+            }
+        })
+        .collect::<Result<_>>()?;
+    let by_path: HashMap<&Path, &Seen> = images.iter().copied().zip(&seen).collect();
+    problems.extend(seen.iter().flat_map(|seen| seen.problems.iter().cloned()));
+    problems.extend(orphans(&images)?);
+    problems.extend(copies(&images, &seen));
+    problems.extend(overlaps(data, &splits, &by_path));
+    let per_class = sum(data.names.len(), seen.iter());
+    problems.extend(empty_classes(data, &per_class));
+    let parts = splits
+        .iter()
+        .map(|(split, images)| {
+            let usable: Vec<usize> = images
+                .iter()
+                .filter_map(|image| by_path[image.as_path()].classes.as_ref())
+                .map(|classes| classes.iter().sum())
+                .collect();
+            Part {
+                split: split.name(),
+                images: usable.len(),
+                backgrounds: usable.iter().filter(|boxes| **boxes == 0).count(),
+                boxes: usable.iter().sum(),
+            }
+        })
+        .collect();
+    Ok(Report {
+        images: seen.iter().filter(|seen| seen.classes.is_some()).count(),
+        boxes: per_class.iter().sum(),
+        per_class,
+        splits: parts,
+        problems,
+    })
+}
+
+fn sum<'a>(classes: usize, seen: impl Iterator<Item = &'a Seen>) -> Vec<usize> {
+    let mut total = vec![0; classes];
+    for counts in seen.filter_map(|seen| seen.classes.as_ref()) {
+        for (total, count) in total.iter_mut().zip(counts) {
+            *total += count;
+        }
+    }
+    total
+}
+
+/// A split that can't be read is one problem, so that the others are still looked at.
+fn of_split(data: &Dataset, split: Split, error: &Error) -> Problem {
+    let message = match error {
+        Error::Dataset { reason, .. } => reason.clone(),
+        other => other.to_string(),
+    };
+    note(&data.file, data.line(split), "split-unusable", true, message)
+}
+
+fn note(file: &Path, line: usize, kind: &'static str, fatal: bool, message: String) -> Problem {
+    Problem {
+        file: file.display().to_string(),
+        line,
+        kind,
+        message,
+        fatal,
+    }
+}
+
+fn look(data: &Dataset, image: &Path, decode: bool) -> Seen {
+    let Read {
+        sample, mut problems, ..
+    } = match data.read(image, Policy::Skip) {
+        Ok(read) => read,
+        Err(error) => {
+            let problem = image_problem(&label_path(image), "label-unreadable", &error);
+            return Seen {
+                classes: None,
+                content: None,
+                problems: vec![problem],
+            };
+        }
+    };
+    let Some(sample) = sample else {
+        return Seen {
+            classes: None,
+            content: None,
+            problems,
+        };
+    };
+    let read = std::fs::read(image).map_err(Error::io(image, "read it"));
+    let content = read.as_ref().ok().map(|bytes| (crc32fast::hash(bytes), bytes.len()));
+    let decoded = read.and_then(|bytes| match decode {
+        true => Image::decode(&bytes)
+            .map(drop)
+            .map_err(|reason| Error::image(image, reason)),
+        false => Ok(()),
+    });
+    if let Err(error) = decoded {
+        problems.push(image_problem(image, "image-unreadable", &error));
+        return Seen {
+            classes: None,
+            content,
+            problems,
+        };
+    }
+    let mut classes = vec![0; data.names.len()];
+    for label in &sample.boxes {
+        classes[label[0] as usize] += 1;
+    }
+    Seen {
+        classes: Some(classes),
+        content,
+        problems,
+    }
+}
+
+/// Label files beside the others that belong to no image.
+fn orphans(images: &[&Path]) -> Result<Vec<Problem>> {
+    let labels: HashSet<PathBuf> = images.iter().map(|image| label_path(image)).collect();
+    let folders: BTreeSet<&Path> = labels.iter().filter_map(|label| label.parent()).collect();
+    let mut problems = Vec::new();
+    for folder in folders.into_iter().filter(|folder| folder.is_dir()) {
+        for file in files::listing(folder)? {
+            let is_label = file.extension().is_some_and(|e| e == "txt");
+            // Labelling tools leave the names of the classes there.
+            let is_names = file.file_stem().is_some_and(|stem| stem == "classes");
+            // Lists of images may stand beside the images.
+            let beside_images = images.iter().any(|image| image.parent() == file.parent());
+            if is_label && !is_names && !beside_images && !labels.contains(&file) {
+                let message = "there is no image for this label file".to_owned();
+                problems.push(note(&file, 0, "label-orphan", false, message));
+            }
+        }
+    }
+    Ok(problems)
+}
+
+/// Files with the content of an earlier one.
+fn copies(images: &[&Path], seen: &[Seen]) -> Vec<Problem> {
+    let mut first: HashMap<Content, &Path> = HashMap::new();
+    let mut problems = Vec::new();
+    for (image, seen) in images.iter().zip(seen) {
+        let Some(content) = seen.content else { continue };
+        match first.get(&content) {
+            Some(earlier) => {
+                let message = format!("the same picture as {}", earlier.display());
+                problems.push(note(image, 0, "image-duplicate", false, message));
+            }
+            None => drop(first.insert(content, image)),
+        }
+    }
+    problems
+}
+
+/// One problem per pair of splits that share pictures.
+fn overlaps(data: &Dataset, splits: &[(Split, Vec<PathBuf>)], seen: &HashMap<&Path, &Seen>) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    for (index, (later, images)) in splits.iter().enumerate() {
+        for (earlier, others) in &splits[..index] {
+            let paths: HashSet<&PathBuf> = others.iter().collect();
+            let contents: HashSet<Content> = others
+                .iter()
+                .filter_map(|image| seen[image.as_path()].content)
+                .collect();
+            let shared: Vec<&PathBuf> = images
+                .iter()
+                .filter(|image| {
+                    let content = seen[image.as_path()].content;
+                    paths.contains(image) || content.is_some_and(|content| contents.contains(&content))
+                })
+                .collect();
+            if let Some(first) = shared.first() {
+                let (n, later_name, earlier) = (shared.len(), later.name(), earlier.name());
+                let message = format!(
+                    "{n} of {} images of `{later_name}` are in `{earlier}` too, the first is {}: what is measured on them says \
+                     little about new images",
+                    images.len(),
+                    first.display()
+                );
+                problems.push(note(&data.file, data.line(*later), "split-overlap", false, message));
+            }
+        }
+    }
+    problems
+}
+
+fn empty_classes(data: &Dataset, per_class: &[usize]) -> Vec<Problem> {
+    let empty: BTreeMap<usize, &String> = data
+        .names
+        .iter()
+        .enumerate()
+        .filter(|(class, _)| per_class[*class] == 0)
+        .collect();
+    empty
+        .into_iter()
+        .map(|(class, name)| {
+            note(
+                &data.file,
+                0,
+                "class-empty",
+                false,
+                format!("class {class} (`{name}`) has no box"),
+            )
+        })
+        .collect()
+}

@@ -1,0 +1,293 @@
+//! YOLO label files: one `class cx cy w h` per line, normalised. A polygon row (`class x y x y ...`) becomes its bounding box.
+
+use std::path::Path;
+
+/// A box of a label file: class, centre, size, all but the class as shares of the image.
+pub type Label = [f32; 5];
+
+/// What was found wrong in a data set.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Problem {
+    /// The file.
+    pub file: String,
+    /// Line, from 1; 0 where it concerns the whole file.
+    pub line: usize,
+    /// A stable word. Of label files: `label-columns`, `label-number`, `label-class`, `label-range`, `label-encoding`,
+    /// `label-empty-box`, `label-duplicate`, `label-polygon`, `label-unreadable`, `label-orphan`; of images: `image-unreadable`,
+    /// `image-small`, `image-duplicate`; of the whole: `split-unusable`, `split-overlap`, `class-empty`; of sources that are
+    /// converted: `annotation-broken`, `annotation-missing`, `image-missing`, `size-mismatch`, `name-clash`.
+    pub kind: &'static str,
+    /// What is wrong and what to do.
+    pub message: String,
+    /// Whether it is an error under [`Policy::Strict`](crate::Policy::Strict), not just a note.
+    pub fatal: bool,
+}
+
+impl std::fmt::Display for Problem {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.file)?;
+        if self.line > 0 {
+            write!(f, ":{}", self.line)?;
+        }
+        write!(f, ": {}", self.message)
+    }
+}
+
+/// Reads the text of a label file; rows that can't be used are left out and reported.
+pub fn parse(path: &Path, text: &[u8], names: &[String]) -> (Vec<Label>, Vec<Problem>) {
+    let mut labels: Vec<Label> = Vec::new();
+    let mut problems = Vec::new();
+    let mut report = |line: usize, kind: &'static str, fatal: bool, message: String| {
+        problems.push(Problem {
+            file: path.display().to_string(),
+            line,
+            kind,
+            message,
+            fatal,
+        });
+    };
+    if text.contains(&0) {
+        report(
+            1,
+            "label-encoding",
+            true,
+            "this is not a text file; labels are lines of `class cx cy w h`".into(),
+        );
+        return (labels, problems);
+    }
+    let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
+    let mut numbers: Vec<f64> = Vec::with_capacity(5);
+    for (index, row) in text.split(|byte| *byte == b'\n').enumerate() {
+        let line = index + 1;
+        let row = row.trim_ascii();
+        if row.is_empty() {
+            continue;
+        }
+        let row = match std::str::from_utf8(row) {
+            Ok(row) => row,
+            Err(_) => {
+                report(
+                    line,
+                    "label-encoding",
+                    true,
+                    "the line is not UTF-8 text; remove it or save the file as UTF-8".into(),
+                );
+                continue;
+            }
+        };
+        match parse_row(row, names, &mut numbers) {
+            Err((kind, message)) => report(line, kind, true, message),
+            Ok(Row { label, polygon }) => {
+                if polygon {
+                    report(
+                        line,
+                        "label-polygon",
+                        false,
+                        "a polygon; the box around it is used".into(),
+                    );
+                }
+                if label[3] <= 0.0 || label[4] <= 0.0 {
+                    report(
+                        line,
+                        "label-empty-box",
+                        false,
+                        "the box has no area; it is left out".into(),
+                    );
+                } else if labels.contains(&label) {
+                    let message = "the same box stands in an earlier line; it is used once".into();
+                    report(line, "label-duplicate", false, message);
+                } else {
+                    labels.push(label);
+                }
+            }
+        }
+    }
+    (labels, problems)
+}
+
+struct Row {
+    label: Label,
+    polygon: bool,
+}
+
+/// One row, or the kind of its mistake and what to do; `numbers` is a buffer.
+fn parse_row(row: &str, names: &[String], numbers: &mut Vec<f64>) -> Result<Row, (&'static str, String)> {
+    if row.contains([',', ';']) {
+        return Err((
+            "label-columns",
+            "the columns are separated by commas; write `class cx cy w h` with blanks".into(),
+        ));
+    }
+    numbers.clear();
+    for word in row.split_ascii_whitespace() {
+        match word.parse::<f64>() {
+            Ok(number) if number.is_finite() => numbers.push(number),
+            Ok(_) => {
+                return Err((
+                    "label-number",
+                    format!("`{word}` is not a finite number; remove or correct the row"),
+                ));
+            }
+            Err(_) => {
+                let hint = match names.iter().position(|name| name == word) {
+                    Some(index) if numbers.is_empty() => format!("; write {index}, the number of this class"),
+                    None if numbers.is_empty() => "; classes are given by number, from 0".into(),
+                    _ => String::new(),
+                };
+                return Err(("label-number", format!("`{word}` is not a number{hint}")));
+            }
+        }
+    }
+    let count = numbers.len();
+    if count < 5 || count.is_multiple_of(2) {
+        let hint = if count == 6 {
+            "; if the sixth is a confidence, remove it"
+        } else {
+            ""
+        };
+        let message = format!("{count} columns; a box has 5 (`class cx cy w h`), a polygon an odd number from 7{hint}");
+        return Err(("label-columns", message));
+    }
+    let class = numbers[0];
+    if class < 0.0 || class.fract() != 0.0 {
+        return Err(("label-class", format!("the class {class} is not a whole number from 0")));
+    }
+    if class >= names.len() as f64 {
+        let last = names.len().saturating_sub(1);
+        let hint = if class == names.len() as f64 {
+            "; do your labels count from 1?"
+        } else {
+            ""
+        };
+        let message = format!(
+            "class {class}, but the data set has {} (0 to {last}){hint}",
+            names.len()
+        );
+        return Err(("label-class", message));
+    }
+    let coordinates = &numbers[1..];
+    if let Some(value) = coordinates.iter().find(|v| **v < 0.0) {
+        let message = format!("the coordinate {value} is negative; coordinates are shares of the image, 0 to 1");
+        return Err(("label-range", message));
+    }
+    if let Some(value) = coordinates.iter().find(|v| **v > 1.0) {
+        let hint = if *value > 2.0 {
+            " (pixels? divide by width and height)"
+        } else {
+            " (clip it to 1)"
+        };
+        let message = format!("the coordinate {value} is above 1; coordinates are shares of the image{hint}");
+        return Err(("label-range", message));
+    }
+    let polygon = count > 5;
+    let [cx, cy, w, h] = if polygon {
+        let bounds = |axis: usize| {
+            let values = || coordinates.iter().skip(axis).step_by(2).copied();
+            (
+                values().fold(f64::INFINITY, f64::min),
+                values().fold(f64::NEG_INFINITY, f64::max),
+            )
+        };
+        let ((x0, x1), (y0, y1)) = (bounds(0), bounds(1));
+        [(x0 + x1) / 2.0, (y0 + y1) / 2.0, x1 - x0, y1 - y0]
+    } else {
+        [coordinates[0], coordinates[1], coordinates[2], coordinates[3]]
+    };
+    Ok(Row {
+        label: [class as f32, cx as f32, cy as f32, w as f32, h as f32],
+        polygon,
+    })
+}
+
+/// The text of a label file.
+pub fn to_text(labels: &[Label]) -> String {
+    use std::fmt::Write as _;
+    let mut text = String::with_capacity(labels.len() * 40);
+    for [class, cx, cy, w, h] in labels {
+        // Writing to a string can't fail.
+        let _ = writeln!(text, "{class} {cx:.6} {cy:.6} {w:.6} {h:.6}");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names() -> Vec<String> {
+        ["RBC", "WBC", "Platelets"].map(str::to_owned).to_vec()
+    }
+
+    fn read(text: &[u8]) -> (Vec<Label>, Vec<(usize, &'static str)>, String) {
+        let (labels, problems) = parse(Path::new("a.txt"), text, &names());
+        let message = problems.first().map(|p| p.message.clone()).unwrap_or_default();
+        (labels, problems.iter().map(|p| (p.line, p.kind)).collect(), message)
+    }
+
+    const GOOD: Label = [0.0, 0.5, 0.5, 0.25, 0.25];
+
+    #[test]
+    fn good_rows_of_every_shape_are_read() {
+        for text in [
+            "0 0.5 0.5 0.25 0.25",
+            "0 0.5 0.5 0.25 0.25\r\n",
+            "\n\n0\t0.5  0.5 0.25\t.25 \n\n",
+            "\u{feff}0 0.5 0.5 0.25 0.25",
+            "0.0 5e-1 5.0E-1 2.5e-1 .25",
+            "0 0.375 0.375 0.625 0.375 0.625 0.625 0.375 0.625",
+        ] {
+            let (labels, problems, _) = read(text.as_bytes());
+            assert_eq!(labels, [GOOD], "{text:?}");
+            assert!(
+                problems.iter().all(|(_, kind)| *kind == "label-polygon"),
+                "{text:?}: {problems:?}"
+            );
+        }
+        assert_eq!(read(b""), (vec![], vec![], String::new()));
+    }
+
+    #[test]
+    fn bad_rows_name_their_line_and_the_others_stay() {
+        for (row, kind, words) in [
+            ("0 0.5 0.5 0.2", "label-columns", "4 columns"),
+            ("0 0.5 0.5 0.2 0.2 0.9", "label-columns", "confidence"),
+            ("0,0.5,0.5,0.25,0.25", "label-columns", "commas"),
+            ("3 0.5 0.5 0.25 0.25", "label-class", "count from 1"),
+            ("7 0.5 0.5 0.25 0.25", "label-class", "0 to 2"),
+            ("-1 0.5 0.5 0.25 0.25", "label-class", "-1"),
+            ("1.7 0.5 0.5 0.25 0.25", "label-class", "whole"),
+            ("RBC 0.5 0.5 0.25 0.25", "label-number", "write 0"),
+            ("cell 0.5 0.5 0.25 0.25", "label-number", "by number"),
+            ("0 nan 0.5 0.2 0.2", "label-number", "nan"),
+            ("0 0.5 0.5 inf 0.2", "label-number", "inf"),
+            ("0 -0.01 0.5 0.2 0.2", "label-range", "negative"),
+            ("0 0.5 0.5 1.0005 1.0", "label-range", "clip"),
+            ("0 80 60 40 30", "label-range", "pixels"),
+            ("0 0.5 0.5 0 0", "label-empty-box", "no area"),
+        ] {
+            let text = format!("1 0.1 0.1 0.1 0.1\n{row}\n0 0.5 0.5 0.25 0.25\n");
+            let (labels, problems, message) = read(text.as_bytes());
+            assert_eq!(labels.len(), 2, "{row}");
+            assert_eq!(problems, [(2, kind)], "{row}");
+            assert!(message.contains(words), "{row}: {message}");
+        }
+    }
+
+    #[test]
+    fn duplicates_are_used_once_and_other_bytes_are_no_text() {
+        let text = "0 0.5 0.5 0.25 0.25\n".repeat(3);
+        let (labels, problems, _) = read(text.as_bytes());
+        assert_eq!((labels.as_slice(), problems.len()), ([GOOD].as_slice(), 2));
+        assert_eq!(read(b"0 0.5 0.5 0.25 0.25\n\xcf\xb8\xb0\n").1, [(2, "label-encoding")]);
+        assert_eq!(read(b"\x00\x01\x02").1, [(1, "label-encoding")]);
+    }
+
+    #[test]
+    fn text_and_labels_agree() {
+        let labels = [GOOD, [2.0, 0.125, 0.75, 0.0625, 0.5]];
+        assert_eq!(
+            parse(Path::new("a.txt"), to_text(&labels).as_bytes(), &names()).0,
+            labels
+        );
+    }
+}

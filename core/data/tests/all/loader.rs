@@ -1,0 +1,192 @@
+//! Batches: the same for a seed whatever the number of workers, every image once in validation, errors instead of hanging.
+
+use yolo_data::{Batch, Dataset, Hyp, Loader, LoaderOptions, Policy, Sample, Split, synth};
+
+use crate::folder;
+
+fn samples(folder: &std::path::Path, images: usize) -> Vec<Sample> {
+    let settings = synth::Settings {
+        images,
+        size: 64,
+        ..synth::Settings::default()
+    };
+    let made = synth::write(folder, &settings, &|_| {}).expect("a data set");
+    let data = Dataset::open(&made.yaml).expect("readable");
+    data.samples(Split::Train, Policy::Strict).expect("good").items
+}
+
+fn epoch(samples: &[Sample], options: &LoaderOptions, number: usize) -> Vec<Batch> {
+    let loader = Loader::new(samples.to_vec(), options.clone()).expect("a loader");
+    loader.epoch(number).collect::<yolo_data::Result<_>>().expect("batches")
+}
+
+#[test]
+fn batches_depend_on_seed_and_epoch_only() {
+    let dir = folder();
+    let samples = samples(dir.path(), 20);
+    let hyp = Hyp {
+        mixup: 0.5,
+        degrees: 5.0,
+        copy_paste: 0.5,
+        ..Hyp::default()
+    };
+    let with = |workers: usize, seed: u64, cache_bytes: usize| LoaderOptions {
+        workers,
+        cache_bytes,
+        ..LoaderOptions::train(64, 4, hyp.clone(), seed)
+    };
+    let first = epoch(&samples, &with(1, 7, 1 << 30), 2);
+    assert_eq!(first.iter().map(Batch::len).collect::<Vec<_>>(), [4, 4, 4, 2]);
+    assert!(
+        first == epoch(&samples, &with(3, 7, 0), 2),
+        "workers and caches change nothing"
+    );
+    assert!(first != epoch(&samples, &with(1, 7, 1 << 30), 3), "epochs differ");
+    assert!(first != epoch(&samples, &with(1, 8, 1 << 30), 2), "seeds differ");
+    let mut order: Vec<usize> = first
+        .iter()
+        .flat_map(|batch| batch.images.iter().map(|origin| origin.index))
+        .collect();
+    order.sort_unstable();
+    assert_eq!(order, (0..14).collect::<Vec<_>>(), "every image once");
+    for batch in &first {
+        assert_eq!(batch.pixels.len(), batch.len() * 3 * 64 * 64);
+        for [image, class, cx, cy, w, h] in &batch.targets {
+            assert!((*image as usize) < batch.len() && *class < 4.0);
+            assert!(
+                cx - w / 2.0 >= -1e-5 && cx + w / 2.0 <= 1.00001 && cy - h / 2.0 >= -1e-5 && cy + h / 2.0 <= 1.00001
+            );
+        }
+    }
+}
+
+#[test]
+fn validation_shows_every_image_once_with_its_own_boxes() {
+    let dir = folder();
+    let mut samples = samples(dir.path(), 20);
+    // One flat image among the squares.
+    let flat = dir.path().join("images/train/flat.png");
+    crate::picture(5, 128, 64).save(&flat).expect("a picture");
+    samples.push(Sample {
+        image: flat,
+        label: "none".into(),
+        boxes: vec![[1.0, 0.5, 0.5, 0.25, 0.5]],
+        size: [128, 64],
+    });
+    let batches = epoch(
+        &samples,
+        &LoaderOptions {
+            workers: 2,
+            ..LoaderOptions::val(128, 4)
+        },
+        0,
+    );
+    let mut seen = vec![0; samples.len()];
+    for batch in &batches {
+        for (slot, origin) in batch.images.iter().enumerate() {
+            seen[origin.index] += 1;
+            let own: Vec<_> = batch
+                .targets
+                .iter()
+                .filter(|target| target[0] as usize == slot)
+                .collect();
+            assert_eq!(own.len(), samples[origin.index].boxes.len());
+            // Back through the fit, a box is where the file has it.
+            let [h, w] = batch.size.map(|side| side as f64);
+            let [oh, ow] = origin.original.map(|side| side as f64);
+            for (target, label) in own.iter().zip(&samples[origin.index].boxes) {
+                let x = (f64::from(target[2]) * w - origin.fit.pad[0]) / origin.fit.ratio[0] / ow;
+                let y = (f64::from(target[3]) * h - origin.fit.pad[1]) / origin.fit.ratio[1] / oh;
+                assert!(
+                    (x - f64::from(label[1])).abs() < 2e-3 && (y - f64::from(label[2])).abs() < 2e-3,
+                    "{target:?} {label:?}"
+                );
+            }
+        }
+    }
+    assert!(seen.iter().all(|count| *count == 1), "{seen:?}");
+    // Half a stride of border, as in the reference: squares of 128 become 160, the flat one stays flat in a batch of its own kind.
+    assert!(
+        batches
+            .iter()
+            .all(|batch| batch.size[0] % 32 == 0 && batch.size[1] % 32 == 0)
+    );
+    assert!(batches.iter().any(|batch| batch.size == [160, 160]));
+}
+
+#[test]
+fn what_changes_under_the_loader_is_an_error_and_not_a_hang() {
+    let dir = folder();
+    let samples = samples(dir.path(), 12);
+    let options = LoaderOptions {
+        workers: 2,
+        ..LoaderOptions::train(64, 2, Hyp::default(), 0)
+    };
+    let loader = Loader::new(samples.clone(), options.clone()).expect("a loader");
+    std::fs::remove_file(&samples[3].image).expect("a file less");
+    let error = loader
+        .epoch(0)
+        .find_map(Result::err)
+        .expect("an image is gone")
+        .to_string();
+    assert!(error.contains(&samples[3].image.display().to_string()), "{error}");
+    crate::picture(1, 30, 20).save(&samples[3].image).expect("a picture");
+    let loader = Loader::new(samples, options.clone()).expect("a loader");
+    let error = loader
+        .epoch(0)
+        .find_map(Result::err)
+        .expect("an image has another size")
+        .to_string();
+    assert!(error.contains("changed since"), "{error}");
+    for (options, words) in [
+        (
+            LoaderOptions {
+                batch: 0,
+                ..options.clone()
+            },
+            "batch size is 0",
+        ),
+        (
+            LoaderOptions {
+                size: 100,
+                ..options.clone()
+            },
+            "use 128",
+        ),
+        (
+            LoaderOptions {
+                size: 0,
+                ..options.clone()
+            },
+            "use 32",
+        ),
+    ] {
+        let sample = loader.samples()[0].clone();
+        let error = Loader::new(vec![sample], options)
+            .map(drop)
+            .expect_err(words)
+            .to_string();
+        assert!(error.contains(words), "{error}");
+    }
+    assert!(Loader::new(Vec::new(), options).is_err());
+}
+
+#[test]
+fn dropping_an_epoch_in_the_middle_ends_its_threads() {
+    let dir = folder();
+    let samples = samples(dir.path(), 30);
+    let loader = Loader::new(
+        samples,
+        LoaderOptions {
+            workers: 4,
+            ..LoaderOptions::train(64, 1, Hyp::default(), 0)
+        },
+    );
+    let loader = loader.expect("a loader");
+    for round in 0..5 {
+        let mut batches = loader.epoch(round);
+        assert_eq!(batches.size_hint().0, 21);
+        assert!(batches.next().is_some_and(|batch| batch.is_ok()));
+    }
+    assert_eq!(loader.epoch(9).count(), 21);
+}

@@ -1,0 +1,71 @@
+//! From an Ultralytics checkpoint to ours, and from ours to a plain state dict.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use tch::{Kind, Tensor};
+use yolo_core::{Graph, Op, Params};
+
+use super::{Checkpoint, Meta, Stage, TransferReport, transfer, write_tensors};
+use crate::pt::PtModel;
+use crate::{Error, Result};
+
+/// Puts the weights of a `.pt` file into a graph that was built for it. Anchors, class names and settings of the batch
+/// normalisations come from the file. An error if tensors of the model are missing in the file; what the file has beyond the
+/// model is in the report.
+pub fn adopt(path: &Path, source: &PtModel, mut graph: Graph, image_size: i64) -> Result<(Checkpoint, TransferReport)> {
+    if let Some(head) = &mut graph.head {
+        if !source.anchors.is_empty() {
+            if source.anchors.len() != head.anchors.len()
+                || source.anchors.iter().zip(&head.anchors).any(|(a, b)| a.len() != b.len())
+            {
+                return Err(Error::file(path, "its anchors have another number of levels or anchors than the model"));
+            }
+            head.anchors.clone_from(&source.anchors);
+        }
+    }
+    let settings: HashMap<&str, (f64, f64)> =
+        source.norms.iter().map(|n| (n.path.as_str(), (n.eps, n.momentum))).collect();
+    for node in &mut graph.nodes {
+        if let Op::BatchNorm { eps, momentum, .. } = &mut node.op {
+            if let Some(known) = settings.get(node.name.as_str()) {
+                (*eps, *momentum) = *known;
+            }
+        }
+    }
+    let params = Params::init(&graph, 0);
+    let tensors: Vec<(&str, Tensor)> = source
+        .state
+        .iter()
+        .map(|(key, raw)| {
+            let tensor = raw.to_tensor()?;
+            let tensor = if tensor.is_floating_point() { tensor.f_to_kind(Kind::Float)? } else { tensor };
+            Ok((key.as_str(), tensor))
+        })
+        .collect::<Result<_>>()?;
+    let report = transfer(&params, tensors.iter().map(|(key, tensor)| (*key, tensor)), &|_| false)?;
+    if let Some(first) = report.missing.first() {
+        return Err(Error::file(path, format!("its weights don't fit the model: `{first}` is missing ({})", report.summary())));
+    }
+    let summary = format!(
+        "converted from {}{}",
+        path.file_name().unwrap_or_default().to_string_lossy(),
+        source.date.as_ref().map(|date| format!(" of {date}")).unwrap_or_default()
+    );
+    let meta = Meta {
+        names: source.names.clone(),
+        image_size,
+        config: source.yaml.clone(),
+        history: vec![Stage { kind: "convert".into(), summary, settings: serde_json::Value::Null }],
+        ..Meta::default()
+    };
+    Ok((Checkpoint { graph, params, meta }, report))
+}
+
+/// Writes the tensors alone, under their Ultralytics names: a plain state dict that `safetensors.torch.load_file` and
+/// `load_state_dict` take.
+pub fn state_dict(path: &Path, checkpoint: &Checkpoint) -> Result<()> {
+    let names = serde_json::to_string(&checkpoint.meta.names).map_err(|e| Error::Core(e.into()))?;
+    let metadata = HashMap::from([("format".to_owned(), "pt".to_owned()), ("names".to_owned(), names)]);
+    write_tensors(path, checkpoint.params.iter(), metadata)
+}

@@ -1,0 +1,171 @@
+//! Reading and writing `.safetensors`, with and without a model in the metadata.
+
+use std::collections::HashMap;
+use std::io::Write as _;
+use std::path::Path;
+
+use indexmap::IndexMap;
+use safetensors::{Dtype, SafeTensors, View};
+use tch::{Kind, Tensor};
+use yolo_core::{Graph, Params};
+
+use super::{Checkpoint, FORMAT_VERSION, Meta, write_atomically};
+use crate::raw::{RawTensor, tensor_from_bytes};
+use crate::{Error, Result};
+
+const FORMAT: &str = "yolo-checkpoint";
+
+impl View for &RawTensor {
+    fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+    fn data(&self) -> std::borrow::Cow<'_, [u8]> {
+        self.bytes.as_slice().into()
+    }
+    fn data_len(&self) -> usize {
+        self.bytes.len()
+    }
+}
+
+/// A `.safetensors` file: tensors by key (sorted as the file has them) and its metadata.
+#[derive(Debug, Default)]
+pub struct TensorFile {
+    /// Tensors.
+    pub tensors: IndexMap<String, Tensor>,
+    /// Free text metadata.
+    pub metadata: HashMap<String, String>,
+}
+
+/// Reads any `.safetensors` file.
+pub fn read_tensors(path: &Path) -> Result<TensorFile> {
+    let bytes = std::fs::read(path).map_err(Error::io(path, "read it"))?;
+    let damaged = |error: safetensors::SafeTensorError| Error::file(path, explain(&bytes, &error));
+    let (_, header) = SafeTensors::read_metadata(&bytes).map_err(damaged)?;
+    let file = SafeTensors::deserialize(&bytes).map_err(damaged)?;
+    let mut names = file.names();
+    names.sort_unstable();
+    let mut tensors = IndexMap::with_capacity(names.len());
+    for name in names {
+        let view = file.tensor(name).map_err(damaged)?;
+        let tensor = tensor_from_bytes(view.dtype(), view.shape(), view.data())
+            .map_err(|error| Error::file(path, format!("tensor `{name}`: {error}")))?;
+        tensors.insert(name.to_owned(), tensor);
+    }
+    Ok(TensorFile { tensors, metadata: header.metadata().clone().unwrap_or_default() })
+}
+
+fn explain(bytes: &[u8], error: &safetensors::SafeTensorError) -> String {
+    if bytes.is_empty() {
+        "the file is empty".into()
+    } else if bytes.starts_with(b"PK\x03\x04") {
+        "this is a zip archive, probably a PyTorch checkpoint; give it the ending `.pt`, or convert it with `yolo convert`".into()
+    } else if bytes.starts_with(b"version https://git-lfs") {
+        "this is a Git LFS pointer, not the weights; run `git lfs pull` where it came from".into()
+    } else if bytes.len() > 9 && bytes[8] == b'{' {
+        format!("the file is damaged or cut off ({error}); copy it again, or go back to an earlier checkpoint")
+    } else {
+        format!("this is not a `.safetensors` file ({error})")
+    }
+}
+
+/// Writes tensors and metadata as `.safetensors`, atomically.
+pub fn write_tensors<'a>(
+    path: &Path,
+    tensors: impl IntoIterator<Item = (&'a str, &'a Tensor)>,
+    metadata: HashMap<String, String>,
+) -> Result<()> {
+    let raw: Vec<(String, RawTensor)> = tensors
+        .into_iter()
+        .map(|(key, tensor)| Ok((key.to_owned(), RawTensor::from_tensor(tensor)?)))
+        .collect::<Result<_>>()?;
+    let bytes = safetensors::serialize(raw.iter().map(|(key, tensor)| (key.as_str(), tensor)), Some(metadata))
+        .map_err(|error| Error::file(path, error.to_string()))?;
+    write_atomically(path, |file| file.write_all(&bytes))
+}
+
+/// Writes a model, atomically.
+pub fn save(path: &Path, checkpoint: &Checkpoint) -> Result<()> {
+    write_tensors(path, checkpoint.params.iter(), describe(&checkpoint.graph, &checkpoint.meta)?)
+}
+
+/// Metadata of a model.
+pub(super) fn describe(graph: &Graph, meta: &Meta) -> Result<HashMap<String, String>> {
+    let json = |result: serde_json::Result<String>| result.map_err(|e| Error::Core(e.into()));
+    Ok(HashMap::from([
+        ("format".to_owned(), FORMAT.to_owned()),
+        ("format_version".to_owned(), FORMAT_VERSION.to_string()),
+        ("program".to_owned(), format!("yolo {}", env!("CARGO_PKG_VERSION"))),
+        ("graph".to_owned(), json(serde_json::to_string(graph))?),
+        ("meta".to_owned(), json(serde_json::to_string(meta))?),
+    ]))
+}
+
+/// Reads a model. Floating tensors become f32.
+pub fn load(path: &Path) -> Result<Checkpoint> {
+    let file = read_tensors(path)?;
+    model_from(path, file.tensors, &file.metadata)
+}
+
+/// A model from tensors and metadata: checks that both belong together.
+pub(super) fn model_from(
+    path: &Path,
+    mut tensors: IndexMap<String, Tensor>,
+    metadata: &HashMap<String, String>,
+) -> Result<Checkpoint> {
+    let fail = |reason: String| Error::file(path, reason);
+    if metadata.get("format").map(String::as_str) != Some(FORMAT) {
+        return Err(fail(format!(
+            "it holds {} tensors but no model; say which model they are for (`--cfg`), or convert the original `.pt` with \
+             `yolo convert`",
+            tensors.len()
+        )));
+    }
+    let version: u32 = metadata.get("format_version").and_then(|v| v.parse().ok()).unwrap_or(0);
+    if version == 0 || version > FORMAT_VERSION {
+        return Err(fail(format!(
+            "it has format version {version}; this program reads up to {FORMAT_VERSION} (it was written by {}): update yolo",
+            metadata.get("program").map_or("an unknown program", String::as_str)
+        )));
+    }
+    let field = |name: &str| {
+        metadata.get(name).map(String::as_str).ok_or_else(|| fail(format!("its metadata has no `{name}`")))
+    };
+    let graph: Graph = serde_json::from_str(field("graph")?).map_err(|error| {
+        fail(format!("its graph can't be read ({error}); a plugin that it needs may be missing (`yolo list-plugins`)"))
+    })?;
+    graph.validate().map_err(|error| fail(error.to_string()))?;
+    let meta: Meta =
+        serde_json::from_str(field("meta")?).map_err(|error| fail(format!("its metadata can't be read ({error})")))?;
+
+    let mut params = Params::new();
+    let (mut missing, mut reshaped) = (Vec::new(), Vec::new());
+    for spec in graph.param_specs() {
+        match tensors.shift_remove(&spec.key) {
+            Some(tensor) if tensor.size() == spec.shape => {
+                let tensor =
+                    if tensor.is_floating_point() { tensor.f_to_kind(Kind::Float)? } else { tensor };
+                params.insert(spec.key, tensor);
+            }
+            Some(tensor) => reshaped.push(format!("`{}` {:?} instead of {:?}", spec.key, tensor.size(), spec.shape)),
+            None => missing.push(format!("`{}`", spec.key)),
+        }
+    }
+    for (list, what) in [(missing, "it lacks"), (reshaped, "these have other shapes than its model:")] {
+        if let Some(first) = list.first() {
+            let more = if list.len() > 1 { format!(" and {} more", list.len() - 1) } else { String::new() };
+            return Err(fail(format!("{what} {first}{more}: the tensors are of another model")));
+        }
+    }
+    if let Some(head) = &graph.head {
+        let key = head.anchors_key();
+        tensors.shift_remove(&key);
+        params.insert(key, head.anchors_in_cells());
+    }
+    for (key, tensor) in tensors {
+        params.insert(key, tensor);
+    }
+    Ok(Checkpoint { graph, params, meta })
+}

@@ -1,0 +1,81 @@
+//! Models as files: graph, tensors and everything that is needed to use them, in one `.safetensors`.
+//!
+//! What lives here: reading and writing checkpoints and training states, taking weights over from other models and formats.
+//! What must not: building graphs from configurations, training.
+
+mod atomic;
+mod convert;
+mod file;
+mod state;
+mod transfer;
+
+pub use atomic::write_atomically;
+pub use convert::{adopt, state_dict};
+pub use file::{TensorFile, load, read_tensors, save, write_tensors};
+pub use state::{TrainState, load_state, save_state};
+pub use transfer::{TransferReport, transfer};
+
+use indexmap::IndexMap;
+use serde::{Deserialize, Serialize};
+use yolo_core::{Graph, Params};
+
+/// Version of the file format; raised when an old reader could misread a new file.
+pub const FORMAT_VERSION: u32 = 1;
+
+/// A model with its weights and its description.
+#[derive(Debug)]
+pub struct Checkpoint {
+    /// The model.
+    pub graph: Graph,
+    /// Its tensors.
+    pub params: Params,
+    /// What else is known about it.
+    pub meta: Meta,
+}
+
+/// What a checkpoint says about itself.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Meta {
+    /// Names of the classes.
+    pub names: Vec<String>,
+    /// Image size that it was trained for, in pixels.
+    pub image_size: i64,
+    /// The configuration that the model was built from.
+    pub config: Option<serde_json::Value>,
+    /// How it was made, oldest first.
+    pub history: Vec<Stage>,
+    /// Measured numbers (`map50`, `map`, ...).
+    pub metrics: IndexMap<String, f64>,
+    /// Quantization scheme, if it is quantized.
+    pub quantizer: Option<serde_json::Value>,
+}
+
+/// A step in the making of a model.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Stage {
+    /// What was done (`train`, `prune`, `convert`, ...).
+    pub kind: String,
+    /// One line about it.
+    pub summary: String,
+    /// Its settings.
+    pub settings: serde_json::Value,
+}
+
+impl Checkpoint {
+    /// A model without weights of its own history.
+    pub fn new(graph: Graph, params: Params, meta: Meta) -> Self {
+        Self { graph, params, meta }
+    }
+
+    /// A copy that shares no tensor.
+    pub fn deep_clone(&self) -> Self {
+        Self { graph: self.graph.clone(), params: self.params.deep_clone(), meta: self.meta.clone() }
+    }
+
+    /// The largest stride, which image sizes must be multiples of (32 where there is no head).
+    pub fn max_stride(&self) -> i64 {
+        self.graph.head.as_ref().and_then(|h| h.strides.iter().copied().max()).unwrap_or(32)
+    }
+}

@@ -1,0 +1,76 @@
+//! The state of an unfinished training: enough to continue as if it had never stopped.
+
+use std::path::Path;
+
+use indexmap::IndexMap;
+use serde::{Deserialize, Serialize};
+use tch::Tensor;
+use yolo_core::Params;
+
+use super::file::{describe, model_from};
+use super::{Checkpoint, read_tensors, write_tensors};
+use crate::{Error, Result};
+
+/// Numbers of an unfinished training.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TrainState {
+    /// Epochs that are finished.
+    pub epochs_done: usize,
+    /// Iteration of the last optimizer step (-1 before the first).
+    pub last_step: i64,
+    /// Updates of the average.
+    pub ema_updates: i64,
+    /// Updates of the optimizer.
+    pub optimizer_steps: i64,
+    /// Best fitness so far.
+    pub best_fitness: f64,
+    /// Epoch of the best fitness.
+    pub best_epoch: usize,
+    /// Settings of the run, to refuse a resume with others.
+    pub settings: serde_json::Value,
+    /// States of hooks, by name.
+    pub hooks: IndexMap<String, serde_json::Value>,
+}
+
+const MODEL: &str = "model/";
+const EMA: &str = "ema/";
+const OPTIMIZER: &str = "optimizer/";
+
+/// Writes trained weights, average and optimizer with the numbers of the run, atomically in one file.
+pub fn save_state(
+    path: &Path,
+    model: &Checkpoint,
+    ema: &Params,
+    optimizer: &IndexMap<String, Tensor>,
+    state: &TrainState,
+) -> Result<()> {
+    let keyed = |prefix: &str, key: &str| format!("{prefix}{key}");
+    let mut all: Vec<(String, &Tensor)> = model.params.iter().map(|(k, t)| (keyed(MODEL, k), t)).collect();
+    all.extend(ema.iter().map(|(k, t)| (keyed(EMA, k), t)));
+    all.extend(optimizer.iter().map(|(k, t)| (keyed(OPTIMIZER, k), t)));
+    let mut metadata = describe(&model.graph, &model.meta)?;
+    metadata.insert("train_state".into(), serde_json::to_string(state).map_err(|e| Error::Core(e.into()))?);
+    write_tensors(path, all.iter().map(|(k, t)| (k.as_str(), *t)), metadata)
+}
+
+/// What [`save_state`] wrote: the trained model, the average, the optimizer's tensors and the numbers.
+pub fn load_state(path: &Path) -> Result<(Checkpoint, Params, IndexMap<String, Tensor>, TrainState)> {
+    let file = read_tensors(path)?;
+    let Some(text) = file.metadata.get("train_state") else {
+        return Err(Error::file(path, "this is a model, not the state of a training; use it as `--weights`"));
+    };
+    let state: TrainState = serde_json::from_str(text)
+        .map_err(|error| Error::file(path, format!("its training state can't be read ({error})")))?;
+    let (mut model, mut ema, mut optimizer) = (IndexMap::new(), IndexMap::new(), IndexMap::new());
+    for (key, tensor) in file.tensors {
+        for (prefix, map) in [(MODEL, &mut model), (EMA, &mut ema), (OPTIMIZER, &mut optimizer)] {
+            if let Some(rest) = key.strip_prefix(prefix) {
+                map.insert(rest.to_owned(), tensor.shallow_clone());
+            }
+        }
+    }
+    let average = model_from(path, ema, &file.metadata)?;
+    let checkpoint = model_from(path, model, &file.metadata)?;
+    Ok((checkpoint, average.params, optimizer, state))
+}

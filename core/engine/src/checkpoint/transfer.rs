@@ -1,0 +1,82 @@
+//! Takes weights over into another model, by name and shape, and says what did not fit.
+
+use std::collections::HashSet;
+
+use serde::Serialize;
+use tch::Tensor;
+use yolo_core::Params;
+
+use crate::Result;
+
+/// What happened to each tensor.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct TransferReport {
+    /// Tensors taken over.
+    pub taken: usize,
+    /// Tensors of the target.
+    pub total: usize,
+    /// Keys of the target that the source does not have, or has in another shape: they keep their values.
+    pub missing: Vec<String>,
+    /// Keys of the source that were not used.
+    pub dropped: Vec<String>,
+    /// Of the dropped: those that exist in the target with another shape, as `KEY: [source] instead of [target]`.
+    pub reshaped: Vec<String>,
+}
+
+impl TransferReport {
+    /// One line for people.
+    pub fn summary(&self) -> String {
+        let mut text = format!("{} of {} tensors taken over", self.taken, self.total);
+        let list = |what: &str, keys: &[String]| {
+            let more = if keys.len() > 3 { format!(" and {} more", keys.len() - 3) } else { String::new() };
+            format!("; {what}: {}{more}", keys.iter().take(3).cloned().collect::<Vec<_>>().join(", "))
+        };
+        if !self.reshaped.is_empty() {
+            text += &list("other shape", &self.reshaped);
+        }
+        let unknown: Vec<String> = self
+            .dropped
+            .iter()
+            .filter(|key| !self.reshaped.iter().any(|r| r.strip_prefix(key.as_str()).is_some_and(|t| t.starts_with(':'))))
+            .cloned()
+            .collect();
+        if !unknown.is_empty() {
+            text += &list("not in the model", &unknown);
+        }
+        if self.missing.len() > self.reshaped.len() {
+            text += &list("kept as they were", &self.missing);
+        }
+        text
+    }
+}
+
+/// Copies the values of `source` into the tensors of `target` that have the same key and shape. Keys for which `skip` is true
+/// are neither taken nor reported. Kind and device of the target stay.
+pub fn transfer<'a>(
+    target: &Params,
+    source: impl IntoIterator<Item = (&'a str, &'a Tensor)>,
+    skip: &dyn Fn(&str) -> bool,
+) -> Result<TransferReport> {
+    let mut report = TransferReport { total: target.iter().filter(|(key, _)| !skip(key)).count(), ..Default::default() };
+    let mut taken = HashSet::new();
+    for (key, tensor) in source {
+        if skip(key) {
+            continue;
+        }
+        match target.get(key) {
+            Some(slot) if slot.size() == tensor.size() => {
+                tch::no_grad(|| slot.shallow_clone().f_copy_(tensor))?;
+                taken.insert(key);
+            }
+            Some(slot) => {
+                report.reshaped.push(format!("{key}: {:?} instead of {:?}", tensor.size(), slot.size()));
+                report.dropped.push(key.to_owned());
+            }
+            None => report.dropped.push(key.to_owned()),
+        }
+    }
+    report.taken = taken.len();
+    report.missing =
+        target.iter().map(|(key, _)| key).filter(|key| !skip(key) && !taken.contains(key)).map(str::to_owned).collect();
+    Ok(report)
+}

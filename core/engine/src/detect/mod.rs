@@ -1,0 +1,37 @@
+//! Detection: boxes on single images.
+
+use tch::Device;
+use yolo_data::letterbox::{Letterbox, letterbox};
+use yolo_data::{Batch, Image};
+
+use crate::Result;
+use crate::batch::image_tensor;
+use crate::eval::{self, Detection, Nms, NmsOptions};
+use crate::val::Detector;
+
+/// Finds objects in an image: letterboxed to `size` (minimal rectangle), boxes in pixels of the image, best first.
+pub fn detect(detector: &Detector, image: &Image, size: usize, options: &NmsOptions) -> Result<Vec<Detection>> {
+    let (boxed, fit) = letterbox(image, &Letterbox::square(size, true, detector.stride()));
+    let plane = boxed.width * boxed.height;
+    let mut pixels = vec![0u8; 3 * plane];
+    for (index, pixel) in boxed.data.chunks_exact(3).enumerate() {
+        for (channel, value) in pixel.iter().enumerate() {
+            pixels[channel * plane + index] = *value;
+        }
+    }
+    let batch = Batch {
+        pixels,
+        size: [boxed.height, boxed.width],
+        images: vec![yolo_data::loader::Origin::default()],
+        ..Batch::default()
+    };
+    let predictions = detector.predict(&image_tensor(&batch, Device::Cpu)?)?;
+    let mut rows = vec![0f32; predictions.numel()];
+    predictions.f_copy_data(&mut rows, predictions.numel())?;
+    let mut found = Vec::new();
+    Nms::default().run(&rows, detector.classes() + 5, &[], options, &mut found);
+    let gain = fit.ratio[0].min(fit.ratio[1]) as f32;
+    let pad = fit.pad.map(|p| p as f32);
+    eval::scale_boxes(found.iter_mut().map(|d| &mut d.xyxy), gain, pad, image.width as f32, image.height as f32);
+    Ok(found)
+}

@@ -1,0 +1,66 @@
+//! The error type of the engine: names the file, says what is wrong and what to do.
+
+use std::path::{Path, PathBuf};
+
+/// What can go wrong while a model is read, trained, measured or written.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The file system refused.
+    #[error("{}: can't {action}: {source}", path.display())]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// What was tried (`read it`, `write it`, ...).
+        action: &'static str,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A file is not what it should be.
+    #[error("{}: {reason}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong and what to do.
+        reason: String,
+    },
+    /// Settings that make no sense together.
+    #[error("{0}")]
+    Settings(String),
+    /// Training produced a loss that is not finite.
+    #[error("the loss is not finite (epoch {epoch}, batch {batch}): lower the learning rate (lr0) or check the labels")]
+    Diverged {
+        /// Epoch, from 0.
+        epoch: usize,
+        /// Batch in the epoch, from 0.
+        batch: usize,
+    },
+    /// An error of the graph, its passes or a plugin.
+    #[error(transparent)]
+    Core(#[from] yolo_core::Error),
+    /// An error of the data set.
+    #[error(transparent)]
+    Data(#[from] yolo_data::Error),
+    /// libtorch reported an error.
+    #[error("libtorch: {}", .0.to_string().lines().next().unwrap_or_default())]
+    Torch(#[from] tch::TchError),
+}
+
+/// Result of everything in this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Error {
+    /// A file system error at a path.
+    pub fn io(path: &Path, action: &'static str) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::Io { path, action, source }
+    }
+
+    /// A file that is not what it should be.
+    pub fn file(path: &Path, reason: impl Into<String>) -> Self {
+        Self::File {
+            path: path.to_owned(),
+            reason: reason.into(),
+        }
+    }
+}

@@ -1,0 +1,243 @@
+//! The loss of YOLOv5 v6: CIoU for boxes, binary cross-entropy for objectness and classes.
+//!
+//! What lives here: targets and loss values. What must not: optimizers, data loading.
+//!
+//! Targets are built on plain slices (a few hundred boxes, microseconds); everything that autograd must see is one tensor
+//! operation per level, never one per box.
+
+mod iou;
+mod targets;
+
+pub use iou::ciou_xywh;
+pub use targets::{LevelTargets, assign_level};
+
+use tch::{Kind, Reduction, Tensor};
+use yolo_core::graph::DetectHead;
+
+use crate::{Error, Result};
+
+/// Weights of the loss. Gains are per level, class and size already: see [`LossOptions::scaled`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct LossOptions {
+    /// Gain of the box loss.
+    pub box_gain: f64,
+    /// Gain of the objectness loss.
+    pub obj_gain: f64,
+    /// Gain of the class loss.
+    pub cls_gain: f64,
+    /// Weight of positive objectness.
+    pub obj_pw: f64,
+    /// Weight of positive classes.
+    pub cls_pw: f64,
+    /// A label and an anchor match if no side is more than this many times longer.
+    pub anchor_t: f64,
+    /// Exponent of the focal loss (arXiv 1708.02002), 0 for none.
+    pub fl_gamma: f64,
+    /// Label smoothing (arXiv 1902.04103, equation 3).
+    pub label_smoothing: f64,
+}
+
+impl Default for LossOptions {
+    /// The gains of YOLOv5's `hyp.scratch` before scaling.
+    fn default() -> Self {
+        Self {
+            box_gain: 0.05,
+            obj_gain: 1.0,
+            cls_gain: 0.5,
+            obj_pw: 1.0,
+            cls_pw: 1.0,
+            anchor_t: 4.0,
+            fl_gamma: 0.0,
+            label_smoothing: 0.0,
+        }
+    }
+}
+
+impl LossOptions {
+    /// Gains for this many levels and classes and this image size: box by 3 / levels, classes by classes / 80 * 3 / levels,
+    /// objectness by (size / 640)^2 * 3 / levels.
+    pub fn scaled(mut self, levels: usize, classes: i64, image_size: i64) -> Self {
+        let per_level = 3.0 / levels.max(1) as f64;
+        self.box_gain *= per_level;
+        self.cls_gain *= classes as f64 / 80.0 * per_level;
+        self.obj_gain *= (image_size as f64 / 640.0).powi(2) * per_level;
+        self
+    }
+}
+
+/// The loss of a head.
+#[derive(Debug, Clone)]
+pub struct Loss {
+    options: LossOptions,
+    /// Anchors in cells.
+    anchors: Vec<Vec<[f32; 2]>>,
+    classes: i64,
+    balance: Vec<f64>,
+}
+
+/// A loss value.
+#[derive(Debug)]
+pub struct LossValue {
+    /// (box + objectness + class) * batch size, to be differentiated.
+    pub total: Tensor,
+    /// Box, objectness and class loss with their gains, detached, `[3]`.
+    pub parts: Tensor,
+}
+
+impl Loss {
+    /// The loss for a head.
+    pub fn new(head: &DetectHead, options: LossOptions) -> Self {
+        let cells = |(level, stride): (&Vec<[f64; 2]>, &i64)| {
+            level.iter().map(|wh| wh.map(|v| (v / *stride as f64) as f32)).collect()
+        };
+        let levels = head.anchors.len();
+        let balance = match levels {
+            3 => vec![4.0, 1.0, 0.4],
+            n => [4.0, 1.0, 0.25, 0.06, 0.02].iter().copied().cycle().take(n).collect(),
+        };
+        let anchors = head.anchors.iter().zip(&head.strides).map(cells).collect();
+        Self { options, anchors, classes: head.classes, balance }
+    }
+
+    /// The weights in use.
+    pub fn options(&self) -> &LossOptions {
+        &self.options
+    }
+
+    /// Targets of one level: see [`assign_level`].
+    pub fn level_targets(&self, level: usize, targets: &[[f32; 6]], h: i64, w: i64) -> LevelTargets {
+        assign_level(targets, &self.anchors[level], h, w, self.options.anchor_t as f32)
+    }
+
+    /// The loss of raw maps `[N, A * (5 + classes), h, w]` for targets (image, class, centre x, centre y, width, height),
+    /// normalised to 0..1.
+    pub fn compute(&self, maps: &[Tensor], targets: &[[f32; 6]]) -> Result<LossValue> {
+        let batch = maps.first().map_or(0, |m| m.size()[0]);
+        self.check_targets(targets, batch)?;
+        let mut sums: [Option<Tensor>; 3] = [None, None, None];
+        for (level, map) in maps.iter().enumerate() {
+            let parts = self.level(level, map, targets)?;
+            for (sum, part) in sums.iter_mut().zip(parts) {
+                *sum = match (sum.take(), part) {
+                    (Some(sum), Some(part)) => Some(sum.f_add(&part)?),
+                    (sum, part) => sum.or(part),
+                };
+            }
+        }
+        let options = maps.first().map_or((Kind::Float, tch::Device::Cpu), |m| (m.kind(), m.device()));
+        let gains = [self.options.box_gain, self.options.obj_gain, self.options.cls_gain];
+        let parts = sums
+            .into_iter()
+            .zip(gains)
+            .map(|(sum, gain)| match sum {
+                Some(sum) => Ok(sum.f_mul_scalar(gain)?),
+                None => Ok(Tensor::f_zeros([0i64; 0].as_slice(), options)?),
+            })
+            .collect::<Result<Vec<_>>>()?;
+        let parts = Tensor::f_stack(&parts, 0)?;
+        let total = parts.f_sum(None::<Kind>)?.f_mul_scalar(batch as f64)?;
+        Ok(LossValue { total, parts: parts.detach() })
+    }
+
+    fn check_targets(&self, targets: &[[f32; 6]], batch: i64) -> Result<()> {
+        let bad = targets.iter().find(|t| {
+            let (image, class) = (t[0] as i64, t[1] as i64);
+            !(0..batch).contains(&image) || !(0..self.classes).contains(&class) || t.iter().any(|v| !v.is_finite())
+        });
+        match bad {
+            Some(t) => Err(Error::Settings(format!(
+                "a label has class {}, box {:?} (image {} of {batch}); the model has classes 0 to {}",
+                t[1],
+                &t[2..],
+                t[0],
+                self.classes - 1
+            ))),
+            None => Ok(()),
+        }
+    }
+
+    /// Box, objectness and class loss of one level, without gains.
+    fn level(&self, level: usize, map: &Tensor, targets: &[[f32; 6]]) -> Result<[Option<Tensor>; 3]> {
+        let (_, channels, h, w) = map.size4()?;
+        let kind = map.kind();
+        let device = map.device();
+        let per_anchor = self.classes + 5;
+        if channels != self.anchors[level].len() as i64 * per_anchor {
+            return Err(Error::Settings(format!(
+                "level {level} has {channels} channels, but {} anchors and {} classes need {}",
+                self.anchors[level].len(),
+                self.classes,
+                self.anchors[level].len() as i64 * per_anchor
+            )));
+        }
+        // One row per (image, row, column, anchor): a view of a channels-last map.
+        let rows = map.f_permute([0, 2, 3, 1])?.f_reshape([-1, per_anchor])?;
+        let goal = Tensor::f_zeros([rows.size()[0]].as_slice(), (kind, device))?;
+        let found = self.level_targets(level, targets, h, w);
+        let (mut boxes, mut classes) = (None, None);
+        let n = found.cells.len() as i64;
+        if n > 0 {
+            let cells = Tensor::from_slice(&found.cells).f_to_device(device)?;
+            let float = |values: &[f32], columns: i64| -> Result<Tensor> {
+                Ok(Tensor::f_from_slice(values)?.f_to_device(device)?.f_to_kind(kind)?.f_view([n, columns])?)
+            };
+            let chosen = rows.f_index_select(0, &cells)?;
+            let box_part = chosen.f_narrow(1, 0, 4)?.f_sigmoid()?;
+            let xy = box_part.f_narrow(1, 0, 2)?.f_mul_scalar(2.0)?.f_sub_scalar(0.5)?;
+            let wh = box_part
+                .f_narrow(1, 2, 2)?
+                .f_mul_scalar(2.0)?
+                .f_square()?
+                .f_mul(&float(found.anchors.as_flattened(), 2)?)?;
+            let iou = ciou_xywh(&Tensor::f_cat(&[xy, wh], 1)?, &float(found.boxes.as_flattened(), 4)?)?;
+            boxes = Some(iou.f_neg()?.f_add_scalar(1.0)?.f_mean(None::<Kind>)?);
+
+            // Where several targets share a cell the last one counts; said explicitly, so that the order in which libtorch
+            // writes does not matter.
+            let quality = iou.detach().f_clamp_min(0.0)?;
+            let (unique, last) = found.last_per_cell();
+            let last = Tensor::from_slice(&last).f_to_device(device)?;
+            let unique = Tensor::from_slice(&unique).f_to_device(device)?;
+            let mut goal = goal.shallow_clone();
+            let _ = goal.f_index_put_(&[Some(unique)], &quality.f_index_select(0, &last)?, false)?;
+
+            if self.classes > 1 {
+                let (positive, negative) =
+                    (1.0 - 0.5 * self.options.label_smoothing, 0.5 * self.options.label_smoothing);
+                let mut wanted = Tensor::f_full([n, self.classes].as_slice(), negative, (kind, device))?;
+                let index = Tensor::from_slice(&found.classes).f_to_device(device)?.f_view([n, 1])?;
+                let _ = wanted.f_scatter_value_(1, &index, positive)?;
+                let scores = chosen.f_narrow(1, 5, self.classes)?;
+                classes = Some(self.bce(&scores, &wanted, self.options.cls_pw)?);
+            }
+        }
+        let objectness =
+            self.bce(&rows.f_select(1, 4)?, &goal, self.options.obj_pw)?.f_mul_scalar(self.balance[level])?;
+        Ok([boxes, Some(objectness), classes])
+    }
+
+    /// Mean binary cross-entropy of logits, focal if asked for.
+    fn bce(&self, logits: &Tensor, wanted: &Tensor, positive_weight: f64) -> Result<Tensor> {
+        let weight = (positive_weight != 1.0)
+            .then(|| Tensor::f_full([1].as_slice(), positive_weight, (logits.kind(), logits.device())))
+            .transpose()?;
+        let gamma = self.options.fl_gamma;
+        if gamma <= 0.0 {
+            return Ok(logits.f_binary_cross_entropy_with_logits(
+                wanted,
+                None::<Tensor>,
+                weight.as_ref().map(Tensor::shallow_clone),
+                Reduction::Mean,
+            )?);
+        }
+        const ALPHA: f64 = 0.25;
+        let loss =
+            logits.f_binary_cross_entropy_with_logits(wanted, None::<Tensor>, weight.as_ref().map(Tensor::shallow_clone), Reduction::None)?;
+        let p = logits.f_sigmoid()?;
+        let rest = wanted.f_neg()?.f_add_scalar(1.0)?;
+        let p_t = wanted.f_mul(&p)?.f_add(&rest.f_mul(&p.f_neg()?.f_add_scalar(1.0)?)?)?;
+        let alpha = wanted.f_mul_scalar(ALPHA)?.f_add(&rest.f_mul_scalar(1.0 - ALPHA)?)?;
+        let modulation = p_t.f_neg()?.f_add_scalar(1.0)?.f_pow_tensor_scalar(gamma)?;
+        Ok(loss.f_mul(&alpha.f_mul(&modulation)?)?.f_mean(None::<Kind>)?)
+    }
+}

@@ -1,0 +1,117 @@
+//! Pruning with data: gives a pruner its host, applies the plan, puts the batch norms right.
+//!
+//! What lives here: what a pruner may ask for (scores, evaluations, training) and the steps around it. What must not: any
+//! method of choosing channels (plugins), the surgery itself (`yolo_core::prune`).
+
+mod gradients;
+mod host;
+mod recalibrate;
+mod tune;
+
+pub use recalibrate::recalibrate;
+
+use serde_json::json;
+use yolo_core::prune::{Budget, ChannelGroups, CostModel, PrunePlan, Pruner, Rounding, apply};
+use yolo_data::Loader;
+
+use crate::checkpoint::{Checkpoint, Stage};
+use crate::train::TrainOptions;
+use crate::{Error, Result};
+
+/// What is asked for.
+#[derive(Debug, Clone)]
+pub struct PruneOptions {
+    /// What the pruned model may cost.
+    pub budget: Budget,
+    /// How widths are rounded.
+    pub rounding: Rounding,
+    /// Seed of everything random.
+    pub seed: u64,
+    /// Batches for the statistics of batch norms and for gradients.
+    pub calib_batches: usize,
+    /// Settings of pruners that train; the pruner says how many epochs.
+    pub train: TrainOptions,
+}
+
+/// Images for pruning; all of them from the training split, so that nothing leaks into what is reported.
+#[derive(Debug, Clone, Copy)]
+pub struct PruneData<'a> {
+    /// Augmented, for pruners that train.
+    pub train: &'a Loader,
+    /// As in validation, for statistics and gradients.
+    pub calib: &'a Loader,
+    /// As in validation, for comparing candidates.
+    pub select: &'a Loader,
+}
+
+/// Hears how far a job is: done, of how many, and a note. `false` stops it.
+pub type Progress<'a> = dyn FnMut(usize, usize, &str) -> bool + 'a;
+
+/// A pruned model.
+#[derive(Debug)]
+pub struct Pruned {
+    /// The smaller model, an ordinary checkpoint.
+    pub model: Checkpoint,
+    /// Which channels stayed.
+    pub plan: PrunePlan,
+}
+
+/// Lets `pruner` decide, then removes the channels.
+pub fn prune(
+    model: &Checkpoint,
+    pruner: &dyn Pruner,
+    data: PruneData<'_>,
+    options: &PruneOptions,
+    progress: &mut Progress<'_>,
+) -> Result<Pruned> {
+    refuse_quantized(model)?;
+    options.budget.check()?;
+    let mut host = host::Host::new(model.deep_clone(), data, options, progress)?;
+    let plan = pruner.plan(&mut host)?;
+    // A pruner may have trained the model.
+    let trained = host.into_model();
+    let settings = json!({"pruner": pruner, "budget": options.budget, "rounding": options.rounding, "seed": options.seed});
+    let model = apply_plan(&trained, &plan, data.calib, options.calib_batches, settings)?;
+    Ok(Pruned { model, plan })
+}
+
+/// Removes what the plan does not keep and measures the statistics of the batch norms anew.
+pub fn apply_plan(
+    model: &Checkpoint,
+    plan: &PrunePlan,
+    calib: &Loader,
+    calib_batches: usize,
+    settings: serde_json::Value,
+) -> Result<Checkpoint> {
+    refuse_quantized(model)?;
+    let groups = ChannelGroups::of(&model.graph)?;
+    let (graph, params) = apply(&model.graph, &model.params, &groups, plan)?;
+    let params = params.deep_clone();
+    recalibrate(&graph, &params, calib, calib_batches)?;
+    let size = model.meta.image_size.max(model.max_stride());
+    let cost = CostModel::of(&model.graph, &groups, size)?;
+    let kept = cost.widths(plan, &groups);
+    let share = |now: i64, before: i64| 100.0 * now as f64 / before.max(1) as f64;
+    let mut meta = model.meta.clone();
+    // The numbers of the unpruned model are not those of this one.
+    meta.metrics.clear();
+    meta.history.push(Stage {
+        kind: "prune".into(),
+        summary: format!(
+            "{:.1} % of the FLOPs and {:.1} % of the parameters stay",
+            share(cost.macs(&kept), cost.macs(cost.full())),
+            share(cost.params(&kept), cost.params(cost.full()))
+        ),
+        settings,
+    });
+    Ok(Checkpoint::new(graph, params, meta))
+}
+
+fn refuse_quantized(model: &Checkpoint) -> Result<()> {
+    if model.meta.quantizer.is_some() || crate::quant::is_quantized(&model.graph) {
+        return Err(Error::Settings(
+            "the model is quantized; prune the float model it was made from, then quantize".into(),
+        ));
+    }
+    Ok(())
+}

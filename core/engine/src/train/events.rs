@@ -1,0 +1,147 @@
+//! TensorBoard event files: records of protocol buffers, written by hand as there are only a few fields.
+//!
+//! A record is its length (u64), a masked CRC-32C of the length, the bytes, a masked CRC-32C of the bytes, all little-endian
+//! (TensorFlow's `record_writer.h`). An `Event` (`event.proto`) has wall time (1, double), step (2, varint), and either a version
+//! (3, text) or a `Summary` (5), whose values (1) have a tag (1) and a simple value (2, float).
+
+use std::io::Write;
+use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use crate::{Error, Result};
+
+/// A growing event file of one run, flushed after every step.
+#[derive(Debug)]
+pub(super) struct Events {
+    file: std::fs::File,
+    path: std::path::PathBuf,
+}
+
+impl Events {
+    /// Starts a file in `folder`. A resumed run starts another one; TensorBoard reads them in the order of their names.
+    pub(super) fn new(folder: &Path) -> Result<Self> {
+        let now = seconds();
+        let path = folder.join(format!("events.out.tfevents.{:.0}.{}.yolo", now, std::process::id()));
+        std::fs::create_dir_all(folder).map_err(Error::io(folder, "make the folder"))?;
+        let file = std::fs::File::create(&path).map_err(Error::io(&path, "write it"))?;
+        let mut events = Self { file, path };
+        let mut version = Vec::new();
+        double(&mut version, 1, now);
+        bytes(&mut version, 3, b"brain.Event:2");
+        events.write(&version)?;
+        Ok(events)
+    }
+
+    /// Scalars of one step.
+    pub(super) fn scalars<'a>(&mut self, step: usize, values: impl Iterator<Item = (&'a str, f64)>) -> Result<()> {
+        let mut summary = Vec::new();
+        for (tag, value) in values {
+            let mut entry = Vec::new();
+            bytes(&mut entry, 1, tag.as_bytes());
+            float(&mut entry, 2, value as f32);
+            bytes(&mut summary, 1, &entry);
+        }
+        let mut event = Vec::new();
+        double(&mut event, 1, seconds());
+        key(&mut event, 2, 0);
+        varint(&mut event, step as u64);
+        bytes(&mut event, 5, &summary);
+        self.write(&event)
+    }
+
+    fn write(&mut self, event: &[u8]) -> Result<()> {
+        self.file.write_all(&record(event)).map_err(Error::io(&self.path, "write it"))
+    }
+}
+
+fn seconds() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |time| time.as_secs_f64())
+}
+
+/// One record.
+fn record(data: &[u8]) -> Vec<u8> {
+    let length = (data.len() as u64).to_le_bytes();
+    let mut out = Vec::with_capacity(data.len() + 16);
+    out.extend_from_slice(&length);
+    out.extend_from_slice(&masked_crc(&length).to_le_bytes());
+    out.extend_from_slice(data);
+    out.extend_from_slice(&masked_crc(data).to_le_bytes());
+    out
+}
+
+/// CRC-32C, turned and shifted so that a checksum of data with checksums in it is not special.
+fn masked_crc(data: &[u8]) -> u32 {
+    crc32c::crc32c(data).rotate_right(15).wrapping_add(0xa282_ead8)
+}
+
+fn varint(out: &mut Vec<u8>, mut value: u64) {
+    while value >= 0x80 {
+        out.push(value as u8 | 0x80);
+        value >>= 7;
+    }
+    out.push(value as u8);
+}
+
+/// Field number and wire type (0 varint, 1 eight bytes, 2 length and bytes, 5 four bytes).
+fn key(out: &mut Vec<u8>, field: u64, wire: u64) {
+    varint(out, field << 3 | wire);
+}
+
+fn bytes(out: &mut Vec<u8>, field: u64, value: &[u8]) {
+    key(out, field, 2);
+    varint(out, value.len() as u64);
+    out.extend_from_slice(value);
+}
+
+fn double(out: &mut Vec<u8>, field: u64, value: f64) {
+    key(out, field, 1);
+    out.extend_from_slice(&value.to_le_bytes());
+}
+
+fn float(out: &mut Vec<u8>, field: u64, value: f32) {
+    key(out, field, 5);
+    out.extend_from_slice(&value.to_le_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Records of a file, their checksums tested.
+    fn records(bytes: &[u8]) -> Vec<&[u8]> {
+        let mut out = Vec::new();
+        let mut rest = bytes;
+        let number = |bytes: &[u8]| bytes.iter().rev().fold(0u64, |n, b| n << 8 | u64::from(*b));
+        while !rest.is_empty() {
+            let length = number(&rest[..8]) as usize;
+            assert_eq!(number(&rest[8..12]) as u32, masked_crc(&rest[..8]));
+            let data = &rest[12..12 + length];
+            assert_eq!(number(&rest[12 + length..16 + length]) as u32, masked_crc(data));
+            out.push(data);
+            rest = &rest[16 + length..];
+        }
+        out
+    }
+
+    #[test]
+    fn checksums_are_those_of_tensorflow() {
+        // CRC-32C of 32 zero bytes is 0x8a9136aa (RFC 3720, B.4).
+        assert_eq!(crc32c::crc32c(&[0; 32]), 0x8a91_36aa);
+        assert_eq!(masked_crc(&[0; 32]), 0x8a91_36aa_u32.rotate_right(15).wrapping_add(0xa282_ead8));
+    }
+
+    #[test]
+    fn a_file_holds_its_version_and_the_scalars_of_each_step() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut events = Events::new(&folder.path().join("run")).unwrap();
+        events.scalars(300, [("a/b", 1.5), ("c", -2.0)].into_iter()).unwrap();
+        let file = std::fs::read(&events.path).unwrap();
+        let records = records(&file);
+        assert_eq!(records.len(), 2);
+        assert!(records[0].ends_with(b"\x1a\x0dbrain.Event:2"));
+        // Step 300 = 0xac 0x02; a summary of two values of 10 and 8 bytes.
+        let expected: &[u8] = b"\x10\xac\x02\x2a\x16\x0a\x0a\x0a\x03a/b\x15\x00\x00\xc0\x3f\x0a\x08\x0a\x01c\x15\x00\x00\x00\xc0";
+        assert_eq!(&records[1][9..], expected);
+        assert!(events.path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("events.out.tfevents.")));
+    }
+}

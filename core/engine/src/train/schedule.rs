@@ -1,0 +1,150 @@
+//! Learning rate, momentum and gradient accumulation over time, as YOLOv5 does it.
+
+use serde::{Deserialize, Serialize};
+
+/// Usual nominal batch size: gradients of smaller batches are accumulated to it.
+pub const NOMINAL_BATCH: usize = 64;
+
+/// How the learning rate falls from 1 to `lrf` over the epochs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Decay {
+    /// Half a cosine (the default of v6.0).
+    Cosine,
+    /// A straight line (the default of v7.0).
+    #[default]
+    Linear,
+}
+
+/// The plan of a training.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Schedule {
+    /// Learning rate after warm-up.
+    pub lr0: f64,
+    /// Last learning rate as a fraction of `lr0`.
+    pub lrf: f64,
+    /// Shape of the fall.
+    pub decay: Decay,
+    /// Momentum after warm-up.
+    pub momentum: f64,
+    /// Momentum at the start.
+    pub warmup_momentum: f64,
+    /// Learning rate of biases at the start.
+    pub warmup_bias_lr: f64,
+    /// Iterations of warm-up.
+    pub warmup_iterations: usize,
+    /// Epochs in all.
+    pub epochs: usize,
+    /// Images per batch.
+    pub batch: usize,
+    /// Images per update: gradients of smaller batches are accumulated to it.
+    pub nominal: usize,
+}
+
+/// Settings of one iteration.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Step {
+    /// Learning rate of weights.
+    pub lr: f64,
+    /// Learning rate of biases.
+    pub bias_lr: f64,
+    /// Momentum.
+    pub momentum: f64,
+    /// An update follows when this many batches were added up.
+    pub accumulate: usize,
+}
+
+impl Schedule {
+    /// Fraction of `lr0` in an epoch.
+    pub fn factor(&self, epoch: usize) -> f64 {
+        let progress = epoch as f64 / self.epochs.max(1) as f64;
+        match self.decay {
+            Decay::Cosine => (1.0 - (progress * std::f64::consts::PI).cos()) / 2.0 * (self.lrf - 1.0) + 1.0,
+            Decay::Linear => (1.0 - progress) * (1.0 - self.lrf) + self.lrf,
+        }
+    }
+
+    /// Batches per update after warm-up.
+    pub fn full_accumulate(&self) -> usize {
+        accumulate(self.nominal as f64 / self.batch.max(1) as f64)
+    }
+
+    /// Weight decay for the batch that is really used.
+    pub fn scaled_decay(&self, weight_decay: f64) -> f64 {
+        weight_decay * (self.batch * self.full_accumulate()) as f64 / self.nominal.max(1) as f64
+    }
+
+    /// Settings of iteration `iteration` (counted from the start of training) in `epoch`.
+    pub fn step(&self, iteration: usize, epoch: usize) -> Step {
+        let lr = self.lr0 * self.factor(epoch);
+        if iteration > self.warmup_iterations || self.warmup_iterations == 0 {
+            return Step { lr, bias_lr: lr, momentum: self.momentum, accumulate: self.full_accumulate() };
+        }
+        let done = iteration as f64 / self.warmup_iterations as f64;
+        let between = |from: f64, to: f64| from + (to - from) * done;
+        Step {
+            lr: between(0.0, lr),
+            bias_lr: between(self.warmup_bias_lr, lr),
+            momentum: between(self.warmup_momentum, self.momentum),
+            accumulate: accumulate(between(1.0, self.nominal as f64 / self.batch.max(1) as f64)),
+        }
+    }
+}
+
+fn accumulate(value: f64) -> usize {
+    (value.round_ties_even() as usize).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn schedule() -> Schedule {
+        Schedule {
+            lr0: 0.01,
+            lrf: 0.1,
+            decay: Decay::Cosine,
+            momentum: 0.937,
+            warmup_momentum: 0.8,
+            warmup_bias_lr: 0.1,
+            warmup_iterations: 100,
+            epochs: 10,
+            batch: 16,
+            nominal: NOMINAL_BATCH,
+        }
+    }
+
+    #[test]
+    fn warm_up_rises_for_weights_and_falls_for_biases() {
+        let s = schedule();
+        let start = s.step(0, 0);
+        assert_eq!((start.lr, start.bias_lr, start.momentum, start.accumulate), (0.0, 0.1, 0.8, 1));
+        let middle = s.step(50, 0);
+        assert!((middle.lr - 0.005).abs() < 1e-12 && (middle.bias_lr - 0.055).abs() < 1e-12);
+        assert_eq!(middle.accumulate, 2, "2.5 rounds to even, as numpy does");
+        let end = s.step(101, 0);
+        assert_eq!((end.lr, end.bias_lr, end.momentum, end.accumulate), (0.01, 0.01, 0.937, 4));
+    }
+
+    #[test]
+    fn both_shapes_go_from_one_to_lrf() {
+        for decay in [Decay::Cosine, Decay::Linear] {
+            let s = Schedule { decay, ..schedule() };
+            assert!((s.factor(0) - 1.0).abs() < 1e-12 && (s.factor(10) - 0.1).abs() < 1e-12);
+            assert!((s.factor(5) - 0.55).abs() < 1e-12);
+        }
+    }
+
+    #[test]
+    fn decay_is_scaled_to_the_nominal_batch() {
+        assert_eq!(schedule().scaled_decay(5e-4), 5e-4);
+        assert_eq!(Schedule { batch: 128, ..schedule() }.scaled_decay(5e-4), 1e-3);
+    }
+
+    #[test]
+    fn a_nominal_batch_of_one_batch_updates_after_each() {
+        let s = Schedule { nominal: 16, ..schedule() };
+        assert!((0..200).all(|iteration| s.step(iteration, 0).accumulate == 1));
+        assert_eq!(s.scaled_decay(5e-4), 5e-4);
+    }
+}

@@ -1,0 +1,206 @@
+//! Validation: a model on the images of a loader, measured as mAP.
+
+mod engine;
+
+pub use engine::validate_engine;
+
+use std::time::Instant;
+
+use rayon::prelude::*;
+use tch::{Device, Kind, Tensor};
+use yolo_core::exec::channels_last;
+use yolo_core::graph::DetectHead;
+use yolo_core::{Graph, Mode, Params, Program, passes};
+use yolo_data::loader::Origin;
+use yolo_data::{Batch, Loader};
+
+use crate::batch::image_tensor;
+use crate::eval::{self, ConfusionMatrix, Detection, Matches, Metrics, Nms, NmsOptions, Truth};
+use crate::loss::Loss;
+use crate::{Error, Result};
+
+/// Milliseconds per image.
+#[derive(Debug, Clone, Copy, PartialEq, Default, serde::Serialize)]
+pub struct Speed {
+    /// Bytes to the network's input.
+    pub preprocess: f64,
+    /// The network.
+    pub inference: f64,
+    /// Decoding and non-maximum suppression.
+    pub nms: f64,
+}
+
+/// What validation found.
+#[derive(Debug, Clone)]
+pub struct Report {
+    /// mAP and the like.
+    pub metrics: Metrics,
+    /// Which class was taken for which.
+    pub confusion: ConfusionMatrix,
+    /// Time per image.
+    pub speed: Speed,
+    /// Mean box, objectness and class loss, where it was asked for.
+    pub loss: Option<[f64; 3]>,
+}
+
+/// A network ready for images: batch norm folded, channels last.
+#[derive(Debug)]
+pub struct Detector {
+    program: Program,
+    head: DetectHead,
+}
+
+impl Detector {
+    /// Prepares a model (the given tensors are not changed).
+    pub fn new(graph: &Graph, params: &Params) -> Result<Self> {
+        let head =
+            graph.head.clone().ok_or_else(|| Error::Settings("the model has no detection head".into()))?;
+        let (graph, params) = passes::fuse(graph, params)?;
+        let params: Params =
+            params.iter().map(|(key, tensor)| (key.to_owned(), channels_last(&tensor.detach()))).collect();
+        Ok(Self { program: Program::new(&graph, &params)?, head })
+    }
+
+    /// Boxes `[N, M, 5 + classes]` in pixels of the input.
+    pub fn predict(&self, images: &Tensor) -> Result<Tensor> {
+        self.decode(&self.maps(images)?)
+    }
+
+    /// The raw maps of the head, finest stride first.
+    pub fn maps(&self, images: &Tensor) -> Result<Vec<Tensor>> {
+        Ok(tch::no_grad(|| self.program.run(images, Mode::Eval))?)
+    }
+
+    /// Boxes `[N, M, 5 + classes]` from raw maps, in pixels of the input.
+    pub fn decode(&self, maps: &[Tensor]) -> Result<Tensor> {
+        tch::no_grad(|| {
+            Ok(self.head.decode(maps)?.f_to_device(Device::Cpu)?.f_to_kind(Kind::Float)?.f_contiguous()?)
+        })
+    }
+
+    /// Number of classes.
+    pub fn classes(&self) -> usize {
+        self.head.classes as usize
+    }
+
+    /// Largest stride: sides of images are multiples of it.
+    pub fn stride(&self) -> usize {
+        self.head.strides.iter().copied().max().unwrap_or(32) as usize
+    }
+}
+
+/// An image that was measured, in pixels of its file.
+#[derive(Debug, Clone, Copy)]
+pub struct ImageResult<'a> {
+    /// The file.
+    pub origin: &'a Origin,
+    /// What was found, best first.
+    pub detections: &'a [Detection],
+    /// What is there.
+    pub truths: &'a [Truth],
+}
+
+/// Measures a model. `progress` hears the number of finished batches and may stop with an error.
+pub fn validate(
+    graph: &Graph,
+    params: &Params,
+    loader: &Loader,
+    options: &NmsOptions,
+    progress: &mut dyn FnMut(usize, usize) -> Result<()>,
+) -> Result<Report> {
+    let detector = Detector::new(graph, params)?;
+    let total = loader.batches();
+    validate_with(&detector, &mut loader.epoch(0), total, options, progress)
+}
+
+/// As [`validate`], on any batches (a part of the data, for searches).
+pub fn validate_with(
+    detector: &Detector,
+    batches: &mut dyn Iterator<Item = yolo_data::Result<Batch>>,
+    total: usize,
+    options: &NmsOptions,
+    progress: &mut dyn FnMut(usize, usize) -> Result<()>,
+) -> Result<Report> {
+    measure(detector, batches, total, options, None, &mut |_| Ok(()), progress)
+}
+
+/// As [`validate_with`]: also the mean loss, and every image is shown to `each`.
+pub fn measure(
+    detector: &Detector,
+    batches: &mut dyn Iterator<Item = yolo_data::Result<Batch>>,
+    total: usize,
+    options: &NmsOptions,
+    loss: Option<&Loss>,
+    each: &mut dyn FnMut(ImageResult<'_>) -> Result<()>,
+    progress: &mut dyn FnMut(usize, usize) -> Result<()>,
+) -> Result<Report> {
+    let mut matches = Matches::default();
+    let mut confusion = ConfusionMatrix::new(if options.one_class { 1 } else { detector.classes() });
+    let mut losses = [0.0; 3];
+    let mut seconds = [0.0; 3];
+    let mut batches_done = 0;
+    for batch in batches {
+        let batch = batch?;
+        let start = Instant::now();
+        let images = image_tensor(&batch, Device::Cpu)?;
+        let ready = Instant::now();
+        let maps = detector.maps(&images)?;
+        if let Some(loss) = loss {
+            let parts = tch::no_grad(|| loss.compute(&maps, &batch.targets))?.parts;
+            let parts = Vec::<f64>::try_from(parts.f_to_kind(Kind::Double)?)?;
+            losses.iter_mut().zip(parts).for_each(|(sum, part)| *sum += part);
+        }
+        let predictions = detector.decode(&maps)?;
+        let inferred = Instant::now();
+        let found = boxes_of(&batch, &predictions, detector.classes() + 5, options)?;
+        for (origin, (detections, truths)) in batch.images.iter().zip(&found) {
+            matches.add(detections, truths);
+            confusion.add(detections, truths);
+            each(ImageResult { origin, detections, truths })?;
+        }
+        let end = Instant::now();
+        for (sum, (from, to)) in seconds.iter_mut().zip([(start, ready), (ready, inferred), (inferred, end)]) {
+            *sum += (to - from).as_secs_f64();
+        }
+        batches_done += 1;
+        progress(batches_done, total)?;
+    }
+    let metrics = eval::evaluate(&matches);
+    let per_image = |seconds: f64| seconds * 1e3 / metrics.images.max(1) as f64;
+    let speed =
+        Speed { preprocess: per_image(seconds[0]), inference: per_image(seconds[1]), nms: per_image(seconds[2]) };
+    let loss = loss.map(|_| losses.map(|sum| sum / batches_done.max(1) as f64));
+    Ok(Report { metrics, confusion, speed, loss })
+}
+
+/// Detections and labels of each image of a batch, in pixels of its file, where the reference compares them.
+fn boxes_of(
+    batch: &Batch,
+    predictions: &Tensor,
+    columns: usize,
+    options: &NmsOptions,
+) -> Result<Vec<(Vec<Detection>, Vec<Truth>)>> {
+    let mut rows = vec![0f32; predictions.numel()];
+    predictions.f_copy_data(&mut rows, predictions.numel())?;
+    let per_image = rows.len() / batch.len().max(1);
+    let (w, h) = (batch.size[1] as f32, batch.size[0] as f32);
+    let image = |nms: &mut Nms, index: usize, origin: &Origin| {
+        let mut detections = Vec::new();
+        nms.run(&rows[index * per_image..][..per_image], columns, &[], options, &mut detections);
+        let own = batch.targets.iter().filter(|target| target[0] as usize == index);
+        let mut truths: Vec<Truth> = own
+            .map(|[_, class, cx, cy, bw, bh]| Truth {
+                class: *class as u32,
+                xyxy: eval::xywh_to_xyxy([cx * w, cy * h, bw * w, bh * h]),
+            })
+            .collect();
+        let gain = origin.fit.ratio[0].min(origin.fit.ratio[1]) as f32;
+        let pad = origin.fit.pad.map(|p| p as f32);
+        let [oh, ow] = origin.original.map(|side| side as f32);
+        eval::scale_boxes(detections.iter_mut().map(|d| &mut d.xyxy), gain, pad, ow, oh);
+        eval::scale_boxes(truths.iter_mut().map(|t| &mut t.xyxy), gain, pad, ow, oh);
+        (detections, truths)
+    };
+    let images = batch.images.par_iter().enumerate();
+    Ok(images.map_init(Nms::default, |nms, (index, origin)| image(nms, index, origin)).collect())
+}

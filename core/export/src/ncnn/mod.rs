@@ -1,0 +1,87 @@
+//! The ncnn format: `.param` and `.bin` written directly, without ONNX in between, and the int8 calibration table.
+//!
+//! Blobs of ncnn have no batch axis: `[1, C, H, W]` is a blob of C channels, `[1, T, C]` a matrix. The outputs are the raw
+//! maps of the head as `out0`, `out1`, ..., each `[anchors, h * w, 5 + classes]` before sigmoid, the form that ncnn's YOLOv5
+//! examples decode.
+
+mod check;
+mod deform;
+mod int8;
+mod lower;
+pub mod model;
+mod run;
+mod shape;
+mod table;
+mod window;
+
+use std::path::{Path, PathBuf};
+
+use yolo_core::{Graph, Params};
+
+pub use check::check;
+pub use run::run;
+pub use table::calibration_table;
+
+use crate::{Error, Result, file};
+use model::Net;
+
+/// How main weights are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Precision {
+    /// 32-bit floats.
+    #[default]
+    F32,
+    /// 16-bit floats; biases stay 32-bit. Half the size, and what ncnn computes with on most phones anyway.
+    F16,
+    /// Integers where the graph has fake quantizers on the weight and on the input of a convolution; the rest stays f32.
+    Int8,
+}
+
+/// How to write the files.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Height and width of the image in pixels.
+    pub image: [i64; 2],
+    /// How main weights are stored.
+    pub precision: Precision,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            image: [640; 2],
+            precision: Precision::F32,
+        }
+    }
+}
+
+/// Lowers a network.
+pub fn export(graph: &Graph, params: &Params, options: &Options) -> Result<Net> {
+    let (graph, params) = crate::onnx::prepare(graph, params)?;
+    lower::lower(&graph, &params, options)
+}
+
+/// Paths of the two files: `path` with the endings `.param` and `.bin`.
+pub fn paths(path: &Path) -> (PathBuf, PathBuf) {
+    (path.with_extension("param"), path.with_extension("bin"))
+}
+
+/// Lowers a network and writes both files; returns it as it was written.
+pub fn write(graph: &Graph, params: &Params, options: &Options, path: &Path) -> Result<Net> {
+    let net = export(graph, params, options)?;
+    let (param, bin) = paths(path);
+    file::write_atomic(&bin, &net.to_bin())?;
+    file::write_atomic(&param, net.to_param().as_bytes())?;
+    Ok(net)
+}
+
+/// Reads both files.
+pub fn read(path: &Path) -> Result<Net> {
+    let (param, bin) = paths(path);
+    let text = std::fs::read_to_string(&param).map_err(|source| Error::read(&param, source))?;
+    let bytes = std::fs::read(&bin).map_err(|source| Error::read(&bin, source))?;
+    Net::parse(&text, &bytes).map_err(|error| Error::Format {
+        path: param,
+        reason: error.to_string(),
+    })
+}

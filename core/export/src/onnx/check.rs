@@ -1,0 +1,114 @@
+//! Runs an exported file on onnxruntime and the network on our executor, and compares.
+
+use tch::Tensor;
+use yolo_core::{Graph, Mode, Params, Program};
+
+use super::OUTPUT;
+use crate::{Error, Result, ort::Session};
+
+/// Largest differences between the file and the network.
+#[derive(Debug, Clone, Copy, PartialEq, Default, serde::Serialize)]
+pub struct Difference {
+    /// Of box coordinates, in pixels.
+    pub boxes: f64,
+    /// Of objectness and class probabilities.
+    pub scores: f64,
+    /// Of raw values, where the file gives them.
+    pub raw: f64,
+}
+
+impl Difference {
+    /// The largest of all.
+    pub fn max(&self) -> f64 {
+        larger(larger(self.boxes, self.scores), self.raw)
+    }
+}
+
+/// Runs `image` `[N, C, H, W]` through the file in `session` and through the network, and compares every output that both
+/// have. The image must have the size that the file was written for.
+pub fn check(session: &mut Session, graph: &Graph, params: &Params, image: &Tensor) -> Result<Difference> {
+    let (input, _) = session.inputs().into_iter().next().ok_or_else(|| Error::Engine {
+        engine: "onnxruntime",
+        reason: "the file has no input".to_owned(),
+    })?;
+    let theirs = session.run(&[(&input, image)])?;
+    let program = Program::new(graph, params)?;
+    let maps = tch::no_grad(|| program.run(image, Mode::Eval))?;
+    let mut difference = Difference::default();
+    let mut compared = false;
+    let decoded = match &graph.head {
+        Some(head) => Some(tch::no_grad(|| head.decode(&maps))?),
+        None => None,
+    };
+    for (name, got) in &theirs {
+        if let (OUTPUT, Some(want)) = (name.as_str(), &decoded) {
+            same_shape(name, got, want)?;
+            difference = Difference {
+                raw: difference.raw,
+                ..self::difference(got, want)?
+            };
+            compared = true;
+        } else if let (Some(level), Some(head)) = (
+            name.strip_prefix("raw.").and_then(|level| level.parse::<usize>().ok()),
+            &graph.head,
+        ) {
+            let map = maps
+                .get(level)
+                .ok_or_else(|| mismatch(name, "the network has no such level".to_owned()))?;
+            let want = head.raw(map)?;
+            same_shape(name, got, &want)?;
+            difference.raw = larger(difference.raw, max_abs_diff(got, &want)?);
+            compared = true;
+        }
+    }
+    if graph.head.is_none() {
+        for ((name, got), want) in theirs.iter().zip(&maps) {
+            same_shape(name, got, want)?;
+            difference.raw = larger(difference.raw, max_abs_diff(got, want)?);
+            compared = true;
+        }
+    }
+    if compared {
+        Ok(difference)
+    } else {
+        Err(mismatch("outputs", "the file gives nothing to compare".to_owned()))
+    }
+}
+
+/// The larger of two differences; one that is not a number counts as the largest.
+pub(crate) fn larger(a: f64, b: f64) -> f64 {
+    if b.is_nan() || b > a { b } else { a }
+}
+
+/// Largest differences between decoded predictions `[N, boxes, 5 + classes]` of the same shape.
+pub(crate) fn difference(a: &Tensor, b: &Tensor) -> Result<Difference> {
+    let scores = a.size().last().copied().unwrap_or_default() - 4;
+    Ok(Difference {
+        boxes: max_abs_diff(&a.f_narrow(2, 0, 4)?, &b.f_narrow(2, 0, 4)?)?,
+        scores: max_abs_diff(&a.f_narrow(2, 4, scores)?, &b.f_narrow(2, 4, scores)?)?,
+        raw: 0.0,
+    })
+}
+
+fn mismatch(name: &str, reason: String) -> Error {
+    Error::Engine {
+        engine: "onnxruntime",
+        reason: format!("`{name}`: {reason}"),
+    }
+}
+
+fn same_shape(name: &str, got: &Tensor, want: &Tensor) -> Result<()> {
+    if got.size() == want.size() {
+        return Ok(());
+    }
+    Err(mismatch(
+        name,
+        format!("the file gives {:?}, the network {:?}", got.size(), want.size()),
+    ))
+}
+
+/// Largest difference between two tensors of the same shape.
+pub(crate) fn max_abs_diff(a: &Tensor, b: &Tensor) -> Result<f64> {
+    let worst = a.f_sub(&b.f_to_device(tch::Device::Cpu)?)?.f_abs()?.f_max()?;
+    Ok(worst.f_double_value(&[])?)
+}

@@ -1,0 +1,32 @@
+//! What a person looks at: pictures with boxes, curves, confusion matrices and the table of results.
+//!
+//! What lives here: drawing on plain RGB bytes, small SVG files, tables, image files that appear whole or not at all. What must
+//! not: models, tensors, data sets, printing. The crate knows nothing of the others, so it takes plain numbers and names.
+
+mod canvas;
+mod color;
+mod curves;
+mod error;
+mod file;
+mod labels;
+mod matrix;
+mod sheet;
+mod svg;
+pub mod table;
+mod text;
+
+pub mod chart;
+pub mod marks;
+
+pub use canvas::{Canvas, Picture, Rect};
+pub use chart::{Chart, Series, charts};
+pub use color::{class_color, ink_on};
+pub use curves::{PrCurve, confidence_curves, pr_curves, training_curves};
+pub use error::{Error, Result};
+pub use file::{jpeg, png, save_picture, save_text};
+pub use labels::label_plots;
+pub use marks::{Mark, MarkStyle, draw_marks};
+pub use matrix::confusion_matrix;
+pub use sheet::{Cell, contact_sheet, grid_sheet};
+pub use table::{Row, markdown, terminal};
+pub use text::{FontSize, text_width};

@@ -1,0 +1,438 @@
+//! YAML with places: text to a JSON value, and from the path of a value back to its line and column, so that every complaint
+//! about a configuration can point at it.
+
+use std::collections::HashMap;
+
+use saphyr::{LoadableYamlNode, MarkedYaml, ScalarOwned, YamlData};
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+
+/// Where something stands in a file; both count from 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    /// Line.
+    pub line: u32,
+    /// Column.
+    pub column: u32,
+}
+
+/// Kinds of complaints that have a page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ConfigCode {
+    /// A plugin that does not exist.
+    UnknownName,
+    /// A plugin of another kind than the place takes.
+    WrongKind,
+    /// An option that does not exist.
+    UnknownOption,
+    /// A value of the wrong type or outside of its range.
+    BadValue,
+}
+
+impl ConfigCode {
+    /// The name that `yolo explain` knows.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::UnknownName => "yolo::config::unknown_name",
+            Self::WrongKind => "yolo::config::wrong_kind",
+            Self::UnknownOption => "yolo::config::unknown_option",
+            Self::BadValue => "yolo::config::bad_value",
+        }
+    }
+}
+
+/// A complaint about a configuration: `file:line:column: what` and what to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigError {
+    /// The file (or `<embedded>`, `<options>`).
+    pub file: String,
+    /// Where, when it is known.
+    pub place: Option<Place>,
+    /// Dotted path of the value (`backbone.depth`), may be empty.
+    pub path: String,
+    /// What is wrong.
+    pub message: String,
+    /// What to do about it.
+    pub help: Option<String>,
+    /// The failure's code, where it has a page (`yolo explain CODE`).
+    pub code: Option<ConfigCode>,
+}
+
+impl ConfigError {
+    /// The same complaint under this code.
+    #[must_use]
+    pub fn coded(mut self, code: ConfigCode) -> Self {
+        self.code = Some(code);
+        self
+    }
+}
+
+impl std::fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.file)?;
+        if let Some(Place { line, column }) = self.place {
+            write!(f, ":{line}:{column}")?;
+        }
+        write!(f, ": {}", self.message)?;
+        if !self.path.is_empty() && !self.message.contains(&format!("`{}`", self.path)) {
+            write!(f, " (at `{}`)", self.path)?;
+        }
+        if let Some(help) = &self.help {
+            write!(f, "\n  help: {help}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+/// A configuration and where its parts stand.
+#[derive(Debug, Clone)]
+pub struct Located {
+    /// Name of the file, for messages.
+    pub file: String,
+    /// The content.
+    pub value: Value,
+    keys: HashMap<String, Place>,
+    values: HashMap<String, Place>,
+}
+
+impl Located {
+    /// Reads YAML (of which JSON is a part). Only plain data: tags and anchors are refused, a key twice is an error.
+    pub fn parse(file: &str, text: &str) -> Result<Self, ConfigError> {
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+        let mut located = Self {
+            file: file.to_owned(),
+            value: Value::Null,
+            keys: HashMap::new(),
+            values: HashMap::new(),
+        };
+        let documents = MarkedYaml::load_from_str(text).map_err(|error| ConfigError {
+            file: file.to_owned(),
+            place: Some(Place {
+                line: error.marker().line() as u32,
+                column: error.marker().col() as u32 + 1,
+            }),
+            path: String::new(),
+            message: format!("this is not YAML: {}", error.info()),
+            help: None,
+            code: None,
+        })?;
+        if documents.len() > 1 {
+            return Err(located.error("", "the file holds more than one YAML document", None));
+        }
+        if let Some(document) = documents.first() {
+            located.value = located.convert(document, "")?;
+        }
+        Ok(located)
+    }
+
+    /// A configuration without a file (built by the program or given as options).
+    pub fn from_value(file: &str, value: Value) -> Self {
+        Self {
+            file: file.to_owned(),
+            value,
+            keys: HashMap::new(),
+            values: HashMap::new(),
+        }
+    }
+
+    fn convert(&mut self, node: &MarkedYaml<'_>, path: &str) -> Result<Value, ConfigError> {
+        let start = node.span.start;
+        let place = Place {
+            line: start.line() as u32,
+            column: start.col() as u32 + 1,
+        };
+        self.values.insert(path.to_owned(), place);
+        match &node.data {
+            YamlData::Value(scalar) => Ok(scalar_value(&scalar.clone().into_owned())),
+            YamlData::Sequence(items) => items
+                .iter()
+                .enumerate()
+                .map(|(index, item)| self.convert(item, &join(path, &index.to_string())))
+                .collect::<Result<_, _>>()
+                .map(Value::Array),
+            YamlData::Mapping(entries) => {
+                let mut map = Map::new();
+                for (key, value) in entries {
+                    let name = match self.convert(key, "\u{0}key")? {
+                        Value::String(name) => name,
+                        Value::Array(_) | Value::Object(_) | Value::Null => {
+                            return Err(self.error(path, "a key must be plain text", None));
+                        }
+                        other => other.to_string(),
+                    };
+                    let child = join(path, &name);
+                    let at = key.span.start;
+                    self.keys.insert(
+                        child.clone(),
+                        Place {
+                            line: at.line() as u32,
+                            column: at.col() as u32 + 1,
+                        },
+                    );
+                    let value = self.convert(value, &child)?;
+                    if map.insert(name.clone(), value).is_some() {
+                        return Err(self.error(
+                            &child,
+                            &format!("the key `{name}` stands here twice"),
+                            None,
+                        ));
+                    }
+                }
+                Ok(Value::Object(map))
+            }
+            YamlData::Tagged(_, inner) => self.convert(inner, path),
+            YamlData::Representation(text, _, _) => Ok(Value::String(text.to_string())),
+            YamlData::Alias(_) | YamlData::BadValue => Err(self.error(
+                path,
+                "this YAML feature is not supported here",
+                Some("write the value out"),
+            )),
+        }
+    }
+
+    /// Where the key of `path` stands, or else its value, or else the closest parent.
+    pub fn place(&self, path: &str) -> Option<Place> {
+        let mut path = path;
+        loop {
+            if let Some(place) = self.keys.get(path).or_else(|| self.values.get(path)) {
+                return Some(*place);
+            }
+            path = match path.rsplit_once('.') {
+                Some((parent, _)) => parent,
+                None if path.is_empty() => return None,
+                None => "",
+            };
+        }
+    }
+
+    /// A complaint about the value at `path`.
+    pub fn error(&self, path: &str, message: &str, help: Option<&str>) -> ConfigError {
+        ConfigError {
+            file: self.file.clone(),
+            place: self.place(path),
+            path: path.to_owned(),
+            message: message.to_owned(),
+            help: help.map(str::to_owned),
+            code: None,
+        }
+    }
+
+    /// A complaint that points at the value (not its key) at `path`.
+    pub fn value_error(&self, path: &str, message: &str, help: Option<&str>) -> ConfigError {
+        ConfigError {
+            place: self.values.get(path).copied().or_else(|| self.place(path)),
+            ..self.error(path, message, help)
+        }
+    }
+
+    /// Reads the whole configuration as `T`.
+    pub fn read<T: DeserializeOwned>(&self) -> Result<T, ConfigError> {
+        self.read_at("")
+    }
+
+    /// Reads the part at `path` as `T`; an unknown option gives the closest known ones.
+    pub fn read_at<T: DeserializeOwned>(&self, path: &str) -> Result<T, ConfigError> {
+        let value = self.get(path).cloned().unwrap_or(Value::Null);
+        serde_path_to_error::deserialize(value).map_err(|error| {
+            let inner = error.path().to_string();
+            let inner = if inner == "." {
+                String::new()
+            } else {
+                inner.replace('[', ".").replace(']', "")
+            };
+            let full = join(path, inner.trim_start_matches('.'));
+            self.explain(&full, &error.into_inner().to_string())
+        })
+    }
+
+    /// The value at a dotted path.
+    pub fn get(&self, path: &str) -> Option<&Value> {
+        path.split('.')
+            .filter(|part| !part.is_empty())
+            .try_fold(&self.value, |value, part| match value {
+                Value::Object(map) => map.get(part),
+                Value::Array(items) => items.get(part.parse::<usize>().ok()?),
+                _ => None,
+            })
+    }
+
+    /// Makes serde's words a complaint: unknown fields get suggestions and the place of the field.
+    fn explain(&self, path: &str, text: &str) -> ConfigError {
+        if let Some((field, known)) = unknown_field(text) {
+            // serde reports the path of the parent, or of the field itself, depending on the container.
+            let at = if path.rsplit('.').next() == Some(&field) {
+                path.to_owned()
+            } else {
+                join(path, &field)
+            };
+            let message = format!("there is no option `{field}`");
+            let hint = crate::suggest::did_you_mean(&field, known.iter().map(String::as_str));
+            let all = if known.is_empty() {
+                "it takes none".to_owned()
+            } else {
+                format!("options: {}", known.join(", "))
+            };
+            let help = hint.map_or(all.clone(), |hint| format!("{hint} ({all})"));
+            return self.error(&at, &message, Some(&help)).coded(ConfigCode::UnknownOption);
+        }
+        if let Some((name, known)) = unknown_variant(text) {
+            let message = format!("there is no `{name}`");
+            let hint = crate::suggest::did_you_mean(&name, known.iter().map(String::as_str));
+            let all = format!("there are: {}", known.join(", "));
+            let help = hint.map_or(all.clone(), |hint| format!("{hint} ({all})"));
+            return self.value_error(path, &message, Some(&help)).coded(ConfigCode::BadValue);
+        }
+        let text = text.split(" at line ").next().unwrap_or(text);
+        self.value_error(path, text, None).coded(ConfigCode::BadValue)
+    }
+}
+
+/// `a` and `b` as `a.b`.
+fn join(path: &str, name: &str) -> String {
+    match (path.is_empty(), name.is_empty()) {
+        (true, _) => name.to_owned(),
+        (_, true) => path.to_owned(),
+        _ => format!("{path}.{name}"),
+    }
+}
+
+/// Name and known names from serde's "unknown variant `x`, expected one of `a`, `b`".
+fn unknown_variant(text: &str) -> Option<(String, Vec<String>)> {
+    unknown_field(&text.replacen("unknown variant", "unknown field", 1))
+        .filter(|_| text.starts_with("unknown variant"))
+}
+
+/// Field and known fields from serde's "unknown field `x`, expected one of `a`, `b`".
+fn unknown_field(text: &str) -> Option<(String, Vec<String>)> {
+    let rest = text.strip_prefix("unknown field `")?;
+    let (field, rest) = rest.split_once('`')?;
+    let known = rest
+        .split('`')
+        .skip(1)
+        .step_by(2)
+        .map(str::to_owned)
+        .collect();
+    Some((field.to_owned(), known))
+}
+
+fn scalar_value(scalar: &ScalarOwned) -> Value {
+    match scalar {
+        ScalarOwned::Null => Value::Null,
+        ScalarOwned::Boolean(value) => Value::Bool(*value),
+        ScalarOwned::Integer(value) => Value::from(*value),
+        ScalarOwned::FloatingPoint(value) => {
+            serde_json::Number::from_f64(value.into_inner()).map_or(Value::Null, Value::Number)
+        }
+        ScalarOwned::String(value) => Value::String(value.clone()),
+    }
+}
+
+/// Lays `top` over `base`: objects are merged key by key, everything else is replaced. An object whose `type` changes replaces
+/// the old one whole, since options of another plugin mean nothing.
+pub fn merge(base: &mut Value, top: Value) {
+    match (base, top) {
+        (Value::Object(base), Value::Object(top)) => {
+            let other_type = top
+                .get("type")
+                .is_some_and(|t| base.get("type").is_some_and(|b| b != t));
+            if other_type {
+                base.clear();
+            }
+            for (key, value) in top {
+                match base.get_mut(&key) {
+                    Some(slot) => merge(slot, value),
+                    None => {
+                        base.insert(key, value);
+                    }
+                }
+            }
+        }
+        (slot, top) => *slot = top,
+    }
+}
+
+/// Applies `a.b.c=value` (the value is read as YAML).
+pub fn set(value: &mut Value, assignment: &str) -> Result<(), ConfigError> {
+    let (path, text) = assignment.split_once('=').ok_or_else(|| ConfigError {
+        file: "--set".into(),
+        place: None,
+        path: String::new(),
+        message: format!("`{assignment}` has no `=`"),
+        help: Some("write --set path.to.key=value".into()),
+        code: None,
+    })?;
+    let new = Located::parse("--set", text)?.value;
+    let nested = path.rsplit('.').fold(new, |inner, key| {
+        let mut map = Map::new();
+        map.insert(key.to_owned(), inner);
+        Value::Object(map)
+    });
+    merge(value, nested);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, serde::Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Inner {
+        #[allow(dead_code)]
+        depth: f64,
+    }
+
+    #[derive(Debug, serde::Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Outer {
+        #[allow(dead_code)]
+        scale: Inner,
+    }
+
+    #[test]
+    fn a_misspelt_option_is_found_in_its_line() {
+        let config = Located::parse("m.yaml", "scale:\n  depht: 0.33\n").expect("valid YAML");
+        let error = config.read::<Outer>().expect_err("`depht` is no option");
+        assert_eq!(error.place, Some(Place { line: 2, column: 3 }));
+        assert_eq!(
+            error.to_string(),
+            "m.yaml:2:3: there is no option `depht` (at `scale.depht`)\n  help: did you mean `depth`? (options: depth)"
+        );
+    }
+
+    #[test]
+    fn a_wrong_type_points_at_the_value() {
+        let config = Located::parse("m.yaml", "scale:\n  depth: [1]\n").expect("valid YAML");
+        let error = config.read::<Outer>().expect_err("a list is no number");
+        assert_eq!(
+            error.place,
+            Some(Place {
+                line: 2,
+                column: 10
+            })
+        );
+    }
+
+    #[test]
+    fn broken_yaml_names_the_line() {
+        let error =
+            Located::parse("m.yaml", "a: 1\nb: [1, 2\n").expect_err("the list does not end");
+        assert!(error.to_string().starts_with("m.yaml:"), "{error}");
+        assert!(error.place.is_some_and(|place| place.line >= 2));
+    }
+
+    #[test]
+    fn a_key_twice_is_refused_and_merge_replaces_other_plugins() {
+        assert!(Located::parse("m.yaml", "a: 1\na: 2\n").is_err());
+        let mut base = serde_json::json!({"backbone": {"type": "a", "x": 1}, "keep": true});
+        merge(&mut base, serde_json::json!({"backbone": {"type": "b"}}));
+        assert_eq!(
+            base,
+            serde_json::json!({"backbone": {"type": "b"}, "keep": true})
+        );
+        set(&mut base, "backbone.y=2").expect("an assignment");
+        assert_eq!(base["backbone"]["y"], 2);
+    }
+}

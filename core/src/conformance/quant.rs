@@ -1,0 +1,123 @@
+//! Quantizers.
+
+use super::model::{backward, finite};
+use super::{Report, because};
+use crate::quant::{self, Quantizer, Watch, emit};
+use crate::{Graph, Mode, Node, Params, Program, passes, testing};
+
+/// A quantizer on a small network: calibrated, run, trained, and its files written.
+pub fn quantizer(quantizer: &dyn Quantizer) -> Report {
+    let mut report = Report::default();
+    let backend = quantizer.backend();
+    report.check("its bits make sense", || {
+        let odd = [("weights", &backend.weight), ("activations", &backend.activation)]
+            .into_iter()
+            .find(|(_, scheme)| !(2..=16).contains(&scheme.bits));
+        odd.map_or(Ok(()), |(what, scheme)| Err(format!("{} bits for {what}", scheme.bits)))
+    });
+    report.check("it quantizes something", || {
+        let graph = super::prune::network().map_err(because)?;
+        let weights = graph.nodes.iter().filter(|node| quantizer.quantizes(node)).count();
+        let activations = backend.placement.values(&graph).len();
+        if weights + activations > 0 {
+            Ok(())
+        } else {
+            Err("neither a weight nor an activation".into())
+        }
+    });
+    let Some((graph, params)) = report.get("a network can be calibrated with it", || calibrated(quantizer)) else {
+        return report;
+    };
+    report.check(
+        "the quantized network stays nearer to the float one than silence does",
+        || {
+            let (float, float_params) = fused()?;
+            let image = testing::input(1, 3, 32, 32);
+            let run = |graph: &Graph, params: &Params| {
+                let program = Program::new(graph, params).map_err(because)?;
+                tch::no_grad(|| program.run(&image, Mode::Eval)).map_err(because)
+            };
+            for (value, wanted) in run(&graph, &params)?.iter().zip(run(&float, &float_params)?) {
+                let norm = |t: &tch::Tensor| t.f_norm().map(|norm| norm.double_value(&[])).map_err(because);
+                let error = norm(&value.f_sub(&wanted).map_err(because)?)? / norm(&wanted)?.max(1e-9);
+                if error.is_nan() || error >= 1.0 {
+                    return Err(format!("relative error {error:.2}"));
+                }
+            }
+            Ok(())
+        },
+    );
+    report.check("it trains: gradients are finite", || {
+        let params = params.deep_clone();
+        let specs = graph.param_specs();
+        let trained = || {
+            specs
+                .iter()
+                .filter(|spec| spec.role.trainable())
+                .map(|spec| spec.key.as_str())
+        };
+        for key in trained() {
+            let _ = params.require(key).map_err(because)?.set_requires_grad(true);
+        }
+        let program = Program::new(&graph, &params).map_err(because)?;
+        backward(
+            &program
+                .run(&testing::input(2, 3, 32, 32), Mode::Train)
+                .map_err(because)?,
+        )?;
+        trained().try_for_each(|key| {
+            let grad = params.require(key).map_err(because)?.grad();
+            if grad.defined() {
+                finite(&grad).map_err(|reason| format!("`{key}`: {reason}"))
+            } else {
+                Ok(())
+            }
+        })
+    });
+    report.check("its files can be written", || {
+        let ranges = emit::Ranges::of(&graph, &params).map_err(because)?;
+        let artifacts = quantizer.artifacts("model", &ranges).map_err(because)?;
+        let leads_out = |name: &str| name.is_empty() || name.contains(['/', '\\']);
+        let bad = artifacts
+            .iter()
+            .find(|file| leads_out(&file.name) || file.text.is_empty());
+        bad.map_or(Ok(()), |file| {
+            Err(format!("`{}` is empty or leads out of its folder", file.name))
+        })
+    });
+    report
+}
+
+fn fused() -> Result<(Graph, Params), String> {
+    let graph = super::prune::network().map_err(because)?;
+    let params = testing::fill_params(&graph, 2.5);
+    let (graph, params) = passes::fuse(&graph, &params).map_err(because)?;
+    Ok((graph, params.deep_clone()))
+}
+
+fn calibrated(quantizer: &dyn Quantizer) -> Result<(Graph, Params), String> {
+    let backend = quantizer.backend();
+    let (graph, params) = fused()?;
+    let values = backend.placement.values(&graph);
+    let watch = |_| Watch::new(backend.activation.observer, backend.activation.spec());
+    let mut watches: Vec<Watch> = values.iter().map(watch).collect();
+    let program = Program::new(&graph, &params).map_err(because)?;
+    tch::no_grad(|| {
+        program.run_observed(&testing::input(2, 3, 32, 32), Mode::Eval, |value, tensor| match values
+            .iter()
+            .position(|wanted| *wanted == value)
+        {
+            Some(at) => watches[at].see(tensor),
+            None => Ok(()),
+        })
+    })
+    .map_err(because)?;
+    let weight = |node: &Node| {
+        quantizer
+            .quantizes(node)
+            .then(|| (backend.weight.spec(), backend.weight.observer))
+    };
+    let activation = backend.activation.spec();
+    let (graph, params) = quant::insert(&graph, &params, &values, &watches, &activation, &weight).map_err(because)?;
+    Ok((graph, params.deep_clone()))
+}

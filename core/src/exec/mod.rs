@@ -1,0 +1,199 @@
+//! Runs a graph on libtorch.
+//!
+//! A [`Program`] binds a graph to its tensors once (no look-up by name in the forward) and drops every value at its last
+//! use. Training keeps what autograd needs because libtorch holds it. Memory format and kind are those of the tensors that
+//! are passed in: see [`channels_last`].
+
+mod deform;
+mod ops;
+mod window;
+
+pub use window::mask_values as window_mask_values;
+pub use window::relative_position_index;
+
+use tch::Tensor;
+
+use crate::graph::{Graph, Op, ValueId};
+use crate::{Error, Params, Result};
+
+/// Whether batch statistics, dropout and observers act.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Batch statistics, which also update the running ones; dropout and stochastic depth act.
+    Train,
+    /// Running statistics; nothing is random; activations may overwrite their input.
+    Eval,
+}
+
+/// A graph bound to its tensors.
+#[derive(Debug)]
+pub struct Program {
+    graph: Graph,
+    tensors: Vec<Vec<Tensor>>,
+    drop_after: Vec<Vec<ValueId>>,
+    in_place: Vec<bool>,
+}
+
+impl Program {
+    /// Binds `graph` to `params` (storage is shared: an optimizer step is seen by the next run).
+    pub fn new(graph: &Graph, params: &Params) -> Result<Self> {
+        let mut tensors = Vec::with_capacity(graph.nodes.len());
+        for node in &graph.nodes {
+            let mut own = Vec::new();
+            for spec in node.op.params(&node.name) {
+                let tensor = params.require(&spec.key)?;
+                if tensor.size() != spec.shape {
+                    return Err(Error::Params(format!(
+                        "`{}` has shape {:?}, the model needs {:?}",
+                        spec.key,
+                        tensor.size(),
+                        spec.shape
+                    )));
+                }
+                own.push(tensor.shallow_clone());
+            }
+            tensors.push(own);
+        }
+        let mut last_use: Vec<usize> = (0..graph.nodes.len()).collect();
+        for (index, node) in graph.nodes.iter().enumerate() {
+            for input in &node.inputs {
+                last_use[input.index()] = index;
+            }
+        }
+        let mut drop_after = vec![Vec::new(); graph.nodes.len()];
+        for value in graph.values() {
+            if !graph.outputs.contains(&value) {
+                drop_after[last_use[value.index()]].push(value);
+            }
+        }
+        // An activation may overwrite its input if nobody else reads it and it owns its storage.
+        let in_place = graph
+            .nodes
+            .iter()
+            .enumerate()
+            .map(|(index, node)| {
+                matches!(node.op, Op::Act { .. })
+                    && drop_after[index].contains(&node.inputs[0])
+                    && matches!(
+                        graph.node(node.inputs[0]).op,
+                        Op::Conv2d { .. } | Op::BatchNorm { .. } | Op::Linear { .. }
+                    )
+            })
+            .collect();
+        Ok(Self {
+            graph: graph.clone(),
+            tensors,
+            drop_after,
+            in_place,
+        })
+    }
+
+    /// The graph that this runs.
+    pub fn graph(&self) -> &Graph {
+        &self.graph
+    }
+
+    /// Runs the image `[N, C, H, W]`; returns the raw maps of the head, finest stride first.
+    pub fn run(&self, image: &Tensor, mode: Mode) -> Result<Vec<Tensor>> {
+        self.run_observed(image, mode, |_, _| Ok(()))
+    }
+
+    /// As [`Program::run`], and shows every value to `observe` as it is made (calibration, statistics, distillation). Values
+    /// that are shown must not be kept in eval mode without a copy if an activation follows: it may overwrite them.
+    pub fn run_observed(
+        &self,
+        image: &Tensor,
+        mode: Mode,
+        mut observe: impl FnMut(ValueId, &Tensor) -> Result<()>,
+    ) -> Result<Vec<Tensor>> {
+        let mut values: Vec<Option<Tensor>> = Vec::with_capacity(self.graph.nodes.len());
+        for (index, node) in self.graph.nodes.iter().enumerate() {
+            let result = if index == 0 {
+                let channels = self.graph.input_channels();
+                let size = image.size();
+                if size.len() != 4 || size[1] != channels {
+                    return Err(Error::Shape {
+                        node: node.name.clone(),
+                        op: "input",
+                        reason: format!("the image must be [N, {channels}, H, W], not {size:?}"),
+                    });
+                }
+                image.shallow_clone()
+            } else {
+                let inputs: smallvec::SmallVec<[&Tensor; 4]> = node
+                    .inputs
+                    .iter()
+                    .map(|v| values[v.index()].as_ref())
+                    .collect::<Option<_>>()
+                    .ok_or_else(|| {
+                        Error::Graph(format!("`{}` reads a value that is gone", node.name))
+                    })?;
+                ops::run(
+                    &node.op,
+                    &inputs,
+                    &self.tensors[index],
+                    mode,
+                    self.in_place[index],
+                )
+                .map_err(|error| match error {
+                    Error::Torch(source) => Error::Shape {
+                        node: node.name.clone(),
+                        op: node.op.name(),
+                        reason: source
+                            .to_string()
+                            .lines()
+                            .next()
+                            .unwrap_or_default()
+                            .to_owned(),
+                    },
+                    other => other,
+                })?
+            };
+            observe(ValueId(index as u32), &result)?;
+            values.push(Some(result));
+            for value in &self.drop_after[index] {
+                values[value.index()] = None;
+            }
+        }
+        self.graph
+            .outputs
+            .iter()
+            .map(|v| values[v.index()].as_ref().map(Tensor::shallow_clone))
+            .collect::<Option<_>>()
+            .ok_or_else(|| Error::Graph("an output was dropped".into()))
+    }
+
+    /// Runs and keeps the values `wanted` besides the outputs, for example the feature maps that distillation compares.
+    pub fn run_keeping(
+        &self,
+        image: &Tensor,
+        mode: Mode,
+        wanted: &[ValueId],
+    ) -> Result<(Vec<Tensor>, Vec<Tensor>)> {
+        let mut kept: Vec<Option<Tensor>> = wanted.iter().map(|_| None).collect();
+        let outputs = self.run_observed(image, mode, |value, tensor| {
+            for (slot, _) in kept.iter_mut().zip(wanted).filter(|(_, w)| **w == value) {
+                *slot = Some(tensor.shallow_clone());
+            }
+            Ok(())
+        })?;
+        let kept = kept.into_iter().collect::<Option<_>>();
+        Ok((
+            outputs,
+            kept.ok_or_else(|| Error::Graph("a wanted value does not exist".into()))?,
+        ))
+    }
+}
+
+/// The same tensor laid out with channels last (NHWC in memory, NCHW in shape): convolutions on CPUs run faster on it and hand
+/// the layout on.
+pub fn channels_last(tensor: &Tensor) -> Tensor {
+    if tensor.dim() == 4 {
+        tensor
+            .permute([0, 2, 3, 1])
+            .contiguous()
+            .permute([0, 3, 1, 2])
+    } else {
+        tensor.shallow_clone()
+    }
+}

@@ -1,0 +1,38 @@
+//! The contracts of `yolo`: plugin traits, the model graph, its passes and its executor.
+//!
+//! A model is an explicit [`graph::Graph`] of primitive ops and everything the program does to a model is a pass over
+//! it: running ([`exec`]), shapes and costs ([`graph`]), pruning ([`prune`]), quantization ([`quant`]).
+//! Plugins implement [`Backbone`], [`NeckBlock`], [`Pruner`], [`PruneMetric`] or [`Quantizer`] and describe themselves
+//! with a [`PluginInfo`].
+//!
+//! This crate does no file or network input or output, never prints and never loads foreign code.
+
+pub mod block;
+pub mod config;
+pub mod conformance;
+pub mod error;
+pub mod exec;
+pub mod features;
+pub mod graph;
+pub mod info;
+pub mod model;
+pub mod nn;
+pub mod params;
+pub mod passes;
+pub mod plugin;
+pub mod prune;
+pub mod quant;
+pub mod suggest;
+pub mod testing;
+pub mod wire;
+
+pub use block::Block;
+pub use error::{Error, Result};
+pub use exec::{Mode, Program};
+pub use features::{Feat, Features, Scale};
+pub use graph::{Graph, GraphBuilder, Node, Op, ValueId};
+pub use info::{Kind, Paper, PluginInfo, Stability};
+pub use params::{ParamRole, ParamSpec, Params};
+pub use plugin::{Arity, Backbone, NeckBlock};
+pub use prune::{PruneMetric, Pruner};
+pub use quant::Quantizer;

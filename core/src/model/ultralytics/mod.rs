@@ -1,0 +1,314 @@
+//! Import of Ultralytics' model files: lists of `[from, number, module, args]`. Text in them is data: a few Python literals are
+//! understood, nothing is executed. What a module builds is looked up in a table that core and plugins fill
+//! ([`LayerModule`]).
+
+mod args;
+mod modules;
+
+pub use args::Call;
+
+use serde_json::Value;
+
+use super::detect;
+use crate::config::{ConfigError, Located};
+use crate::{Error, Feat, Graph, GraphBuilder, PluginInfo, Result, Scale, suggest};
+
+/// A module that layer lists can name.
+#[derive(Debug, Clone, Copy)]
+pub struct LayerModule {
+    /// Its name in the lists, for example `GhostBottleneck`.
+    pub name: &'static str,
+    /// Whether its first argument is its width before scaling.
+    pub takes_channels: bool,
+    /// Whether it repeats inside; otherwise copies of it follow each other.
+    pub repeats_inside: bool,
+    /// Whether a trailing fraction in its arguments is the part of its channels that pruning kept.
+    pub takes_ratio: bool,
+    /// Appends it in the current scope.
+    pub build: fn(&mut GraphBuilder, &Call<'_>) -> Result<crate::ValueId>,
+}
+
+inventory::collect!(LayerModule);
+
+/// Whether this is a layer list rather than a model file of ours.
+pub fn is_layer_list(config: &Located) -> bool {
+    config.get("backbone").is_some_and(Value::is_array)
+}
+
+/// Builds the graph of a layer list. `classes` overrides the file's `nc`.
+pub fn import(config: &Located, classes: Option<i64>) -> Result<Graph> {
+    check_keys(config)?;
+    let number = |key: &str, default: Option<f64>| -> Result<f64, ConfigError> {
+        match config.get(key) {
+            Some(value) => value
+                .as_f64()
+                .ok_or_else(|| config.value_error(key, &format!("`{key}` takes a number"), None)),
+            None => default.ok_or_else(|| config.error("", &format!("there is no `{key}`"), None)),
+        }
+    };
+    let scale = Scale {
+        depth: number("depth_multiple", Some(1.0))?,
+        width: number("width_multiple", Some(1.0))?,
+    };
+    let classes = match classes {
+        Some(classes) => classes,
+        None => number("nc", Some(80.0))? as i64,
+    };
+    let mut g = GraphBuilder::new(number("ch", Some(3.0))? as i64);
+    let mut layers: Vec<Feat> = Vec::new();
+    let mut finished = None;
+    for part in ["backbone", "head"] {
+        let rows = config
+            .get(part)
+            .and_then(Value::as_array)
+            .ok_or_else(|| config.error(part, &format!("`{part}` must be a list of layers"), None))?;
+        for index in 0..rows.len() {
+            let path = format!("{part}.{index}");
+            if finished.is_some() {
+                return Err(config.error(&path, "a layer follows `Detect`", None).into());
+            }
+            let row = Row::read(config, &path, &layers, g.image())?;
+            if row.module == "Detect" {
+                finished = Some(detect_row(config, &mut g, &row, classes)?);
+            } else {
+                layers.push(build_row(config, &mut g, &row, scale)?);
+            }
+        }
+    }
+    let (outputs, head) = finished.ok_or_else(|| config.error("head", "the list does not end with `Detect`", None))?;
+    g.finish(outputs, Some(head))
+}
+
+fn check_keys(config: &Located) -> Result<(), ConfigError> {
+    const KNOWN: [&str; 9] = [
+        "nc",
+        "ch",
+        "depth_multiple",
+        "width_multiple",
+        "anchors",
+        "backbone",
+        "head",
+        "inplace",
+        "names",
+    ];
+    let Some(map) = config.value.as_object() else {
+        return Err(config.error("", "this is not a model file", None));
+    };
+    match map.keys().find(|key| !KNOWN.contains(&key.as_str())) {
+        Some(key) => {
+            let hint = suggest::did_you_mean(key, KNOWN);
+            Err(config.error(key, &format!("there is no option `{key}`"), hint.as_deref()))
+        }
+        None => Ok(()),
+    }
+}
+
+/// One row of the list.
+struct Row<'a> {
+    path: String,
+    inputs: Vec<Feat>,
+    repeats: i64,
+    module: &'a str,
+    args: Vec<Value>,
+}
+
+impl<'a> Row<'a> {
+    fn read(config: &'a Located, path: &str, layers: &[Feat], image: Feat) -> Result<Self, ConfigError> {
+        let at = |index: usize| format!("{path}.{index}");
+        let Some([from, number, module, args]) = config.get(path).and_then(Value::as_array).map(Vec::as_slice) else {
+            return Err(config.value_error(path, "a layer is `[from, number, module, args]`", None));
+        };
+        let froms = match from {
+            Value::Array(items) => items.as_slice(),
+            one => std::slice::from_ref(one),
+        };
+        let inputs = froms
+            .iter()
+            .map(|from| {
+                let wanted = from
+                    .as_i64()
+                    .ok_or_else(|| config.value_error(&at(0), "`from` takes layer numbers", None))?;
+                let index = if wanted < 0 {
+                    layers.len() as i64 + wanted
+                } else {
+                    wanted
+                };
+                if index == -1 && layers.is_empty() {
+                    return Ok(image);
+                }
+                usize::try_from(index)
+                    .ok()
+                    .and_then(|index| layers.get(index).copied())
+                    .ok_or_else(|| {
+                        let message = format!("layer {wanted} does not exist before layer {}", layers.len());
+                        config.value_error(&at(0), &message, None)
+                    })
+            })
+            .collect::<Result<_, _>>()?;
+        Ok(Self {
+            path: path.to_owned(),
+            inputs,
+            repeats: number
+                .as_i64()
+                .filter(|n| (1..=1000).contains(n))
+                .ok_or_else(|| config.value_error(&at(1), "`number` takes a count from 1 to 1000", None))?,
+            module: module
+                .as_str()
+                .ok_or_else(|| config.value_error(&at(2), "`module` takes a name", None))?,
+            args: args
+                .as_array()
+                .ok_or_else(|| config.value_error(&at(3), "`args` takes a list", None))?
+                .iter()
+                .map(args::literal)
+                .collect(),
+        })
+    }
+}
+
+fn build_row(config: &Located, g: &mut GraphBuilder, row: &Row<'_>, scale: Scale) -> Result<Feat> {
+    let module = find(config, row)?;
+    let mut args = row.args.as_slice();
+    let (mut channels, mut full) = (row.inputs[0].channels, row.inputs[0].channels);
+    if module.takes_channels {
+        let width = args.first().and_then(Value::as_i64).filter(|c| *c > 0);
+        let Some(width) = width else {
+            return Err(config
+                .value_error(
+                    &format!("{}.3", row.path),
+                    &format!("`{}` needs its channels as first argument", module.name),
+                    None,
+                )
+                .into());
+        };
+        args = &args[1..];
+        full = scale.channels(width);
+        channels = full;
+        if let Some(ratio) = args
+            .last()
+            .filter(|last| module.takes_ratio && last.is_f64())
+            .and_then(Value::as_f64)
+        {
+            args = &args[..args.len() - 1];
+            let kept = width as f64 * ratio * scale.width;
+            channels = ((kept / 8.0).ceil() as i64 * 8).max(8);
+        }
+    }
+    let repeats = scale.repeats(row.repeats);
+    let kind = module.name.rsplit('.').next().unwrap_or(module.name);
+    let chain = repeats > 1 && !module.repeats_inside;
+    let result = g.layer(kind, &row.inputs, |g| {
+        let mut call = Call {
+            module: module.name,
+            inputs: row.inputs.clone(),
+            channels,
+            full_channels: full,
+            repeats: if module.repeats_inside { repeats } else { 1 },
+            args,
+        };
+        if !chain {
+            return (module.build)(g, &call);
+        }
+        let mut value = row.inputs[0].value;
+        for copy in 0..repeats {
+            value = g.scope(copy.to_string(), |g| (module.build)(g, &call))?;
+            call.inputs = vec![g.feat(value)?];
+        }
+        Ok(value)
+    });
+    result.map_err(|error| place(config, &row.path, error))
+}
+
+/// Errors of a module get the place of its row.
+fn place(config: &Located, path: &str, error: Error) -> Error {
+    match error {
+        Error::Located(_) => error,
+        other => config.value_error(path, &other.to_string(), None).into(),
+    }
+}
+
+fn detect_row(
+    config: &Located,
+    g: &mut GraphBuilder,
+    row: &Row<'_>,
+    classes: i64,
+) -> Result<(Vec<crate::ValueId>, crate::graph::DetectHead)> {
+    let levels = row.inputs.len();
+    let bad = || config.value_error("anchors", "`anchors` takes a count or a list per level", None);
+    let mut anchors: Vec<Vec<[f64; 2]>> = match config.get("anchors") {
+        Some(Value::Number(count)) => {
+            let count = count.as_i64().filter(|n| (1..=100).contains(n)).ok_or_else(bad)?;
+            // Placeholders of the reference, to be replaced by anchors fitted to the data.
+            let level: Vec<[f64; 2]> = (0..count).map(|i| [2.0 * i as f64, 2.0 * i as f64 + 1.0]).collect();
+            vec![level; levels]
+        }
+        Some(Value::Array(items)) => items
+            .iter()
+            .map(|level| {
+                let flat: Vec<f64> = level.as_array()?.iter().map(Value::as_f64).collect::<Option<_>>()?;
+                flat.len()
+                    .is_multiple_of(2)
+                    .then(|| flat.chunks(2).map(|p| [p[0], p[1]]).collect())
+            })
+            .collect::<Option<_>>()
+            .ok_or_else(bad)?,
+        _ => return Err(bad().into()),
+    };
+    order_anchors(&mut anchors, &row.inputs);
+    detect(g, &row.inputs, classes, &anchors).map_err(|error| place(config, &row.path, error))
+}
+
+/// Levels from fine to coarse need anchors from small to large; a list in the other order is turned round. Areas are compared in
+/// cells, and turning round keeps the cells, as the reference does.
+fn order_anchors(anchors: &mut [Vec<[f64; 2]>], inputs: &[Feat]) {
+    if anchors.len() != inputs.len() || anchors.iter().any(Vec::is_empty) {
+        return;
+    }
+    let area =
+        |level: usize, anchor: [f64; 2]| anchor[0] * anchor[1] / (inputs[level].stride * inputs[level].stride) as f64;
+    let last = anchors.len() - 1;
+    let growth = area(last, anchors[last][anchors[last].len() - 1]) - area(0, anchors[0][0]);
+    let strides = inputs[last].stride - inputs[0].stride;
+    if growth * (strides as f64) < 0.0 {
+        for (level, feat) in anchors.iter_mut().zip(inputs) {
+            for value in level.iter_mut().flatten() {
+                *value /= feat.stride as f64;
+            }
+        }
+        anchors.reverse();
+        for (level, feat) in anchors.iter_mut().zip(inputs) {
+            for value in level.iter_mut().flatten() {
+                *value *= feat.stride as f64;
+            }
+        }
+    }
+}
+
+fn find(config: &Located, row: &Row<'_>) -> Result<&'static LayerModule, ConfigError> {
+    let all = || inventory::iter::<LayerModule>.into_iter();
+    if let Some(module) = all().find(|module| module.name == row.module) {
+        return Ok(module);
+    }
+    let names: Vec<&str> = all().map(|module| module.name).collect();
+    let plugins = PluginInfo::linked();
+    let similarity = |name: &str| strsim::jaro_winkler(&suggest::normalise(row.module), &suggest::normalise(name));
+    let closest = plugins
+        .iter()
+        .filter(|info| matches!(info.kind, crate::Kind::Backbone | crate::Kind::NeckBlock))
+        .max_by(|a, b| similarity(a.name).total_cmp(&similarity(b.name)));
+    let mut help = suggest::did_you_mean(row.module, names.iter().copied()).unwrap_or_default();
+    if let Some(info) = closest {
+        if !help.is_empty() {
+            help.push(' ');
+        }
+        help.push_str(&format!(
+            "the closest plugin is the {} `{}`",
+            info.kind.title(),
+            info.name
+        ));
+    }
+    Err(config.value_error(
+        &format!("{}.2", row.path),
+        &format!("there is no module `{}`", row.module),
+        Some(&help),
+    ))
+}

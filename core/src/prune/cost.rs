@@ -1,0 +1,150 @@
+//! Cost of a plan without building the model: multiply-adds and parameters as sums of products of kept widths. Equal to the cost of
+//! the pruned graph.
+
+use serde::{Deserialize, Serialize};
+
+use super::{ChannelGroups, PrunePlan};
+use crate::graph::{Graph, Op};
+use crate::{ParamRole, Result};
+
+/// A width: fixed channels plus, per group, how many channels each kept one counts for.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+struct Width {
+    fixed: i64,
+    terms: Vec<(u32, i64)>,
+}
+
+impl Width {
+    fn at(&self, kept: &[usize]) -> i64 {
+        self.fixed + self.terms.iter().map(|(group, count)| count * kept[*group as usize] as i64).sum::<i64>()
+    }
+}
+
+/// A product of two widths and a constant.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Term {
+    factor: i64,
+    a: Width,
+    b: Option<Width>,
+}
+
+impl Term {
+    fn at(&self, kept: &[usize]) -> i64 {
+        self.factor * self.a.at(kept) * self.b.as_ref().map_or(1, |b| b.at(kept))
+    }
+}
+
+/// Cost of a model as a function of its group widths.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct CostModel {
+    macs: Vec<Term>,
+    params: Vec<Term>,
+    fixed_macs: i64,
+    widths: Vec<usize>,
+}
+
+impl CostModel {
+    /// For a square image of `size` pixels.
+    pub fn of(graph: &Graph, groups: &ChannelGroups, size: i64) -> Result<Self> {
+        let shapes = graph.shapes([1, graph.input_channels(), size, size])?;
+        let atoms = &groups.atoms;
+        let mut owner = vec![None; atoms.frozen.len()];
+        for (index, group) in groups.groups.iter().enumerate() {
+            for atom in &group.atoms {
+                owner[*atom as usize] = Some(index as u32);
+            }
+        }
+        // Counts channels per group; exact because the channels of a group are alike everywhere.
+        let width = |value: crate::ValueId| -> Width {
+            let mut width = Width::default();
+            let mut counts: Vec<(u32, i64)> = Vec::new();
+            for atom in atoms.of(value) {
+                match owner[*atom as usize] {
+                    None => width.fixed += 1,
+                    Some(group) => match counts.iter_mut().find(|(g, _)| *g == group) {
+                        Some((_, count)) => *count += 1,
+                        None => counts.push((group, 1)),
+                    },
+                }
+            }
+            width.terms =
+                counts.into_iter().map(|(g, count)| (g, count / groups.groups[g as usize].len() as i64)).collect();
+            width
+        };
+        let constant = |n: i64| Width { fixed: n, terms: Vec::new() };
+        let (mut macs, mut params, mut fixed_macs) = (Vec::new(), Vec::new(), 0);
+        let mut seen = std::collections::HashSet::new();
+        for (value, node) in graph.values().zip(&graph.nodes) {
+            let shape = &shapes[value.index()];
+            match &node.op {
+                Op::Conv2d { kernel, groups: 1, .. } | Op::DeformConv2d { kernel, .. } => {
+                    let factor = shape[0] * shape[2] * shape[3] * kernel[0] * kernel[1];
+                    macs.push(Term { factor, a: width(value), b: Some(width(node.inputs[0])) });
+                }
+                Op::Conv2d { cin, kernel, groups, .. } if groups == cin => {
+                    let factor = shape[0] * shape[2] * shape[3] * kernel[0] * kernel[1];
+                    macs.push(Term { factor, a: width(value), b: None });
+                }
+                Op::Linear { .. } => {
+                    let factor: i64 = shape[..shape.len() - 1].iter().product();
+                    macs.push(Term { factor, a: width(value), b: Some(width(node.inputs[0])) });
+                }
+                Op::Conv2d { cin, kernel, groups, .. } => {
+                    fixed_macs += shape.iter().product::<i64>() * (cin / groups) * kernel[0] * kernel[1];
+                }
+                Op::MatMul { .. } => {
+                    let inner = shapes[node.inputs[0].index()].last().copied().unwrap_or(1);
+                    fixed_macs += shape.iter().product::<i64>() * inner;
+                }
+                Op::Custom { custom } => {
+                    let inputs: Vec<&[i64]> = node.inputs.iter().map(|v| shapes[v.index()].as_slice()).collect();
+                    fixed_macs += custom.macs(&inputs, shape);
+                }
+                _ => {}
+            }
+            for spec in node.op.params(&node.name) {
+                if !spec.role.trainable() || spec.role == ParamRole::Quant || !seen.insert(spec.key.clone()) {
+                    continue;
+                }
+                let axes = super::groups::cut_axes(&node.op, &spec.key, spec.shape.len());
+                let side = |axis: usize| {
+                    axes.iter().find(|(a, _)| *a == axis).map(|(_, of_input)| {
+                        width(if *of_input { node.inputs[0] } else { value })
+                    })
+                };
+                let factor: i64 =
+                    (0..spec.shape.len()).filter(|axis| side(*axis).is_none()).map(|axis| spec.shape[axis]).product();
+                let mut sides = (0..spec.shape.len()).filter_map(side);
+                let a = sides.next().unwrap_or_else(|| constant(1));
+                params.push(Term { factor, a, b: sides.next() });
+            }
+        }
+        let widths = groups.groups.iter().map(super::ChannelGroup::len).collect();
+        Ok(Self { macs, params, fixed_macs, widths })
+    }
+
+    /// Multiply-adds with these widths (by group).
+    pub fn macs(&self, kept: &[usize]) -> i64 {
+        self.fixed_macs + self.macs.iter().map(|term| term.at(kept)).sum::<i64>()
+    }
+
+    /// Trainable parameters with these widths.
+    pub fn params(&self, kept: &[usize]) -> i64 {
+        self.params.iter().map(|term| term.at(kept)).sum()
+    }
+
+    /// GFLOPs with these widths.
+    pub fn gflops(&self, kept: &[usize]) -> f64 {
+        2.0 * self.macs(kept) as f64 / 1e9
+    }
+
+    /// The unpruned widths.
+    pub fn full(&self) -> &[usize] {
+        &self.widths
+    }
+
+    /// Widths of a plan.
+    pub fn widths(&self, plan: &PrunePlan, groups: &ChannelGroups) -> Vec<usize> {
+        groups.groups.iter().map(|group| plan.kept(group)).collect()
+    }
+}

@@ -1,0 +1,241 @@
+//! Channel groups: the sets of channels that can be removed one by one, each with the parts of tensors that go with it.
+
+use std::collections::{BTreeMap, HashMap};
+
+use serde::{Deserialize, Serialize};
+
+use super::atoms::Atoms;
+use crate::graph::{Graph, Op};
+use crate::{ParamRole, Result};
+
+/// What a tensor is to a channel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Side {
+    /// Its rows make the channel (weight of a producer, norm, bias).
+    Producer,
+    /// Its columns read the channel.
+    Consumer,
+}
+
+/// A tensor that a group cuts.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Cut {
+    /// Key of the tensor.
+    pub key: String,
+    /// Axis that is cut.
+    pub axis: usize,
+    /// What it is to the channels.
+    pub side: Side,
+    /// What it is to the optimizer (as in the graph's specs).
+    pub role: CutRole,
+}
+
+/// Kind of tensor, as far as scores care.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CutRole {
+    /// Weight of a convolution or linear layer.
+    Weight,
+    /// Bias.
+    Bias,
+    /// Scale of a norm.
+    NormWeight,
+    /// Shift of a norm.
+    NormBias,
+    /// Statistics and the like.
+    Other,
+}
+
+/// Channels that are alike: each can go on its own, and each is made and read by the same tensors.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ChannelGroup {
+    /// Scope of the first layer that makes the channels.
+    pub name: String,
+    /// Tensors that are cut.
+    pub cuts: Vec<Cut>,
+    /// For each channel and each cut, the positions along the axis (more than one where a concat repeats a map).
+    pub channels: Vec<Vec<Vec<u32>>>,
+    #[serde(skip)]
+    pub(crate) atoms: Vec<u32>,
+}
+
+impl ChannelGroup {
+    /// Number of channels.
+    pub fn len(&self) -> usize {
+        self.channels.len()
+    }
+
+    /// Whether there are no channels (never, in a traced graph).
+    pub fn is_empty(&self) -> bool {
+        self.channels.is_empty()
+    }
+
+    /// Positions along the axis of a cut, one per channel (the first one where a map is repeated).
+    pub fn positions(&self, cut: usize) -> Vec<i64> {
+        self.channels.iter().filter_map(|channel| channel[cut].first()).map(|at| i64::from(*at)).collect()
+    }
+}
+
+/// All groups of a graph, in graph order, and what they are made of.
+#[derive(Debug)]
+pub struct ChannelGroups {
+    /// Groups that may be pruned.
+    pub groups: Vec<ChannelGroup>,
+    pub(crate) atoms: Atoms,
+}
+
+impl ChannelGroups {
+    /// Finds the groups of a graph. Exact: removing a channel whose producers are silent leaves the outputs unchanged.
+    pub fn of(graph: &Graph) -> Result<Self> {
+        let atoms = Atoms::trace(graph)?;
+        let mut cuts: Vec<Cut> = Vec::new();
+        let mut cut_ids: HashMap<Cut, u32> = HashMap::new();
+        // Root atom -> (cut, position).
+        let mut members: BTreeMap<u32, Vec<(u32, u32)>> = BTreeMap::new();
+        for (value, node) in graph.values().zip(&graph.nodes) {
+            for spec in node.op.params(&node.name) {
+                for (axis, of_input) in cut_axes(&node.op, &spec.key, spec.shape.len()) {
+                    let side = if of_input { Side::Consumer } else { Side::Producer };
+                    let cut = Cut { key: spec.key.clone(), axis, side, role: role(spec.role) };
+                    let id = *cut_ids.entry(cut.clone()).or_insert_with(|| {
+                        cuts.push(cut);
+                        cuts.len() as u32 - 1
+                    });
+                    let source = if of_input { node.inputs[0] } else { value };
+                    for (position, atom) in atoms.of(source).iter().enumerate() {
+                        if !atoms.frozen[*atom as usize] {
+                            members.entry(*atom).or_default().push((id, position as u32));
+                        }
+                    }
+                }
+            }
+        }
+        // Channels with the same cuts (and the same number of positions in each) form a group.
+        let mut by_signature: HashMap<Vec<(u32, u32)>, usize> = HashMap::new();
+        let mut groups: Vec<ChannelGroup> = Vec::new();
+        for (atom, mut places) in members {
+            places.sort_unstable();
+            places.dedup();
+            let mut signature: Vec<(u32, u32)> = Vec::new();
+            let mut positions: Vec<Vec<u32>> = Vec::new();
+            for (cut, position) in places {
+                match signature.last_mut() {
+                    Some((last, count)) if *last == cut => {
+                        *count += 1;
+                        if let Some(list) = positions.last_mut() {
+                            list.push(position);
+                        }
+                    }
+                    _ => {
+                        signature.push((cut, 1));
+                        positions.push(vec![position]);
+                    }
+                }
+            }
+            let index = *by_signature.entry(signature.clone()).or_insert_with(|| {
+                let own: Vec<Cut> = signature.iter().map(|(cut, _)| cuts[*cut as usize].clone()).collect();
+                let name = own
+                    .iter()
+                    .find(|cut| cut.side == Side::Producer && cut.role == CutRole::Weight)
+                    .or(own.first())
+                    .map(|cut| scope_of(&cut.key).to_owned())
+                    .unwrap_or_default();
+                groups.push(ChannelGroup { name, cuts: own, channels: Vec::new(), atoms: Vec::new() });
+                groups.len() - 1
+            });
+            groups[index].channels.push(positions);
+            groups[index].atoms.push(atom);
+        }
+        // A group without a producer would be a channel that nobody makes.
+        groups.retain(|group| group.cuts.iter().any(|cut| cut.side == Side::Producer && cut.role == CutRole::Weight));
+        name_apart(&mut groups);
+        Ok(Self { groups, atoms })
+    }
+
+    /// The groups of a model that lives elsewhere, as a pruner in a shared library gets them: enough to score, select and plan,
+    /// not to apply or to cost.
+    pub fn from_parts(groups: Vec<ChannelGroup>) -> Self {
+        Self { groups, atoms: Atoms::default() }
+    }
+
+    /// The group of this name.
+    pub fn get(&self, name: &str) -> Option<(usize, &ChannelGroup)> {
+        self.groups.iter().enumerate().find(|(_, group)| group.name == name)
+    }
+
+    /// Keys of the norm scales that pruning may cut: what sparse training acts on.
+    pub fn norm_weights(&self) -> Vec<String> {
+        let mut keys: Vec<String> = self
+            .groups
+            .iter()
+            .flat_map(|group| &group.cuts)
+            .filter(|cut| cut.role == CutRole::NormWeight && cut.side == Side::Producer)
+            .map(|cut| cut.key.clone())
+            .collect();
+        keys.sort();
+        keys.dedup();
+        keys
+    }
+}
+
+/// `a.b.weight` to `a.b`.
+fn scope_of(key: &str) -> &str {
+    key.rsplit_once('.').map_or(key, |(scope, _)| scope)
+}
+
+/// Two groups may start in the same layer (a concat that mixes widths): number them.
+fn name_apart(groups: &mut [ChannelGroup]) {
+    let mut seen: HashMap<String, usize> = HashMap::new();
+    for group in groups {
+        let count = seen.entry(group.name.clone()).or_default();
+        *count += 1;
+        if *count > 1 {
+            group.name = format!("{}#{count}", group.name);
+        }
+    }
+}
+
+fn role(role: ParamRole) -> CutRole {
+    match role {
+        ParamRole::Weight => CutRole::Weight,
+        ParamRole::Bias => CutRole::Bias,
+        ParamRole::NormWeight => CutRole::NormWeight,
+        ParamRole::NormBias => CutRole::NormBias,
+        ParamRole::Table | ParamRole::Quant | ParamRole::Buffer | ParamRole::Counter => CutRole::Other,
+    }
+}
+
+/// Axes of a parameter that follow channels: `(axis, of the input)`.
+pub(crate) fn cut_axes(op: &Op, key: &str, rank: usize) -> Vec<(usize, bool)> {
+    if rank == 0 {
+        return Vec::new();
+    }
+    let is_weight = key.ends_with(".weight");
+    match op {
+        Op::Conv2d { groups: 1, weight_quant, .. } | Op::Linear { weight_quant, .. } if true_plain(op) => {
+            quantized_axes(key, is_weight, weight_quant.as_ref().is_some_and(|q| q.per_channel))
+        }
+        Op::Conv2d { cin, groups, weight_quant, .. } if groups == cin => {
+            if key.contains(".weight_quant.") && !weight_quant.as_ref().is_some_and(|q| q.per_channel) {
+                Vec::new()
+            } else {
+                vec![(0, false)]
+            }
+        }
+        Op::DeformConv2d { .. } => quantized_axes(key, is_weight, false),
+        Op::BatchNorm { .. } => vec![(0, false)],
+        _ => Vec::new(),
+    }
+}
+
+fn true_plain(op: &Op) -> bool {
+    matches!(op, Op::Conv2d { groups: 1, .. } | Op::Linear { .. })
+}
+
+fn quantized_axes(key: &str, is_weight: bool, per_channel: bool) -> Vec<(usize, bool)> {
+    if key.contains(".weight_quant.") {
+        return if per_channel { vec![(0, false)] } else { Vec::new() };
+    }
+    if is_weight { vec![(0, false), (1, true)] } else { vec![(0, false)] }
+}

@@ -1,0 +1,162 @@
+//! From scores to plans: local and global ranking, rounding of widths, budgets.
+
+use serde::{Deserialize, Serialize};
+
+use super::{ChannelGroups, CostModel, PrunePlan};
+use crate::{Error, Result};
+
+/// One score per channel, by group; the lowest go first.
+pub type Scores = Vec<Vec<f32>>;
+
+/// What the pruned model may cost, as shares of the unpruned one.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Budget {
+    /// Share of the multiply-adds.
+    #[serde(default)]
+    pub flops: Option<f64>,
+    /// Share of the parameters.
+    #[serde(default)]
+    pub params: Option<f64>,
+}
+
+impl Budget {
+    /// Refuses shares outside of 0..1.
+    pub fn check(&self) -> Result<()> {
+        for (name, share) in [("flops", self.flops), ("params", self.params)] {
+            if let Some(share) = share.filter(|share| !(*share > 0.0 && *share <= 1.0)) {
+                return Err(Error::Impossible(format!("the budget `{name}: {share}` must be above 0 and at most 1")));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether widths fit.
+    pub fn allows(&self, cost: &CostModel, kept: &[usize]) -> bool {
+        let full = cost.full();
+        let within = |share: Option<f64>, now: i64, before: i64| {
+            share.is_none_or(|share| now as f64 <= share * before as f64)
+        };
+        within(self.flops, cost.macs(kept), cost.macs(full)) && within(self.params, cost.params(kept), cost.params(full))
+    }
+
+    /// Whether anything is asked for.
+    pub fn is_open(&self) -> bool {
+        self.flops.is_none() && self.params.is_none()
+    }
+}
+
+/// How widths are rounded and how much a group may lose.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Rounding {
+    /// Widths become multiples of this.
+    pub multiple: usize,
+    /// No group loses more than this share.
+    pub max_ratio: f64,
+}
+
+impl Default for Rounding {
+    fn default() -> Self {
+        Self { multiple: 8, max_ratio: 0.9 }
+    }
+}
+
+impl Rounding {
+    /// The nearest allowed width to `wanted` for a group of `full` channels: a multiple, at least one multiple, within the
+    /// maximal loss. A group narrower than one multiple, or that asks for all, stays whole.
+    pub fn width(&self, wanted: usize, full: usize) -> usize {
+        let multiple = self.multiple.max(1);
+        let least = ((full as f64 * (1.0 - self.max_ratio)).ceil() as usize).max(1).div_ceil(multiple) * multiple;
+        let rounded = (wanted + multiple / 2) / multiple * multiple;
+        if wanted >= full { full } else { rounded.max(least).min(full) }
+    }
+}
+
+/// Keeps, in each group, the `width` channels with the highest scores (ties: the earlier channel).
+pub fn top(groups: &ChannelGroups, scores: &Scores, widths: &[usize]) -> PrunePlan {
+    let mut plan = PrunePlan::full();
+    for ((group, scores), width) in groups.groups.iter().zip(scores).zip(widths) {
+        if *width >= group.len() {
+            continue;
+        }
+        let mut order: Vec<usize> = (0..group.len()).collect();
+        order.sort_by(|a, b| scores[*b].total_cmp(&scores[*a]).then(a.cmp(b)));
+        order.truncate(*width);
+        order.sort_unstable();
+        plan.keep.insert(group.name.clone(), order);
+    }
+    plan
+}
+
+/// Widths when every group loses the same share.
+pub fn uniform_widths(groups: &ChannelGroups, ratio: f64, rounding: Rounding) -> Vec<usize> {
+    groups
+        .groups
+        .iter()
+        .map(|group| {
+            let wanted = (group.len() as f64 * (1.0 - ratio)).round() as usize;
+            rounding.width(wanted, group.len())
+        })
+        .collect()
+}
+
+/// Widths when the `ratio` lowest scores over all groups go. Of equal scores the later channels go first, so that a model whose
+/// scores are all alike can be pruned, too.
+pub fn global_widths(groups: &ChannelGroups, scores: &Scores, ratio: f64, rounding: Rounding) -> Vec<usize> {
+    let mut all: Vec<(f32, usize, usize)> = scores
+        .iter()
+        .enumerate()
+        .flat_map(|(group, own)| own.iter().enumerate().map(move |(channel, score)| (*score, channel, group)))
+        .collect();
+    all.sort_by(|a, b| a.0.total_cmp(&b.0).then(b.1.cmp(&a.1)).then(b.2.cmp(&a.2)));
+    let cut = ((all.len() as f64 * ratio) as usize).min(all.len().saturating_sub(1));
+    let mut wanted: Vec<usize> = groups.groups.iter().map(super::ChannelGroup::len).collect();
+    for (_, _, group) in &all[..cut] {
+        wanted[*group] -= 1;
+    }
+    groups.groups.iter().zip(wanted).map(|(group, wanted)| rounding.width(wanted, group.len())).collect()
+}
+
+/// The weakest pruning of a family of widths, ordered by ratio, that fits the budget: bisection over the ratio.
+pub fn fit(
+    budget: Budget,
+    cost: &CostModel,
+    widths_at: impl Fn(f64) -> Vec<usize>,
+) -> Result<Vec<usize>> {
+    budget.check()?;
+    if budget.allows(cost, &widths_at(0.0)) {
+        return Ok(widths_at(0.0));
+    }
+    let (mut low, mut high) = (0.0, 1.0);
+    let most = widths_at(high);
+    if !budget.allows(cost, &most) {
+        let full = cost.full();
+        return Err(Error::Impossible(format!(
+            "the budget can't be met: pruning as far as allowed leaves {:.1} % of the FLOPs and {:.1} % of the parameters; \
+             raise the budget or `max_ratio`",
+            100.0 * cost.macs(&most) as f64 / cost.macs(full) as f64,
+            100.0 * cost.params(&most) as f64 / cost.params(full) as f64
+        )));
+    }
+    for _ in 0..40 {
+        let middle = f64::midpoint(low, high);
+        if budget.allows(cost, &widths_at(middle)) {
+            high = middle;
+        } else {
+            low = middle;
+        }
+    }
+    Ok(widths_at(high))
+}
+
+/// Divides the scores of each group by their mean, so that layers of different scale can be ranked together.
+pub fn normalise(scores: &mut Scores) {
+    for group in scores {
+        let mean = group.iter().map(|v| f64::from(*v)).sum::<f64>() / group.len().max(1) as f64;
+        if mean > 0.0 {
+            for score in group {
+                *score = (f64::from(*score) / mean) as f32;
+            }
+        }
+    }
+}

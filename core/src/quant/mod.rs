@@ -1,0 +1,15 @@
+//! Quantization schemes, observers and fake quantizers, where they go in a graph, and the files of the backends. Works on the graph
+//! with batch norm folded: what is simulated is what is exported.
+
+mod backend;
+pub mod emit;
+mod fake_quant;
+mod observer;
+mod placement;
+mod spec;
+
+pub use backend::{Artifact, BackendSpec, Quantizer, ranges};
+pub use fake_quant::fake_quant;
+pub use observer::{Observer, Range, Watch, batch_range, qparams};
+pub use placement::{Placement, insert, quantizer_name};
+pub use spec::{FakeQuantSpec, Method, Scheme};

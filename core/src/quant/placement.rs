@@ -1,0 +1,124 @@
+//! Where activations are quantized: a policy as data, and the pass that inserts the nodes.
+
+use serde::{Deserialize, Serialize};
+
+use super::{FakeQuantSpec, Watch};
+use crate::graph::{Graph, Node, Op, Rewriter, ValueId};
+use crate::{Params, Result};
+
+/// Which values get a quantizer, by the names of ops (`conv2d`, `add`, ...).
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Placement {
+    /// Inputs of these ops are quantized.
+    pub inputs_of: Vec<String>,
+    /// Results of these ops are quantized.
+    pub outputs_of: Vec<String>,
+    /// The image is quantized if an op of `inputs_of` reads it.
+    pub image: bool,
+    /// The head's raw maps are quantized too.
+    pub network_outputs: bool,
+    /// Of the two inputs of an add, the one that comes straight from a convolution that nobody else reads stays float, since
+    /// compilers fuse that add into the convolution.
+    pub fuse_conv_add: bool,
+}
+
+impl Placement {
+    /// A policy from lists of op names.
+    pub fn inputs_of(ops: &[&str]) -> Self {
+        Self { inputs_of: ops.iter().map(|op| (*op).to_owned()).collect(), image: true, ..Self::default() }
+    }
+
+    /// Values to quantize, in graph order. Parameters and constants never are.
+    pub fn values(&self, graph: &Graph) -> Vec<ValueId> {
+        let has = |list: &[String], op: &Op| list.iter().any(|name| name == op.name());
+        let consumers = graph.consumers();
+        graph
+            .values()
+            .filter(|value| {
+                let node = graph.node(*value);
+                if matches!(
+                    node.op,
+                    Op::Parameter { .. } | Op::Constant { .. } | Op::WindowMask { .. } | Op::RelativePositionBias { .. }
+                ) {
+                    return false;
+                }
+                if graph.outputs.contains(value) {
+                    return self.network_outputs;
+                }
+                if *value == ValueId::IMAGE && !self.image {
+                    return false;
+                }
+                // Float until the activation: a convolution is one step with what follows it.
+                let feeds_act = matches!(consumers[value.index()].as_slice(), [only] if matches!(graph.node(*only).op, Op::Act { .. }));
+                let made = has(&self.outputs_of, &node.op) && !feeds_act
+                    || matches!(node.op, Op::Act { .. })
+                        && node.inputs.first().is_some_and(|input| has(&self.outputs_of, &graph.node(*input).op));
+                let read = consumers[value.index()].iter().any(|reader| {
+                    let reader = graph.node(*reader);
+                    has(&self.inputs_of, &reader.op) && !(self.fuse_conv_add && self.fused(graph, &consumers, *value, reader))
+                });
+                made || read
+            })
+            .collect()
+    }
+
+    fn fused(&self, graph: &Graph, consumers: &[Vec<ValueId>], value: ValueId, reader: &Node) -> bool {
+        let single_conv = |value: ValueId| {
+            matches!(graph.node(value).op, Op::Conv2d { .. }) && consumers[value.index()].len() == 1
+        };
+        // Only one side can fuse: the last that qualifies, as the later one is computed last.
+        matches!(reader.op, Op::Add)
+            && single_conv(value)
+            && reader.inputs.iter().rev().find(|input| single_conv(**input)) == Some(&value)
+    }
+}
+
+/// Name of the quantizer of a value.
+pub fn quantizer_name(producer: &str) -> String {
+    format!("{producer}.act_quant")
+}
+
+/// Inserts a fake quantizer after each of `values` and gives every convolution and linear layer for which `weight` says so a weight quantizer.
+/// Scales of activations come from `watches` (one per value), scales of weights from the weights.
+pub fn insert(
+    graph: &Graph,
+    params: &Params,
+    values: &[ValueId],
+    watches: &[Watch],
+    activation: &FakeQuantSpec,
+    weight: &dyn Fn(&Node) -> Option<(FakeQuantSpec, super::Observer)>,
+) -> Result<(Graph, Params)> {
+    let mut quantized = params.shallow_clone();
+    let mut rewriter = Rewriter::new(graph);
+    for (value, node) in graph.values().zip(&graph.nodes) {
+        let mut node = node.clone();
+        if let Some((spec, observer)) = weight(&node)
+            && let Op::Conv2d { weight_quant, .. } | Op::Linear { weight_quant, .. } = &mut node.op
+        {
+            let tensor = params.require(&format!("{}.weight", node.name))?;
+            let range = tch::no_grad(|| super::observer::batch_range(observer, &spec, tensor))?;
+            let (scale, zero_point) = super::observer::qparams(&range, &spec)?;
+            quantized.insert(format!("{}.weight_quant.scale", node.name), scale);
+            quantized.insert(format!("{}.weight_quant.zero_point", node.name), zero_point);
+            *weight_quant = Some(spec);
+        }
+        let name = quantizer_name(&node.name);
+        rewriter.replace(node);
+        let Some(at) = values.iter().position(|v| *v == value) else { continue };
+        let Some((scale, zero_point)) = watches[at].qparams()? else { continue };
+        quantized.insert(format!("{name}.scale"), scale.reshape([1]));
+        quantized.insert(format!("{name}.zero_point"), zero_point.reshape([1]));
+        let new = rewriter.insert(Node {
+            name,
+            op: Op::FakeQuant { quant: activation.clone() },
+            inputs: vec![rewriter.value(value)],
+        });
+        if !graph.outputs.contains(&value) {
+            rewriter.redirect(value, new);
+        }
+    }
+    let graph = rewriter.finish()?;
+    quantized.check(&graph)?;
+    Ok((graph, quantized))
+}

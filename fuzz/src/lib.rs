@@ -1,0 +1,99 @@
+//! What strangers hand to `yolo` is read without a panic: manifests, graphs, descriptions in WASM modules, `.pt` checkpoints.
+//!
+//! Each function takes any bytes. It may find that they are wrong, and must say so with an error; whatever it accepts must hold what the
+//! rest of the program relies on.
+//!
+//! Two ways to run them:
+//!
+//! * `cargo test -p yolo --test all mutations` mutates the files of `fuzz/corpus` in a fixed order for a few seconds. This is part of
+//!   every test run and needs nothing but stable Rust. `YOLO_MUTATIONS=1000000` makes it go on for as many rounds.
+//! * `cargo +nightly fuzz run TARGET target/fuzz/TARGET fuzz/corpus/TARGET` (TARGET: `manifest`, `graph`, `wasm` or `pt`;
+//!   `cargo install cargo-fuzz` and `mkdir -p target/fuzz/TARGET` once) lets libFuzzer look for inputs that reach new code, for as
+//!   long as you like. From the root of the repository, after `cargo xtask setup`.
+//!
+//! An input that was found goes into `fuzz/corpus/TARGET`, under a name that says what it is, and is tested from then on.
+
+use std::io::Write as _;
+use std::path::Path;
+
+use yolo_core::graph::Graph;
+use yolo_core::prune::ChannelGroups;
+use yolo_registry::wasm::{self, section};
+use yolo_registry::{Code, Manifest};
+
+/// `yolo-plugin.toml`.
+pub fn manifest(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    match Manifest::parse(Path::new("yolo-plugin.toml"), text) {
+        Ok(manifest) => {
+            assert!(!manifest.provides.is_empty());
+            let target = manifest.code_target();
+            assert!(
+                target.is_relative() && target.components().count() >= 1,
+                "{}",
+                target.display()
+            );
+            assert!(
+                !target.components().any(|part| part == std::path::Component::ParentDir),
+                "{}",
+                target.display()
+            );
+        }
+        Err(error) => {
+            assert_eq!(error.code, Code::BadManifest);
+            assert!(error.message.starts_with("yolo-plugin.toml"), "{error}");
+            assert!(!error.message.chars().any(char::is_control), "{:?}", error.message);
+        }
+    }
+}
+
+/// A graph as JSON, from a file or from a plugin.
+pub fn graph(bytes: &[u8]) {
+    let Ok(graph) = serde_json::from_slice::<Graph>(bytes) else {
+        return;
+    };
+    if graph.validate().is_err() {
+        return;
+    }
+    // What is valid can be looked at in every way that builds no tensors.
+    let side = 64;
+    let _ = graph.shapes([1, graph.input_channels(), side, side]);
+    let _ = graph.cost(side);
+    let _ = graph.strides();
+    let _ = graph.param_specs();
+    let _ = ChannelGroups::of(&graph);
+    let again = serde_json::to_vec(&graph).map(|text| serde_json::from_slice::<Graph>(&text));
+    assert!(again.is_ok_and(|again| again.is_ok_and(|again| again.validate().is_ok())));
+}
+
+/// A WASM module, of which nothing is run.
+pub fn module(bytes: &[u8]) {
+    if let Ok(Some(content)) = section::find(bytes, wasm::SECTION) {
+        match wasm::parse(Path::new("m.wasm"), content) {
+            Ok(about) => assert!(about.complaint().is_none()),
+            Err(error) => assert_eq!(error.code, Code::WasmMetadata),
+        }
+    }
+    if let Ok(described) = section::replace(bytes, wasm::SECTION, b"{}") {
+        assert_eq!(section::find(&described, wasm::SECTION), Ok(Some(b"{}".as_slice())));
+    }
+    // The content alone, without a module around it.
+    let _ = wasm::parse(Path::new("m.wasm"), bytes);
+}
+
+/// A `.pt` checkpoint.
+pub fn pt(bytes: &[u8]) {
+    let written = tempfile::Builder::new().suffix(".pt").tempfile().and_then(|mut file| {
+        file.write_all(bytes)?;
+        file.flush()?;
+        Ok(file)
+    });
+    let Ok(file) = written else { return };
+    if let Ok(model) = yolo_engine::pt::read(file.path()) {
+        let _ = model.check_modules(file.path());
+        let _ = model.scalars();
+        for tensor in model.state.values() {
+            assert!(tensor.shape.iter().all(|side| *side < 1 << 40));
+        }
+    }
+}

@@ -1,0 +1,13 @@
+//! Tests of the models and of every plugin that is linked, as one program.
+
+mod blocks;
+mod conformance;
+mod drawing;
+mod golden;
+mod kit;
+mod layer_lists;
+mod lists;
+mod mixing;
+mod published;
+
+use yolo_builtin as _;

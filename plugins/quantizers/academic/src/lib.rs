@@ -1,0 +1,47 @@
+//! The academic setting: weights and activations of convolutions and linear layers only, schemes chosen freely.
+//! Outputs of the network stay float.
+
+use yolo_sdk::prelude::quant::{BackendSpec, Placement, Scheme};
+use yolo_sdk::prelude::*;
+
+/// Schemes of the academic setting.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(crate = "yolo_sdk::serde", default, deny_unknown_fields)]
+#[schemars(crate = "yolo_sdk::schemars")]
+pub struct Academic {
+    /// Scheme of weights.
+    pub weight: Scheme,
+    /// Scheme of activations.
+    pub activation: Scheme,
+}
+
+impl Default for Academic {
+    fn default() -> Self {
+        Self {
+            weight: Scheme {
+                per_channel: true,
+                ..Scheme::INT8
+            },
+            activation: Scheme::INT8,
+        }
+    }
+}
+
+#[typetag::serde(name = "academic")]
+impl Quantizer for Academic {
+    fn backend(&self) -> BackendSpec {
+        BackendSpec {
+            weight: self.weight,
+            activation: self.activation,
+            placement: Placement::inputs_of(&["conv2d", "linear"]),
+            linear: true,
+        }
+    }
+}
+
+yolo_sdk::plugin! {
+    quantizer Academic = "academic" {
+        summary: "Free choice of schemes for weights and activations",
+        paper: ("Learned Step Size Quantization", "https://arxiv.org/abs/1902.08153", 2020, "LSQ (ICLR 2020)"),
+    }
+}

@@ -1,0 +1,19 @@
+//! Integration tests.
+
+// Links the plugins: the tests build models, too.
+use yolo_builtin as _;
+
+mod backbones;
+mod bad_input;
+mod compress;
+mod data;
+mod convert;
+mod detect;
+mod export;
+mod golden_loss;
+mod plugins;
+mod pruning;
+mod quantizing;
+mod support;
+mod train;
+mod val;

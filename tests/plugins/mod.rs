@@ -1,0 +1,11 @@
+//! Plugins that are not linked in, as a user meets them.
+
+mod c_plugin;
+mod docs;
+mod dynamic;
+mod hostile;
+mod listing;
+mod mutations;
+mod scaffold;
+mod twin;
+mod wasm;

@@ -1,0 +1,149 @@
+//! Pruning: exact surgery on every published model, cost as predicted, `yolo prune` from end to end.
+
+use std::collections::HashSet;
+
+use serde_json::json;
+use tch::{Kind, Tensor};
+use yolo_core::config::{Located, merge};
+use yolo_core::prune::{ChannelGroups, CostModel, CutRole, PrunePlan, Side, apply};
+use yolo_core::{Graph, Mode, Params, Program, model, testing};
+
+use crate::support::{files, random_weights, small_data, tiny_model, yolo};
+
+/// A published model, narrow and shallow where its backbone scales, with 3 classes.
+fn narrow(name: &str) -> Graph {
+    let (_, text) = model::find(name).expect("a published model");
+    let config = Located::parse(name, text).expect("YAML");
+    let mut config = model::resolve_extends(config, &mut |_| Ok(None)).expect("its base");
+    merge(&mut config.value, json!({"scale": {"depth": 0.33, "width": 0.25}}));
+    model::build(&config, Some(3)).expect("a graph")
+}
+
+/// Silences a third of the channels of every group: everything that makes them becomes zero.
+fn silence(groups: &ChannelGroups, params: &Params) -> PrunePlan {
+    let mut plan = PrunePlan::full();
+    for group in &groups.groups {
+        let gone: HashSet<usize> = (0..group.len()).filter(|i| i % 3 == 1).collect();
+        let keep = (0..group.len()).filter(|i| !gone.contains(i)).collect();
+        plan.keep.insert(group.name.clone(), keep);
+        let normed = group.cuts.iter().any(|cut| cut.side == Side::Producer && cut.role == CutRole::NormWeight);
+        for (at, cut) in group.cuts.iter().enumerate() {
+            let silent = match cut.role {
+                CutRole::NormWeight | CutRole::NormBias => true,
+                // Without a norm behind it, the layer itself must be silent.
+                CutRole::Weight | CutRole::Bias => !normed || has_no_norm(group, &cut.key),
+                CutRole::Other => false,
+            };
+            if cut.side != Side::Producer || !silent {
+                continue;
+            }
+            let rows: Vec<i64> = gone.iter().flat_map(|i| &group.channels[*i][at]).map(|row| i64::from(*row)).collect();
+            let tensor = params.get(&cut.key).expect("a tensor");
+            let _ = tensor.shallow_clone().index_fill_(cut.axis as i64, &Tensor::from_slice(&rows), 0.0);
+        }
+    }
+    plan
+}
+
+/// Whether the convolution of this key has no norm in the group (`a.conv.weight` is followed by `a.bn.weight`).
+fn has_no_norm(group: &yolo_core::prune::ChannelGroup, key: &str) -> bool {
+    let scope = key.rsplit_once('.').map_or(key, |(scope, _)| scope);
+    let parent = scope.rsplit_once('.').map_or("", |(parent, _)| parent);
+    !group.cuts.iter().any(|cut| {
+        cut.role == CutRole::NormWeight && cut.key.rsplit_once('.').is_some_and(|(norm, _)| norm.rsplit_once('.').is_some_and(|(p, _)| p == parent))
+    })
+}
+
+/// Removing channels whose scale and shift are zero changes nothing, in any model.
+#[test]
+fn silent_channels_can_go_from_every_model() {
+    for (name, _) in model::published() {
+        let graph = narrow(name);
+        let params = testing::fill_params(&graph, 2.0).to(tch::Device::Cpu, Kind::Double);
+        let groups = ChannelGroups::of(&graph).expect("groups");
+        assert!(groups.groups.len() > 10, "{name}: only {} groups", groups.groups.len());
+        let plan = silence(&groups, &params);
+        let (smaller, cut) = apply(&graph, &params, &groups, &plan).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let cost = CostModel::of(&graph, &groups, 128).expect("a cost");
+        let kept = cost.widths(&plan, &groups);
+        let real = smaller.cost(128).expect("a cost");
+        assert_eq!((cost.macs(&kept), cost.params(&kept)), (real.macs, real.params), "{name}: predicted cost");
+        assert!(real.params < graph.param_count() * 3 / 4, "{name}: {} parameters stay", real.params);
+        let stride = graph.strides().expect("strides").into_iter().max().expect("a stride");
+        let image = testing::input(1, 3, stride, 2 * stride).to_kind(Kind::Double);
+        let run = |graph: &Graph, params: &Params| {
+            let program = Program::new(graph, params).expect("tensors fit");
+            tch::no_grad(|| program.run(&image, Mode::Eval)).unwrap_or_else(|e| panic!("{name}: {e}"))
+        };
+        for (full, small) in run(&graph, &params).iter().zip(run(&smaller, &cut)) {
+            let difference = (full - small).abs().max().double_value(&[]);
+            assert!(difference < 1e-5, "{name}: the outputs differ by {difference}");
+            assert!(full.std(false).double_value(&[]) > 1e-3, "{name}: a dead network proves nothing");
+        }
+    }
+}
+
+/// Every pruner, from the command line, on a model and data made on the spot.
+#[test]
+fn every_pruner_meets_its_budget() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let data = small_data(dir.path(), 12, 64);
+    let config = tiny_model(dir.path());
+    let classes = yolo_data::Dataset::open(&data).expect("the data set").names.len();
+    let weights = random_weights(&config, dir.path(), classes);
+    let common = ["--img", "64", "--batch-size", "4", "--workers", "1", "--calib-batches", "2", "--select-images", "4", "--multiple", "2"];
+    let pruners: [(&str, &[&str]); 8] = [
+        ("slimming", &[]),
+        ("oneshot", &["--metric", "fpgm"]),
+        ("oneshot", &["--metric", "taylor", "--set", "global=true"]),
+        ("eagleeye", &["--set", "candidates=2", "--set", "window=0.1"]),
+        ("gradual", &["--set", "epochs=1"]),
+        ("admm", &["--set", "iterations=1", "--set", "epochs=1"]),
+        ("netadapt", &["--set", "proposals=1", "--set", "reduction=0.15", "--set", "short_term_steps=1"]),
+        ("oneshot", &["--metric", "random"]),
+    ];
+    for (index, (pruner, options)) in pruners.iter().enumerate() {
+        let out = dir.path().join(format!("{index}.safetensors"));
+        let mut line = vec!["prune", "--weights", weights.to_str().expect("text"), "--data", data.to_str().expect("text")];
+        line.extend(["--pruner", pruner, "--flops", "0.7", "--json", "--out", out.to_str().expect("text")]);
+        line.extend(common);
+        line.extend(*options);
+        let found = yolo(dir.path(), &line).ok().json();
+        let share = found["gflops"].as_f64().expect("a number") / found["gflops_before"].as_f64().expect("a number");
+        assert!(share <= 0.7 && share > 0.3, "{pruner}: {share}");
+        assert!(found["params"].as_i64() < found["params_before"].as_i64(), "{pruner}");
+        assert!(found["plan"]["keep"].as_object().is_some_and(|keep| !keep.is_empty()), "{pruner}");
+        // The result is an ordinary checkpoint.
+        let again = yolo(dir.path(), &["model", out.to_str().expect("text"), "--json", "--img", "64"]).ok().json();
+        assert_eq!(again["params"], found["params"], "{pruner}");
+    }
+}
+
+/// A saved plan cuts the same channels again; plans of other models, impossible budgets and unknown names are explained.
+#[test]
+fn plans_are_replayed_and_mistakes_explained() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let data = small_data(dir.path(), 12, 64);
+    let config = tiny_model(dir.path());
+    let classes = yolo_data::Dataset::open(&data).expect("the data set").names.len();
+    let weights = random_weights(&config, dir.path(), classes);
+    let base = ["prune", "--weights", weights.to_str().expect("text"), "--data", data.to_str().expect("text"), "--img", "64"];
+    let rest = ["--batch-size", "2", "--workers", "1", "--calib-batches", "1", "--multiple", "2", "--noval", "--json"];
+    let run = |more: &[&str]| yolo(dir.path(), &[&base[..], &rest[..], more].concat());
+    let first = run(&["--pruner", "oneshot", "--set", "ratio=0.4", "--save-plan", "plan.json", "--out", "a.safetensors"]).ok().json();
+    let second = run(&["--plan", "plan.json", "--out", "b.safetensors"]).ok().json();
+    assert_eq!(first["plan"], second["plan"]);
+    assert_eq!(first["params"], second["params"]);
+    let before = files(dir.path());
+    run(&["--plan", "nothing.json", "--out", "c.safetensors"]).fails(1, &["nothing.json"]);
+    std::fs::write(dir.path().join("other.json"), r#"{"keep": {"model.99.conv": [0]}}"#).expect("a file");
+    run(&["--plan", "other.json", "--out", "c.safetensors"]).fails(2, &["model.99.conv"]);
+    run(&["--pruner", "slimming", "--flops", "0.001", "--out", "c.safetensors"]).fails(2, &["budget", "max_ratio"]);
+    run(&["--pruner", "slimming", "--flops", "1.5", "--out", "c.safetensors"]).fails(2, &["flops"]);
+    run(&["--pruner", "slimming", "--out", "c.safetensors"]).fails(2, &["budget"]);
+    run(&["--pruner", "slimmin", "--flops", "0.5", "--out", "c.safetensors"]).fails(2, &["slimmin", "did you mean `slimming`"]);
+    run(&["--pruner", "slimming", "--set", "ratoi=0.5", "--out", "c.safetensors"]).fails(2, &["ratoi", "did you mean `ratio`"]);
+    run(&["--pruner", "slimming", "--flops", "0.5", "--out", "c.onnx"]).fails(2, &["c.onnx", ".safetensors"]);
+    std::fs::remove_file(dir.path().join("other.json")).expect("the file");
+    assert_eq!(before, files(dir.path()), "nothing is left of what failed");
+}

@@ -1,0 +1,232 @@
+//! `yolo train`: what it leaves, exact continuation after a kill, options, refusals.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tch::Tensor;
+
+use crate::support::{command, files, read_json, small_data, tiny_model, yolo};
+
+/// A folder with a data set of 24 pictures and a tiny model.
+struct Place {
+    folder: tempfile::TempDir,
+    data: String,
+    model: String,
+}
+
+impl Place {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let data = small_data(folder.path(), 24, 96).display().to_string();
+        let model = tiny_model(folder.path()).display().to_string();
+        Self { folder, data, model }
+    }
+
+    fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Options of a short training into `runs/NAME`.
+    fn arguments(&self, name: &str, epochs: usize, more: &[&str]) -> Vec<String> {
+        let fixed = ["train", "--data", &self.data, "--cfg", &self.model, "--img", "64", "--batch-size", "8"];
+        let own = ["--project", "runs", "--name", name, "--epochs", &epochs.to_string()].map(str::to_owned);
+        fixed.iter().map(|s| (*s).to_owned()).chain(own).chain(more.iter().map(|s| (*s).to_owned())).collect()
+    }
+
+    fn weights(&self, name: &str, file: &str) -> PathBuf {
+        self.path().join("runs").join(name).join("weights").join(format!("{file}.safetensors"))
+    }
+}
+
+fn rows(path: &Path) -> Vec<Vec<String>> {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    text.lines().skip(1).map(|line| line.split(',').map(str::to_owned).collect()).collect()
+}
+
+/// Tensors of a checkpoint.
+fn tensors(path: &Path) -> Vec<(String, Tensor)> {
+    yolo_engine::checkpoint::read_tensors(path).expect("a checkpoint").tensors.into_iter().collect()
+}
+
+#[test]
+fn a_training_leaves_weights_table_drawings_and_events() {
+    let place = Place::new();
+    let said = yolo(place.path(), &place.arguments("a", 2, &[])).ok();
+    let last: Value = serde_json::from_str(said.out.lines().last().expect("a line")).expect("JSON");
+    assert_eq!(last["run_dir"], "runs/a");
+    assert!(last["map50"].is_f64() && last["map"].is_f64() && last["best_epoch"].as_u64().is_some_and(|e| e < 2));
+
+    let run = place.path().join("runs/a");
+    let (events, others): (Vec<String>, Vec<String>) =
+        files(&run).into_iter().partition(|file| file.starts_with("events.out.tfevents."));
+    assert_eq!(
+        others,
+        [
+            "confidence_curves.svg",
+            "confusion_matrix.svg",
+            "labels.svg",
+            "options.json",
+            "pr_curve.svg",
+            "results.csv",
+            "results.svg",
+            "state.safetensors",
+            "train_batch.jpg",
+            "val_pictures.jpg",
+            "weights/best.safetensors",
+            "weights/last.safetensors"
+        ]
+    );
+    assert_eq!(events.len(), 1);
+    // The version and two records with the names of all columns.
+    let bytes = std::fs::read(run.join(&events[0])).expect("events");
+    let count = |text: &str| bytes.windows(text.len()).filter(|window| *window == text.as_bytes()).count();
+    assert_eq!((count("brain.Event:2"), count("train/box_loss"), count("metrics/mAP_0.5:0.95")), (1, 2, 2));
+
+    let rows = rows(&run.join("results.csv"));
+    assert_eq!(rows.iter().map(|row| row[0].as_str()).collect::<Vec<_>>(), ["0", "1"]);
+    assert!(rows.iter().all(|row| row.len() == 14 && row.iter().all(|field| field.parse::<f64>().is_ok())));
+    for picture in ["train_batch.jpg", "val_pictures.jpg"] {
+        assert!(yolo_data::Image::open(&run.join(picture)).is_ok_and(|image| image.width > 600), "{picture}");
+    }
+
+    // The best model describes itself: measuring it again gives its numbers.
+    let weights = place.weights("a", "best").display().to_string();
+    let again = yolo(place.path(), &["val", "--weights", &weights, "--data", &place.data, "--batch-size", "8", "--json"]);
+    let again = again.ok().json();
+    let close = |a: &Value, b: &Value| (a.as_f64().expect("a number") - b.as_f64().expect("a number")).abs() < 1e-6;
+    assert!(close(&again["map50"], &last["map50"]) && close(&again["map"], &last["map"]), "{again} {last}");
+    assert_eq!(read_json(&run.join("options.json"))["epochs"], 2);
+}
+
+/// Starts a training and kills it, without a warning, once `rows` epochs are in its table.
+fn kill_after(place: &Place, name: &str, epochs: usize, wanted: usize) {
+    let arguments = place.arguments(name, epochs, &["--noplots"]);
+    let mut child = command(place.path())
+        .args(&arguments)
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .expect("the binary starts");
+    let table = place.path().join("runs").join(name).join("results.csv");
+    let start = Instant::now();
+    while rows(&table).len() < wanted {
+        assert!(start.elapsed() < Duration::from_secs(120), "no epoch in two minutes");
+        assert!(child.try_wait().expect("a status").is_none(), "it ended before it was killed");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    child.kill().expect("a kill");
+    child.wait().expect("an end");
+}
+
+#[test]
+fn a_killed_training_goes_on_as_if_nothing_had_happened() {
+    let place = Place::new();
+    yolo(place.path(), &place.arguments("whole", 5, &["--noplots"])).ok();
+    kill_after(&place, "killed", 5, 2);
+    let before = rows(&place.path().join("runs/killed/results.csv")).len();
+    assert!(before < 5, "killed in the middle");
+    let said = yolo(place.path(), &["train", "--resume", "runs/killed"]).ok();
+    assert!(said.out.contains("\"best_epoch\""), "{}", said.out);
+
+    let table = |name: &str| rows(&place.path().join("runs").join(name).join("results.csv"));
+    assert_eq!(table("killed"), table("whole"));
+    for file in ["last", "best"] {
+        let (whole, killed) = (tensors(&place.weights("whole", file)), tensors(&place.weights("killed", file)));
+        assert_eq!(whole.len(), killed.len());
+        for ((key, a), (other, b)) in whole.iter().zip(&killed) {
+            assert_eq!(key, other);
+            assert!(a.equal(b), "{file}: {key} differs by {}", (a - b).abs().max().double_value(&[]));
+        }
+    }
+    assert!(
+        files(place.path()).iter().all(|file| !file.contains(".writing-") || file.contains("killed")),
+        "only a killed process leaves a temporary file"
+    );
+}
+
+#[test]
+fn a_finished_run_is_not_trained_again_and_the_latest_is_found() {
+    let place = Place::new();
+    yolo(place.path(), &place.arguments("x", 1, &["--noplots"])).ok();
+    yolo(place.path(), &place.arguments("x", 1, &["--noplots", "--seed", "5"])).ok();
+    let before = std::fs::read(place.weights("x2", "last")).expect("weights");
+    let said = yolo(place.path(), &["train", "--resume", "--project", "runs", "--name", "x", "--json"]).ok();
+    assert_eq!(said.json()["run_dir"], "runs/x2");
+    assert_eq!(std::fs::read(place.weights("x2", "last")).expect("weights"), before);
+
+    // Other options than those of the unfinished run are refused, not mixed.
+    let other = place.arguments("x", 1, &["--noplots", "--resume", "runs/x", "--seed", "9"]);
+    yolo(place.path(), &other).fails(2, &["runs/x", "other settings"]);
+}
+
+#[test]
+fn frozen_layers_stay_and_the_others_move() {
+    let place = Place::new();
+    yolo(place.path(), &place.arguments("a", 1, &["--noplots", "--noval"])).ok();
+    let start = place.weights("a", "last").display().to_string();
+    // Without warm-up: the first steps of one hardly move anything.
+    std::fs::write(place.path().join("hyp.yaml"), "warmup_epochs: 0.0\n").expect("a file");
+    // An epoch that is not measured is none without progress: patience does not end this.
+    let more = ["--noplots", "--noval", "--patience", "1", "--weights", &start, "--freeze", "10", "--hyp", "hyp.yaml"];
+    yolo(place.path(), &place.arguments("b", 4, &more)).ok();
+    let (a, b) = (tensors(&place.weights("a", "last")), tensors(&place.weights("b", "last")));
+    let (mut same, mut moved) = (0, 0);
+    for ((key, a), (_, b)) in a.iter().zip(&b).filter(|((key, _), _)| key.ends_with("weight") || key.ends_with("bias")) {
+        let layer: usize = key.split('.').nth(1).and_then(|n| n.parse().ok()).expect("a layer");
+        assert_eq!(a.equal(b), layer < 10, "{key}");
+        if layer < 10 { same += 1 } else { moved += 1 }
+    }
+    assert!(same > 20 && moved > 20, "{same} {moved}");
+    let measured = |row: &Vec<String>| !row[6].is_empty();
+    let table = rows(&place.path().join("runs/b/results.csv"));
+    assert_eq!(table.iter().map(measured).collect::<Vec<_>>(), [false, false, false, true], "--noval measures the last epoch only");
+}
+
+#[test]
+fn one_class_and_many_sizes() {
+    let place = Place::new();
+    let said = yolo(place.path(), &place.arguments("a", 1, &["--single-cls", "--multi-scale", "--optimizer", "AdamW"])).ok();
+    assert!(said.err.contains("mAP50"), "{}", said.err);
+    let weights = place.weights("a", "best").display().to_string();
+    let model = yolo(place.path(), &["model", &weights, "--json"]).ok().json();
+    assert_eq!(model["nc"], 1);
+    let arguments = ["val", "--weights", &weights, "--data", &place.data, "--single-cls", "--json"];
+    let measured = yolo(place.path(), &arguments).ok().json();
+    assert_eq!(measured["per_class"].as_array().map(Vec::len), Some(1));
+    assert_eq!(measured["per_class"][0]["name"], "object");
+    // Without the option the classes don't fit.
+    yolo(place.path(), &arguments[..5]).fails(2, &["1 classes", "--single-cls"]);
+}
+
+#[test]
+fn options_that_make_no_sense_are_refused_before_anything_is_written() {
+    let place = Place::new();
+    let cases: [(&[&str], &[&str]); 7] = [
+        (&["--optimizer", "sdg"], &["no optimizer `sdg`", "sgd"]),
+        (&["--device", "0"], &["--device 0", "cpu"]),
+        (&["--sync-bn"], &["--sync-bn", "more than one device"]),
+        (&["--batch-size", "0"], &["--batch-size", "at least 1"]),
+        (&["--sparsify", "sliming"], &["sliming", "slimming"]),
+        (&["--hyp", "none.yaml"], &["none.yaml"]),
+        (&["--img", "99999"], &["--img 99999"]),
+    ];
+    for (more, texts) in cases {
+        let mut arguments = place.arguments("a", 1, &[]);
+        if more[0] == "--batch-size" || more[0] == "--img" {
+            let at = arguments.iter().position(|a| a == more[0]).expect("the option");
+            arguments[at + 1] = more[1].to_owned();
+        } else {
+            arguments.extend(more.iter().map(|s| (*s).to_owned()));
+        }
+        let code = if more[0] == "--hyp" { 1 } else { 2 };
+        yolo(place.path(), &arguments).fails(code, texts);
+    }
+    let hyp = place.path().join("hyp.yaml");
+    std::fs::write(&hyp, "lr0: 0.01\nmomentun: 0.9\n").expect("a file");
+    yolo(place.path(), &place.arguments("a", 1, &["--hyp", "hyp.yaml"]))
+        .fails(2, &["hyp.yaml:2:1", "momentun", "did you mean `momentum`"]);
+    yolo(place.path(), &["train", "--resume", "runs/none"]).fails(2, &["runs/none", "no unfinished run"]);
+    yolo(place.path(), &["train", "--cfg", "yolov5n"]).fails(2, &["--data"]);
+    assert!(!place.path().join("runs").exists(), "nothing was written");
+}

@@ -1,0 +1,97 @@
+//! Slow measurements, thin drivers over the release binary. Nothing here is a test.
+
+use std::process::Command;
+
+use crate::{Outcome, cargo, fail, root, run, setup};
+
+const USAGE: &str = "\
+cargo xtask bench NAME
+
+  bccd [--data YAML] [--weights PT]   the BCCD recipe, whose table is in the README
+  light [--data YAML] [--epochs N] [--batch N]
+                                      every light backbone from scratch at equal epochs (docs/backbones.md)
+  reference --repo CHECKOUT [--repo2 CHECKOUT] [--python PYTHON] [--only PART,PART] [--json] [...]
+                                      ours and the Python YOLOv5 side by side on this machine: docs/benchmarks.md";
+
+/// Runs a benchmark by name.
+pub fn bench(arguments: &[String]) -> Outcome {
+    let rest = arguments.get(1..).unwrap_or_default();
+    match arguments.first().map(String::as_str) {
+        Some("bccd") => bccd(rest),
+        Some("light") => light(rest),
+        Some("reference") => reference(rest),
+        _ => fail(USAGE),
+    }
+}
+
+/// The value after `--name`.
+fn option<'a>(arguments: &'a [String], name: &str) -> Option<&'a str> {
+    let at = arguments.iter().position(|argument| argument == name)?;
+    arguments.get(at + 1).map(String::as_str)
+}
+
+/// Builds the release binary and returns a command that runs it.
+fn yolo() -> Outcome<impl Fn() -> Command> {
+    setup::setup()?;
+    run(cargo().args(["build", "--release"]))?;
+    Ok(|| {
+        let mut yolo = Command::new(root().join("target/release/yolo"));
+        yolo.current_dir(root());
+        yolo
+    })
+}
+
+fn bccd(arguments: &[String]) -> Outcome {
+    let yolo = yolo()?;
+    let mut command = yolo();
+    command.args(["compress", "configs/recipes/bccd.yaml", "--resume"]);
+    for (flag, key) in [("--data", "data"), ("--weights", "weights")] {
+        if let Some(value) = option(arguments, flag) {
+            command.args(["--set", &format!("{key}={value}")]);
+        }
+    }
+    run(&mut command)
+}
+
+fn light(arguments: &[String]) -> Outcome {
+    let yolo = yolo()?;
+    let value = |name: &str, usual: &'static str| option(arguments, name).map_or(usual.to_owned(), str::to_owned);
+    let (epochs, batch) = (value("--epochs", "3"), value("--batch", "4"));
+    crate::light::light(&yolo, &value("--data", "../shared/data/bccd/bccd.yaml"), &epochs, &batch)
+}
+
+/// The options of compare.py, besides `--repo`, `--yolo` and `--json`.
+const REFERENCE_OPTIONS: [&str; 9] = [
+    "--repo2",
+    "--data",
+    "--weights",
+    "--image",
+    "--runs",
+    "--train-runs",
+    "--epochs",
+    "--threads",
+    "--only",
+];
+
+fn reference(arguments: &[String]) -> Outcome {
+    let Some(repo) = option(arguments, "--repo") else {
+        return fail("bench reference needs --repo PATH_TO_ULTRALYTICS_CHECKOUT (see docs/benchmarks.md)");
+    };
+    let yolo = yolo()?;
+    let binary = yolo().get_program().to_owned();
+    let mut python = Command::new(option(arguments, "--python").unwrap_or("python3"));
+    python
+        .current_dir(root())
+        .args(["xtask/reference/compare.py", "--repo", repo])
+        .arg("--yolo")
+        .arg(binary);
+    for flag in REFERENCE_OPTIONS {
+        if let Some(value) = option(arguments, flag) {
+            python.args([flag, value]);
+        }
+    }
+    if arguments.iter().any(|argument| argument == "--json") {
+        python.arg("--json");
+    }
+    run(&mut python)
+}

@@ -1,0 +1,96 @@
+//! Repository tasks: `cargo xtask setup | demo | test | tidy | lint | bench`. Depends on nothing that needs libtorch, as it fetches it.
+
+mod bench;
+mod demo;
+mod light;
+mod setup;
+mod tidy;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+/// Result of a task; the text is for a person.
+pub type Outcome<T = ()> = Result<T, String>;
+
+/// A failure.
+pub fn fail<T>(text: impl Into<String>) -> Outcome<T> {
+    Err(text.into())
+}
+
+/// Root of the repository.
+pub fn root() -> PathBuf {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.parent().unwrap_or(here).to_owned()
+}
+
+/// Runs a command; a bad exit is a failure that names it.
+pub fn run(command: &mut Command) -> Outcome {
+    let name = command.get_program().to_string_lossy().into_owned();
+    let status = command.status().map_err(|e| format!("can't run `{name}`: {e}"))?;
+    if status.success() {
+        Ok(())
+    } else {
+        fail(format!("`{name}` failed ({status})"))
+    }
+}
+
+/// `cargo` in the root of the repository.
+pub fn cargo() -> Command {
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.current_dir(root());
+    cargo
+}
+
+/// Fast checks first, then every test of the workspace in one profile.
+fn test(arguments: &[String]) -> Outcome {
+    setup::setup()?;
+    tidy::tidy()?;
+    // Tests run beside each other: one thread for each is faster than all of them waiting for each other's.
+    run(cargo().args(["test", "--workspace"]).args(arguments).env("OMP_NUM_THREADS", "1"))
+}
+
+/// Formatting and clippy, warnings being errors.
+fn lint() -> Outcome {
+    setup::setup()?;
+    run(cargo().args(["fmt", "--all", "--check"]))?;
+    run(cargo().args([
+        "clippy",
+        "--quiet",
+        "--workspace",
+        "--all-targets",
+        "--",
+        "-D",
+        "warnings",
+    ]))
+}
+
+const USAGE: &str = "\
+cargo xtask COMMAND
+
+  setup              fetch libtorch and onnxruntime (pinned, hash-checked; does nothing when they are there)
+  demo               set up, build, make the synthetic data set and run the main job on it
+  test [ARGS]        set up, check the repository, run all tests
+  tidy               check the repository: crate edges, forbidden words, sizes, plugin folders
+  lint               rustfmt and clippy, as CI runs them
+  bench NAME [ARGS]  slow measurements: bccd, visdrone, engines, light, reference (see `cargo xtask bench`)";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let rest = arguments.get(1..).unwrap_or_default();
+    let result = match arguments.first().map(String::as_str) {
+        Some("setup") => setup::setup(),
+        Some("demo") => demo::demo(),
+        Some("test") => test(rest),
+        Some("tidy") => tidy::tidy(),
+        Some("lint") => lint(),
+        Some("bench") => bench::bench(rest),
+        _ => fail(USAGE),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(text) => {
+            eprintln!("{text}");
+            ExitCode::FAILURE
+        }
+    }
+}

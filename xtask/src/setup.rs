@@ -1,0 +1,248 @@
+//! Puts the native libraries in place: libtorch (needed to build) and onnxruntime (an engine that is found at run time). Pinned,
+//! hash-checked, whole or not at all; does nothing when they are there. python3 with pip is the only tool.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use crate::{Outcome, fail, root, run};
+
+/// A library that comes as wheels.
+struct Bundle {
+    /// Folder below the repository root.
+    folder: &'static str,
+    /// What is pinned: requirement, sha256 of the wheel.
+    wheels: &'static [(&'static str, &'static str)],
+    /// Members to unpack: start of their names, and the folder that they go to.
+    members: &'static [(&'static str, &'static str)],
+    /// Text files that the wheels lack.
+    written: &'static [(&'static str, &'static str)],
+}
+
+/// tch 0.26 is made for libtorch 2.13.0. libtorch_cpu.so of the wheel needs the two CUDA libraries to load, even on a CPU; the
+/// wheels' own folders are kept, so that the libraries find each other. torch-sys links `-ltorch` (here a linker script) and
+/// checks `build-version`.
+const LIBTORCH: Bundle = Bundle {
+    folder: ".libtorch",
+    wheels: &[
+        (
+            "torch==2.13.0",
+            "60fcdcb2f3876e21146cb4524ef06397d727ca9ad5f020818547e25075fe3cb7",
+        ),
+        (
+            "nvidia-cuda-runtime==13.0.96",
+            "7f82250d7782aa23b6cfe765ecc7db554bd3c2870c43f3d1821f1d18aebf0548",
+        ),
+        (
+            "nvidia-cuda-cupti==13.0.85",
+            "4eb01c08e859bf924d222250d2e8f8b8ff6d3db4721288cf35d14252a4d933c8",
+        ),
+    ],
+    members: &[
+        ("torch/include/", "torch/include"),
+        ("torch/lib/libtorch_cpu.so", "torch/lib"),
+        ("torch/lib/libc10.so", "torch/lib"),
+        ("torch/lib/libgomp", "torch/lib"),
+        ("nvidia/cu13/lib/libcudart.so", "nvidia/cu13/lib"),
+        ("nvidia/cu13/lib/libcupti.so", "nvidia/cu13/lib"),
+        ("torch-2.13.0.dist-info/licenses/", "licenses/torch"),
+        (
+            "nvidia_cuda_runtime-13.0.96.dist-info/licenses/",
+            "licenses/nvidia-cuda-runtime",
+        ),
+        (
+            "nvidia_cuda_cupti-13.0.85.dist-info/licenses/",
+            "licenses/nvidia-cuda-cupti",
+        ),
+    ],
+    written: &[
+        ("torch/lib/libtorch.so", "INPUT(libtorch_cpu.so)\n"),
+        ("torch/build-version", "2.13.0\n"),
+    ],
+};
+
+const ONNXRUNTIME: Bundle = Bundle {
+    folder: ".onnxruntime",
+    wheels: &[(
+        "onnxruntime==1.32.0",
+        "5a34fc4dfeb5a7b4a74c95dcba1e773d722abda720b474edf1b0c419dc6d163d",
+    )],
+    members: &[
+        ("onnxruntime/capi/libonnxruntime.so", "."),
+        ("onnxruntime/LICENSE", "licenses"),
+        ("onnxruntime/ThirdPartyNotices", "licenses"),
+    ],
+    written: &[],
+};
+
+/// Platform tags of the pinned wheels, newest first: each is tagged with the oldest system that it runs on.
+const PLATFORMS: [&str; 4] = [
+    "manylinux_2_28_x86_64",
+    "manylinux_2_25_x86_64",
+    "manylinux_2_17_x86_64",
+    "manylinux2014_x86_64",
+];
+
+/// Makes sure that both libraries are there.
+pub fn setup() -> Outcome {
+    let root = root();
+    match std::env::var_os("LIBTORCH").filter(|path| Path::new(path) != root.join(".libtorch/torch")) {
+        Some(path) if Path::new(&path).join("lib").is_dir() => {}
+        Some(path) => {
+            let path = path.to_string_lossy();
+            return fail(format!(
+                "LIBTORCH is {path}, where there is no lib/; point it to libtorch 2.13.0 or unset it"
+            ));
+        }
+        None => install(&LIBTORCH, &root)?,
+    }
+    if std::env::var_os("ORT_DYLIB_PATH").is_none() && supported() {
+        install(&ONNXRUNTIME, &root)?;
+    }
+    Ok(())
+}
+
+fn supported() -> bool {
+    cfg!(all(target_os = "linux", target_arch = "x86_64"))
+}
+
+/// Text of the marker: what the folder was made from.
+fn pin(bundle: &Bundle) -> String {
+    bundle
+        .wheels
+        .iter()
+        .map(|(wheel, hash)| format!("{wheel} --hash=sha256:{hash}\n"))
+        .collect()
+}
+
+/// Whether the folder was made from what is pinned.
+fn is_installed(bundle: &Bundle, root: &Path) -> bool {
+    let marker = root.join(bundle.folder).join("pinned.txt");
+    std::fs::read_to_string(marker).is_ok_and(|text| text == pin(bundle))
+}
+
+fn install(bundle: &Bundle, root: &Path) -> Outcome {
+    if is_installed(bundle, root) {
+        return Ok(());
+    }
+    if !supported() {
+        return fail("libtorch is fetched for Linux on x86-64 only; install libtorch 2.13.0 yourself and set LIBTORCH");
+    }
+    let pip = Command::new("python3")
+        .args(["-m", "pip", "--version"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status();
+    if !pip.is_ok_and(|status| status.success()) {
+        return fail(
+            "set-up needs python3 with pip (Debian: apt install python3-pip), or LIBTORCH with libtorch 2.13.0",
+        );
+    }
+    let names: Vec<&str> = bundle.wheels.iter().map(|(name, _)| *name).collect();
+    eprintln!("setup: fetching {} ...", names.join(", "));
+    // Beside the target, so that renaming moves no bytes; with the process id, so that two set-ups don't meet.
+    let making = root.join(format!("{}.making-{}", bundle.folder, std::process::id()));
+    let result = fetch(bundle, &making).and_then(|()| replace(&making, &root.join(bundle.folder)));
+    let _ = std::fs::remove_dir_all(&making);
+    // Somebody else may have been faster.
+    if is_installed(bundle, root) {
+        eprintln!("setup: {} is ready", bundle.folder);
+        return Ok(());
+    }
+    result
+}
+
+/// Downloads, checks and unpacks into `making/content`.
+fn fetch(bundle: &Bundle, making: &Path) -> Outcome {
+    let wheels = making.join("wheels");
+    std::fs::create_dir_all(&wheels).map_err(|e| format!("can't make {}: {e}", wheels.display()))?;
+    let requirements = making.join("requirements.txt");
+    write(&requirements, &pin(bundle))?;
+    let mut pip = Command::new("python3");
+    pip.args([
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--no-deps",
+        "--require-hashes",
+    ])
+    .args([
+        "--only-binary=:all:",
+        "--python-version",
+        "3.11",
+        "--implementation",
+        "cp",
+    ])
+    .args(["--abi", "cp311", "--abi", "none"])
+    .args(PLATFORMS.iter().flat_map(|platform| ["--platform", platform]))
+    .arg("--dest")
+    .arg(&wheels)
+    .arg("--requirement")
+    .arg(&requirements);
+    run(&mut pip)?;
+    let content = making.join("content");
+    let mut unpack = Command::new("python3");
+    unpack
+        .args(["-c", include_str!("unpack.py")])
+        .arg(&content)
+        .arg(&wheels);
+    unpack.args(
+        bundle
+            .members
+            .iter()
+            .map(|(prefix, folder)| format!("{prefix}={folder}")),
+    );
+    run(&mut unpack)?;
+    for (file, text) in bundle.written {
+        write(&content.join(file), text)?;
+    }
+    write(&content.join("pinned.txt"), &pin(bundle))
+}
+
+/// Puts `making/content` where `target` is; an older version is moved aside first.
+fn replace(making: &Path, target: &Path) -> Outcome {
+    let fail = |e: std::io::Error| format!("can't put {} in place: {e}", target.display());
+    if target.exists() {
+        std::fs::rename(target, making.join("old")).map_err(fail)?;
+    }
+    std::fs::rename(making.join("content"), target).map_err(fail)
+}
+
+fn write(path: &Path, text: &str) -> Outcome {
+    std::fs::write(path, text).map_err(|e| format!("can't write {}: {e}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_marker_decides() {
+        let root = std::env::temp_dir().join(format!("xtask-setup-{}", std::process::id()));
+        let folder = root.join(ONNXRUNTIME.folder);
+        std::fs::create_dir_all(&folder).unwrap();
+        assert!(
+            !is_installed(&ONNXRUNTIME, &root),
+            "an unfinished folder does not count"
+        );
+        std::fs::write(folder.join("pinned.txt"), pin(&ONNXRUNTIME)).unwrap();
+        assert!(is_installed(&ONNXRUNTIME, &root));
+        std::fs::write(folder.join("pinned.txt"), "onnxruntime==1.0.0").unwrap();
+        assert!(!is_installed(&ONNXRUNTIME, &root), "another version does not count");
+        std::fs::remove_dir_all(&root).unwrap();
+    }
+
+    #[test]
+    fn an_older_version_is_replaced() {
+        let root = std::env::temp_dir().join(format!("xtask-replace-{}", std::process::id()));
+        let (making, target) = (root.join("making"), root.join("library"));
+        std::fs::create_dir_all(making.join("content")).unwrap();
+        std::fs::create_dir_all(&target).unwrap();
+        std::fs::write(making.join("content/new"), "").unwrap();
+        std::fs::write(target.join("old"), "").unwrap();
+        replace(&making, &target).unwrap();
+        assert!(target.join("new").exists() && !target.join("old").exists());
+        std::fs::remove_dir_all(&root).unwrap();
+    }
+}
