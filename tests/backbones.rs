@@ -30,12 +30,24 @@ impl Pictures {
         let mut items = data.samples(Split::Train, Policy::Strict).expect("samples").items;
         items.truncate(2 * BATCH);
         assert_eq!(items.len(), 2 * BATCH);
-        Self { items, names: data.names.clone(), _folder: folder }
+        Self {
+            items,
+            names: data.names.clone(),
+            _folder: folder,
+        }
     }
 
     /// As they are: what is tested is whether the network can learn, not whether it generalises.
     fn loader(&self, options: LoaderOptions) -> Loader {
-        Loader::new(self.items.clone(), LoaderOptions { workers: 1, cache_bytes: 1 << 24, ..options }).expect("a loader")
+        Loader::new(
+            self.items.clone(),
+            LoaderOptions {
+                workers: 1,
+                cache_bytes: 1 << 24,
+                ..options
+            },
+        )
+        .expect("a loader")
     }
 }
 
@@ -63,11 +75,17 @@ fn learns(name: &str, config: Value) {
     let classes = pictures.names.len() as i64;
     let graph = model::build(&Located::from_value(name, config), Some(classes)).expect("a model");
     let params = Params::init(&graph, 0);
-    let meta = Meta { names: pictures.names.clone(), image_size: SIZE as i64, ..Meta::default() };
+    let meta = Meta {
+        names: pictures.names.clone(),
+        image_size: SIZE as i64,
+        ..Meta::default()
+    };
     let start = Checkpoint::new(graph, params, meta);
     let measured = pictures.loader(LoaderOptions::val(SIZE, BATCH));
     let nms = NmsOptions::validation();
-    let before = validate(&start.graph, &start.params, &measured, &nms, &mut |_, _| Ok(())).expect("a measurement").metrics;
+    let before = validate(&start.graph, &start.params, &measured, &nms, &mut |_, _| Ok(()))
+        .expect("a measurement")
+        .metrics;
 
     let mut losses: Vec<f64> = Vec::new();
     let mut listen = |event: &Event<'_>| {
@@ -78,11 +96,19 @@ fn learns(name: &str, config: Value) {
     };
     let trained = pictures.loader(LoaderOptions::train(SIZE, BATCH, hyp, 0));
     let outcome = train(start, &options, &trained, Some(&measured), None, &mut [], &mut listen).expect("a training");
-    println!("{name}: {losses:?}; mAP50 {} -> {}", before.map50, outcome.metrics.map50);
+    println!(
+        "{name}: {losses:?}; mAP50 {} -> {}",
+        before.map50, outcome.metrics.map50
+    );
     assert_eq!(losses.len(), EPOCHS);
     assert!(losses.iter().all(|loss| loss.is_finite()), "{name}: {losses:?}");
     assert!(losses[EPOCHS - 1] < 0.6 * losses[0], "{name}: {losses:?}");
-    assert!(outcome.metrics.map50 > before.map50 + 0.05, "{name}: {} after {}", outcome.metrics.map50, before.map50);
+    assert!(
+        outcome.metrics.map50 > before.map50 + 0.05,
+        "{name}: {} after {}",
+        outcome.metrics.map50,
+        before.map50
+    );
 }
 
 /// A model file at the depth and half the width of n.

@@ -34,7 +34,10 @@ fn a_truncated_checkpoint_is_refused_wherever_it_is_cut() {
         (bytes.len() - 1, "damaged or cut off"),
     ] {
         let cut = write(folder.path(), "cut.safetensors", &bytes[..keep]);
-        for arguments in [vec!["model", &cut], vec!["convert", &cut, "out.safetensors", "--state-dict"]] {
+        for arguments in [
+            vec!["model", &cut],
+            vec!["convert", &cut, "out.safetensors", "--state-dict"],
+        ] {
             yolo(folder.path(), &arguments).fails(1, &["cut.safetensors", reason]);
         }
     }
@@ -45,9 +48,19 @@ fn a_truncated_checkpoint_is_refused_wherever_it_is_cut() {
 fn files_that_are_no_checkpoint_are_named_for_what_they_are() {
     let (folder, _) = place();
     for (name, bytes, code, texts) in [
-        ("notes.safetensors", &b"these are notes"[..], 1, &["not a `.safetensors` file"][..]),
+        (
+            "notes.safetensors",
+            &b"these are notes"[..],
+            1,
+            &["not a `.safetensors` file"][..],
+        ),
         ("zip.safetensors", b"PK\x03\x04zip", 1, &["zip archive", "`.pt`"]),
-        ("lfs.safetensors", b"version https://git-lfs.github.com/spec/v1\n", 1, &["Git LFS"]),
+        (
+            "lfs.safetensors",
+            b"version https://git-lfs.github.com/spec/v1\n",
+            1,
+            &["Git LFS"],
+        ),
         ("page.pt", b"<!DOCTYPE html><html></html>", 1, &["web page"]),
         ("noise.pt", b"hello", 1, &["not a PyTorch checkpoint"]),
     ] {
@@ -70,7 +83,17 @@ fn weights_of_another_model_are_refused() {
     let images = yolo_core::testing::input(1, 3, 64, 64);
     yolo_engine::checkpoint::write_tensors(&input, [("images", &images)], Default::default()).expect("a file");
     let weights = text(&weights);
-    let forward = ["forward", "--cfg", "yolov5n", "--nc", "4", "--weights", &weights, "--input", "x.safetensors"];
+    let forward = [
+        "forward",
+        "--cfg",
+        "yolov5n",
+        "--nc",
+        "4",
+        "--weights",
+        &weights,
+        "--input",
+        "x.safetensors",
+    ];
     yolo(folder.path(), &[&forward[..], &["--output", "y.safetensors"]].concat())
         .fails(1, &["random.safetensors", "don't fit `yolov5n`", "model.0.conv.weight"]);
     assert!(!folder.path().join("y.safetensors").exists());
@@ -84,7 +107,9 @@ fn weights_of_another_model_are_refused() {
         let mut broken = model.deep_clone();
         broken.params.remove("model.0.conv.weight");
         if change {
-            broken.params.insert("model.0.conv.weight", tch::Tensor::from_slice(&[0.0f32; 8]));
+            broken
+                .params
+                .insert("model.0.conv.weight", tch::Tensor::from_slice(&[0.0f32; 8]));
         }
         let path = folder.path().join(name);
         yolo_engine::checkpoint::save(&path, &broken).expect("a file");
@@ -97,15 +122,27 @@ fn unknown_classes_are_refused() {
     let (folder, _) = place();
     let five = support::random_weights(&tiny_model(folder.path()), folder.path(), 5);
     let data = text(&small_data(folder.path(), 12, 64));
-    yolo(folder.path(), &["val", "--weights", &text(&five), "--data", &data, "--img", "64"])
-        .fails(2, &["random.safetensors has 5 classes", "data.yaml has 4", "don't belong together"]);
+    yolo(
+        folder.path(),
+        &["val", "--weights", &text(&five), "--data", &data, "--img", "64"],
+    )
+    .fails(
+        2,
+        &[
+            "random.safetensors has 5 classes",
+            "data.yaml has 4",
+            "don't belong together",
+        ],
+    );
     yolo(folder.path(), &["model", &text(&five), "--nc", "7"]).fails(2, &["has 5 classes", "--nc 7"]);
     // A label of a class that the data set does not have: file and line.
     let label = files(&folder.path().join("data/labels/train"))[0].clone();
     let label = folder.path().join("data/labels/train").join(label);
     std::fs::write(&label, "0 0.5 0.5 0.1 0.1\n9 0.5 0.5 0.1 0.1\n").expect("a file");
     let model = text(&tiny_model(folder.path()));
-    let train = ["train", "--cfg", &model, "--data", &data, "--img", "64", "--epochs", "1"];
+    let train = [
+        "train", "--cfg", &model, "--data", &data, "--img", "64", "--epochs", "1",
+    ];
     let name = label.file_name().unwrap_or_default().to_string_lossy().into_owned();
     yolo(folder.path(), &train).fails(1, &[&format!("{name}:2"), "9"]);
     // A box that leaves the picture, a field that is no number.
@@ -121,7 +158,9 @@ fn a_missing_or_corrupt_image_is_named() {
     let (folder, weights) = place();
     let data = text(&small_data(folder.path(), 12, 64));
     let model = text(&tiny_model(folder.path()));
-    let train = ["train", "--cfg", &model, "--data", &data, "--img", "64", "--epochs", "1"];
+    let train = [
+        "train", "--cfg", &model, "--data", &data, "--img", "64", "--epochs", "1",
+    ];
     let images = folder.path().join("data/images/train");
     let first = images.join(&files(&images)[0]);
     let bytes = std::fs::read(&first).expect("an image");
@@ -131,9 +170,16 @@ fn a_missing_or_corrupt_image_is_named() {
     std::fs::write(&first, "no picture").expect("a file");
     yolo(folder.path(), &train).fails(1, &[&name]);
     std::fs::remove_dir_all(folder.path().join("data/images/val")).expect("a folder less");
-    yolo(folder.path(), &["val", "--weights", &text(&weights), "--data", &data, "--img", "64"])
-        .fails(1, &["data.yaml", "images/val", "does not exist"]);
-    yolo(folder.path(), &["val", "--weights", &text(&weights), "--data", "none.yaml"]).fails(1, &["none.yaml"]);
+    yolo(
+        folder.path(),
+        &["val", "--weights", &text(&weights), "--data", &data, "--img", "64"],
+    )
+    .fails(1, &["data.yaml", "images/val", "does not exist"]);
+    yolo(
+        folder.path(),
+        &["val", "--weights", &text(&weights), "--data", "none.yaml"],
+    )
+    .fails(1, &["none.yaml"]);
     assert!(!folder.path().join("runs").exists());
 }
 
@@ -148,15 +194,54 @@ fn an_unwritable_output_folder_is_an_error_before_the_work() {
     let model = text(&tiny_model(folder.path()));
     let said = [
         yolo(folder.path(), &["convert", &weights, "file/out.safetensors"]),
-        yolo(folder.path(), &["detect", "--weights", &weights, "--source", &image, "--save-dir", "file/out"]),
-        yolo(folder.path(), &["val", "--weights", &weights, "--data", &data, "--plots", "--save-dir", "file/out"]),
-        yolo(folder.path(), &["train", "--cfg", &model, "--data", &data, "--img", "64", "--project", "file"]),
+        yolo(
+            folder.path(),
+            &[
+                "detect",
+                "--weights",
+                &weights,
+                "--source",
+                &image,
+                "--save-dir",
+                "file/out",
+            ],
+        ),
+        yolo(
+            folder.path(),
+            &[
+                "val",
+                "--weights",
+                &weights,
+                "--data",
+                &data,
+                "--plots",
+                "--save-dir",
+                "file/out",
+            ],
+        ),
+        yolo(
+            folder.path(),
+            &[
+                "train",
+                "--cfg",
+                &model,
+                "--data",
+                &data,
+                "--img",
+                "64",
+                "--project",
+                "file",
+            ],
+        ),
     ];
     for said in said {
         assert!(!said.err.contains("epoch 1/"), "no work is done in vain: {}", said.err);
         said.fails(1, &["file"]);
     }
-    assert_eq!(std::fs::read_to_string(folder.path().join("file")).ok().as_deref(), Some("a file, no folder"));
+    assert_eq!(
+        std::fs::read_to_string(folder.path().join("file")).ok().as_deref(),
+        Some("a file, no folder")
+    );
 }
 
 /// Runs `yolo` where no file may grow beyond `blocks` of 512 bytes: every larger write fails in the middle, as on a full disk.
@@ -186,16 +271,38 @@ fn a_full_disk_leaves_the_old_file_or_none() {
     for name in ["out/new.safetensors", &old] {
         on_a_full_disk(folder.path(), 100, &["convert", &weights, name]).fails(1, &[name, "can't write it", "large"]);
     }
-    assert_eq!(files(&folder.path().join("out")), ["old.safetensors"], "no half-written and no temporary file");
-    assert_eq!(std::fs::read_to_string(&old).ok().as_deref(), Some("what was there before"));
+    assert_eq!(
+        files(&folder.path().join("out")),
+        ["old.safetensors"],
+        "no half-written and no temporary file"
+    );
+    assert_eq!(
+        std::fs::read_to_string(&old).ok().as_deref(),
+        Some("what was there before")
+    );
 
     // A training stops with the error; its table and what was whole before stay whole.
     let data = text(&small_data(folder.path(), 12, 64));
     let model = text(&tiny_model(folder.path()));
-    let train = ["train", "--cfg", &model, "--data", &data, "--img", "64", "--epochs", "1", "--noplots"];
+    let train = [
+        "train",
+        "--cfg",
+        &model,
+        "--data",
+        &data,
+        "--img",
+        "64",
+        "--epochs",
+        "1",
+        "--noplots",
+    ];
     on_a_full_disk(folder.path(), 100, &train).fails(1, &["weights/last.safetensors", "can't write it"]);
     let left = files(&folder.path().join("runs"));
-    assert!(left.iter().all(|file| !file.contains("safetensors") && !file.contains(".writing-")), "{left:?}");
+    assert!(
+        left.iter()
+            .all(|file| !file.contains("safetensors") && !file.contains(".writing-")),
+        "{left:?}"
+    );
 }
 
 #[test]
@@ -203,9 +310,14 @@ fn output_that_can_t_be_printed_is_an_error_and_a_closed_pipe_is_not() {
     let (folder, _) = place();
     let run = |script: &str| {
         let mut shell = Command::new("sh");
-        shell.args(["-c", script, "sh", env!("CARGO_BIN_EXE_yolo")]).current_dir(folder.path());
+        shell
+            .args(["-c", script, "sh", env!("CARGO_BIN_EXE_yolo")])
+            .current_dir(folder.path());
         let output = shell.output().expect("a shell");
-        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+        (
+            output.status.code(),
+            String::from_utf8_lossy(&output.stderr).into_owned(),
+        )
     };
     if Path::new("/dev/full").exists() {
         let (code, err) = run("\"$1\" model yolov5n --json > /dev/full");
@@ -222,9 +334,17 @@ fn unknown_names_say_what_was_meant_and_where_it_exists() {
     yolo(folder.path(), &["model", "yolov5nn"]).fails(2, &["no model `yolov5nn`", "did you mean `yolov5n`"]);
     yolo(folder.path(), &["trian"]).fails(2, &["trian", "train"]);
     yolo(folder.path(), &["model", "yolov5n", "--layer"]).fails(2, &["--layer", "--layers"]);
-    let typo = write(folder.path(), "typo.yaml", "extends: yolov5n\nbackbone:\n  type: ghosnet\n");
+    let typo = write(
+        folder.path(),
+        "typo.yaml",
+        "extends: yolov5n\nbackbone:\n  type: ghosnet\n",
+    );
     yolo(folder.path(), &["model", &typo]).fails(2, &["typo.yaml:3:9", "ghosnet", "did you mean `ghostnet`"]);
-    let kind = write(folder.path(), "kind.yaml", "extends: yolov5n\nbackbone:\n  type: c3str\n");
+    let kind = write(
+        folder.path(),
+        "kind.yaml",
+        "extends: yolov5n\nbackbone:\n  type: c3str\n",
+    );
     yolo(folder.path(), &["model", &kind]).fails(2, &["kind.yaml:3:9", "c3str", "neck block"]);
 }
 
@@ -233,7 +353,11 @@ fn misspelt_options_have_their_place() {
     let (folder, _) = place();
     let top = write(folder.path(), "top.yaml", "extends: yolov5n\nscal: {depth: 0.33}\n");
     yolo(folder.path(), &["model", &top]).fails(2, &["top.yaml:2:1", "scal", "did you mean `scale`"]);
-    let inner = write(folder.path(), "inner.yaml", "extends: yolov5n\nscale:\n  depht: 0.33\n  width: 0.25\n");
+    let inner = write(
+        folder.path(),
+        "inner.yaml",
+        "extends: yolov5n\nscale:\n  depht: 0.33\n  width: 0.25\n",
+    );
     yolo(folder.path(), &["model", &inner]).fails(2, &["inner.yaml:3:3", "depht", "did you mean `depth`"]);
     let value = write(folder.path(), "value.yaml", "extends: yolov5n\nscale:\n  depth: deep\n");
     yolo(folder.path(), &["model", &value]).fails(2, &["value.yaml:3:10"]);
@@ -252,7 +376,9 @@ fn channels_and_sizes_that_do_not_fit_name_the_layer() {
     let sizes = write(folder.path(), "sizes.yaml", sizes);
     yolo(folder.path(), &["model", &sizes]).fails(2, &["model.2", "concat"]);
     // The layer list refers to a layer that comes later.
-    let later = format!("{head}backbone:\n  [[-1, 1, Conv, [16, 3, 2]],\n   [5, 1, Conv, [16, 3, 2]]]\nhead:\n  [[[1], 1, Detect, [nc, anchors]]]\n");
+    let later = format!(
+        "{head}backbone:\n  [[-1, 1, Conv, [16, 3, 2]],\n   [5, 1, Conv, [16, 3, 2]]]\nhead:\n  [[[1], 1, Detect, [nc, anchors]]]\n"
+    );
     let later = write(folder.path(), "later.yaml", later);
     yolo(folder.path(), &["model", &later]).fails(2, &["later.yaml:8", "5"]);
     // An image with another number of channels than the model.
@@ -260,7 +386,15 @@ fn channels_and_sizes_that_do_not_fit_name_the_layer() {
     let input = folder.path().join("x.safetensors");
     let images = yolo_core::testing::input(1, 4, 64, 64);
     yolo_engine::checkpoint::write_tensors(&input, [("images", &images)], Default::default()).expect("a file");
-    let arguments = ["forward", "--weights", &text(&weights), "--input", "x.safetensors", "--output", "y.safetensors"];
+    let arguments = [
+        "forward",
+        "--weights",
+        &text(&weights),
+        "--input",
+        "x.safetensors",
+        "--output",
+        "y.safetensors",
+    ];
     let said = yolo(folder.path(), &arguments);
     assert!(said.code == 1 || said.code == 2, "{said:?}");
     said.fails(1, &["[N, 3, H, W]"]);

@@ -30,7 +30,12 @@ fn recipe(folder: &Path) -> PathBuf {
 
 fn status(result: &Value) -> Vec<(String, String)> {
     let text = |stage: &Value, key: &str| stage[key].as_str().expect("text").to_owned();
-    result["stages"].as_array().expect("stages").iter().map(|s| (text(s, "kind"), text(s, "status"))).collect()
+    result["stages"]
+        .as_array()
+        .expect("stages")
+        .iter()
+        .map(|s| (text(s, "kind"), text(s, "status")))
+        .collect()
 }
 
 #[test]
@@ -39,10 +44,16 @@ fn a_recipe_runs_is_killed_continues_and_is_cached() {
     let recipe = recipe(dir.path());
     let line = ["compress", recipe.to_str().expect("text"), "--resume", "--json"];
     // Killed in the middle of the first training, as by a power cut.
-    let mut child = command(dir.path()).args(line).stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn().expect("it starts");
+    let mut child = command(dir.path())
+        .args(line)
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .expect("it starts");
     let state = dir.path().join("out/1-train/state.safetensors");
     let start = Instant::now();
-    while !state.exists() && child.try_wait().expect("a status").is_none() && start.elapsed() < Duration::from_secs(120) {
+    while !state.exists() && child.try_wait().expect("a status").is_none() && start.elapsed() < Duration::from_secs(120)
+    {
         std::thread::sleep(Duration::from_millis(5));
     }
     child.kill().expect("it is killed");
@@ -52,7 +63,13 @@ fn a_recipe_runs_is_killed_continues_and_is_cached() {
     assert!(result.err.contains("1-train"), "{}", result.err);
     let document = result.json();
     let kinds = ["train", "sparsify", "prune", "fine-tune", "quantize", "export", "bench"];
-    assert_eq!(status(&document).iter().map(|(kind, _)| kind.as_str()).collect::<Vec<_>>(), kinds);
+    assert_eq!(
+        status(&document)
+            .iter()
+            .map(|(kind, _)| kind.as_str())
+            .collect::<Vec<_>>(),
+        kinds
+    );
     let stages = document["stages"].as_array().expect("stages");
     let flops = |i: usize| stages[i]["gflops"].as_f64().expect("a number");
     assert!(flops(2) <= 0.7 * flops(0), "pruned to {} of {}", flops(2), flops(0));
@@ -78,12 +95,23 @@ fn a_recipe_runs_is_killed_continues_and_is_cached() {
     // The same recipe again: nothing to do. Another budget: only what depends on it runs.
     let again = yolo(dir.path(), &line).ok().json();
     assert!(status(&again).iter().all(|(_, status)| status == "cached"), "{again}");
-    let changed = yolo(dir.path(), &[&line[..], &["--set", "seed=0"]].concat()).ok().json();
-    assert!(status(&changed).iter().all(|(_, status)| status == "cached"), "the same seed");
-    let text = std::fs::read_to_string(&recipe).expect("the recipe").replace("qat-epochs: 1", "qat-epochs: 0");
+    let changed = yolo(dir.path(), &[&line[..], &["--set", "seed=0"]].concat())
+        .ok()
+        .json();
+    assert!(
+        status(&changed).iter().all(|(_, status)| status == "cached"),
+        "the same seed"
+    );
+    let text = std::fs::read_to_string(&recipe)
+        .expect("the recipe")
+        .replace("qat-epochs: 1", "qat-epochs: 0");
     std::fs::write(&recipe, text).expect("a file");
     let changed = yolo(dir.path(), &line).ok().json();
-    let done: Vec<String> = status(&changed).into_iter().filter(|(_, s)| s == "done").map(|(k, _)| k).collect();
+    let done: Vec<String> = status(&changed)
+        .into_iter()
+        .filter(|(_, s)| s == "done")
+        .map(|(k, _)| k)
+        .collect();
     assert_eq!(done, ["quantize", "export", "bench"]);
 }
 
@@ -96,7 +124,10 @@ fn mistakes_in_recipes_are_explained() {
         yolo(dir.path(), &["compress", "bad.yaml"])
     };
     let before = files(dir.path()).len() + 1;
-    run(&good.replace("- prune:", "- prunes:")).fails(2, &["bad.yaml:12:5", "there is no stage `prunes`", "did you mean `prune`"]);
+    run(&good.replace("- prune:", "- prunes:")).fails(
+        2,
+        &["bad.yaml:12:5", "there is no stage `prunes`", "did you mean `prune`"],
+    );
     run(&good.replace("flops: 0.7", "flop: 0.7")).fails(2, &["bad.yaml:12:", "`flop`", "did you mean `flops`"]);
     run(&good.replace("batch-size", "batch_size")).fails(2, &["bad.yaml:5:1", "batch_size"]);
     run(&good.replace("stages:", "stage:")).fails(2, &["stages"]);
@@ -108,5 +139,10 @@ fn mistakes_in_recipes_are_explained() {
     std::fs::write(dir.path().join("file"), "").expect("a file");
     run(&good.replace("out: out", "out: file/out")).fails(1, &["file/out"]);
     std::fs::remove_file(dir.path().join("file")).expect("the file");
-    assert_eq!(files(dir.path()).len(), before, "nothing was written: {:?}", files(dir.path()));
+    assert_eq!(
+        files(dir.path()).len(),
+        before,
+        "nothing was written: {:?}",
+        files(dir.path())
+    );
 }

@@ -10,11 +10,29 @@ fn a_state_dict_becomes_a_checkpoint_again_when_the_model_is_named() {
     let run = |arguments: &[&str]| yolo(folder.path(), arguments);
     let config = tiny_model(folder.path()).display().to_string();
     let weights = support::random_weights(&tiny_model(folder.path()), folder.path(), 4);
-    run(&["convert", &weights.display().to_string(), "state.safetensors", "--state-dict"]).ok();
+    run(&[
+        "convert",
+        &weights.display().to_string(),
+        "state.safetensors",
+        "--state-dict",
+    ])
+    .ok();
     run(&["model", "state.safetensors"]).fails(1, &["state.safetensors"]);
 
-    run(&["convert", "state.safetensors", "back.safetensors", "--cfg", &config, "--nc", "4"]).ok();
-    let (before, after) = (checkpoint::load(&weights), checkpoint::load(&folder.path().join("back.safetensors")));
+    run(&[
+        "convert",
+        "state.safetensors",
+        "back.safetensors",
+        "--cfg",
+        &config,
+        "--nc",
+        "4",
+    ])
+    .ok();
+    let (before, after) = (
+        checkpoint::load(&weights),
+        checkpoint::load(&folder.path().join("back.safetensors")),
+    );
     let (before, after) = (before.expect("a checkpoint"), after.expect("a checkpoint"));
     let graph = |model: &checkpoint::Checkpoint| serde_json::to_value(&model.graph).expect("JSON");
     assert_eq!(graph(&before), graph(&after));
@@ -24,8 +42,16 @@ fn a_state_dict_becomes_a_checkpoint_again_when_the_model_is_named() {
         assert_eq!(Some(tensor), after.params.get(key), "{key}");
     }
 
-    run(&["convert", "state.safetensors", "other.safetensors", "--cfg", &config, "--nc", "5"])
-        .fails(1, &["state.safetensors", "don't fit", "model.24.m.0"]);
+    run(&[
+        "convert",
+        "state.safetensors",
+        "other.safetensors",
+        "--cfg",
+        &config,
+        "--nc",
+        "5",
+    ])
+    .fails(1, &["state.safetensors", "don't fit", "model.24.m.0"]);
     assert!(!folder.path().join("other.safetensors").exists());
     run(&["convert", "state.safetensors", "other.safetensors", "--nc", "4"]).fails(2, &["--cfg"]);
 }

@@ -10,7 +10,12 @@ use yolo_engine::eval::box_iou;
 use crate::support::{self, files, read_json, shared, yolo};
 
 fn numbers(value: &Value) -> Vec<f32> {
-    value.as_array().expect("a list").iter().map(|v| v.as_f64().expect("a number") as f32).collect()
+    value
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|v| v.as_f64().expect("a number") as f32)
+        .collect()
 }
 
 fn corners(value: &Value) -> [f32; 4] {
@@ -20,26 +25,44 @@ fn corners(value: &Value) -> [f32; 4] {
 /// The reference's detections of a picture at its minimal rectangle, best first.
 fn golden(reference: &Value, image: &str) -> Vec<Value> {
     let runs = reference["models"]["yolov5n"]["runs"].as_array().expect("runs");
-    let run = runs.iter().find(|run| run["image"] == image && run["auto"] == true).expect("a run");
+    let run = runs
+        .iter()
+        .find(|run| run["image"] == image && run["auto"] == true)
+        .expect("a run");
     run["detections"].as_array().expect("detections").clone()
 }
 
 #[test]
 fn both_pictures_have_the_boxes_of_the_reference() {
-    let (Some(weights), Some(images), Some(reference)) =
-        (shared("data/weights/yolov5n.pt"), shared("data/images"), shared("reference/golden_detect.json"))
-    else {
+    let (Some(weights), Some(images), Some(reference)) = (
+        shared("data/weights/yolov5n.pt"),
+        shared("data/images"),
+        shared("reference/golden_detect.json"),
+    ) else {
         return;
     };
     let reference = read_json(&reference);
     let folder = tempfile::tempdir().expect("a folder");
     let (weights, images) = (weights.display().to_string(), images.display().to_string());
-    let arguments =
-        ["detect", "--weights", &weights, "--source", &images, "--json", "--save-txt", "--save-conf", "--save-dir", "out"];
+    let arguments = [
+        "detect",
+        "--weights",
+        &weights,
+        "--source",
+        &images,
+        "--json",
+        "--save-txt",
+        "--save-conf",
+        "--save-dir",
+        "out",
+    ];
     let found = yolo(folder.path(), &arguments).ok().json();
     assert_eq!(found["images"].as_array().map(Vec::len), Some(2));
-    for (row, (name, [w, h])) in
-        found["images"].as_array().expect("rows").iter().zip([("bus.jpg", [810, 1080]), ("zidane.jpg", [1280, 720])])
+    for (row, (name, [w, h])) in found["images"]
+        .as_array()
+        .expect("rows")
+        .iter()
+        .zip([("bus.jpg", [810, 1080]), ("zidane.jpg", [1280, 720])])
     {
         assert!(row["path"].as_str().is_some_and(|path| path.ends_with(name)));
         assert_eq!((row["width"].as_u64(), row["height"].as_u64()), (Some(w), Some(h)));
@@ -56,7 +79,10 @@ fn both_pictures_have_the_boxes_of_the_reference() {
         let picture = Image::open(&folder.path().join(row["saved"].as_str().expect("a path"))).expect("a picture");
         assert_eq!((picture.width as u64, picture.height as u64), (w, h));
     }
-    assert_eq!(files(&folder.path().join("out")), ["bus.jpg", "labels/bus.txt", "labels/zidane.txt", "zidane.jpg"]);
+    assert_eq!(
+        files(&folder.path().join("out")),
+        ["bus.jpg", "labels/bus.txt", "labels/zidane.txt", "zidane.jpg"]
+    );
     check_label_file(&folder.path().join("out/labels/bus.txt"), &found["images"][0]);
 }
 
@@ -68,9 +94,21 @@ fn check_label_file(path: &Path, row: &Value) {
     for (line, detection) in text.lines().zip(detections) {
         let v: Vec<f32> = line.split(' ').map(|field| field.parse().expect("a number")).collect();
         assert_eq!(v[0], detection["class"].as_f64().expect("a number") as f32);
-        let (w, h) = (row["width"].as_f64().expect("w") as f32, row["height"].as_f64().expect("h") as f32);
-        let back = [(v[1] - v[3] / 2.0) * w, (v[2] - v[4] / 2.0) * h, (v[1] + v[3] / 2.0) * w, (v[2] + v[4] / 2.0) * h];
-        let far = back.iter().zip(corners(&detection["xyxy"])).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        let (w, h) = (
+            row["width"].as_f64().expect("w") as f32,
+            row["height"].as_f64().expect("h") as f32,
+        );
+        let back = [
+            (v[1] - v[3] / 2.0) * w,
+            (v[2] - v[4] / 2.0) * h,
+            (v[1] + v[3] / 2.0) * w,
+            (v[2] + v[4] / 2.0) * h,
+        ];
+        let far = back
+            .iter()
+            .zip(corners(&detection["xyxy"]))
+            .map(|(a, b)| (a - b).abs())
+            .fold(0.0, f32::max);
         // Six decimals of a share of 1080 pixels.
         assert!(far < 0.01, "{line} {detection}");
         assert!((v[5] - detection["conf"].as_f64().expect("conf") as f32).abs() < 1e-5);
@@ -83,13 +121,24 @@ fn raw_maps_from_the_lossless_picture_equal_the_reference() {
         return;
     };
     let picture = Image::open(&folder.join("zidane_letterbox_640x384.png")).expect("a picture");
-    let pixels = Tensor::from_slice(&picture.data).reshape([384, 640, 3]).permute([2, 0, 1]).unsqueeze(0);
+    let pixels = Tensor::from_slice(&picture.data)
+        .reshape([384, 640, 3])
+        .permute([2, 0, 1])
+        .unsqueeze(0);
     let work = tempfile::tempdir().expect("a folder");
     let (input, output) = (work.path().join("in.safetensors"), work.path().join("out.safetensors"));
     let images = pixels.to_kind(tch::Kind::Float) / 255.0;
     yolo_engine::checkpoint::write_tensors(&input, [("images", &images)], Default::default()).expect("a file");
     let weights = weights.display().to_string();
-    let arguments = ["forward", "--weights", &weights, "--input", "in.safetensors", "--output", "out.safetensors"];
+    let arguments = [
+        "forward",
+        "--weights",
+        &weights,
+        "--input",
+        "in.safetensors",
+        "--output",
+        "out.safetensors",
+    ];
     yolo(work.path(), &arguments).ok();
     let ours = yolo_engine::checkpoint::read_tensors(&output).expect("maps").tensors;
     let golden = yolo_engine::checkpoint::read_tensors(&folder.join("yolov5n_zidane_384x640_raw.safetensors"));
@@ -109,7 +158,9 @@ fn raw_maps_from_the_lossless_picture_equal_the_reference() {
 
 #[test]
 fn the_letterbox_is_the_reference_s() {
-    let (Some(images), Some(reference)) = (shared("data/images"), shared("reference/raw_yolov5n")) else { return };
+    let (Some(images), Some(reference)) = (shared("data/images"), shared("reference/raw_yolov5n")) else {
+        return;
+    };
     for (name, golden, auto) in [
         ("bus.jpg", "bus_letterbox_480x640.png", true),
         ("bus.jpg", "bus_letterbox_640x640.png", false),
@@ -142,7 +193,16 @@ fn options_choose_what_is_found_and_written() {
     let folder = tempfile::tempdir().expect("a folder");
     let (weights, image) = random_model(folder.path());
     let run = |more: &[&str]| {
-        let base = ["detect", "--weights", &weights, "--source", &image, "--img", "160", "--json"];
+        let base = [
+            "detect",
+            "--weights",
+            &weights,
+            "--source",
+            &image,
+            "--img",
+            "160",
+            "--json",
+        ];
         yolo(folder.path(), &[&base, more].concat())
     };
     let all = run(&["--conf-thres", "0", "--nosave", "--agnostic-nms"]).ok().json();
@@ -150,10 +210,23 @@ fn options_choose_what_is_found_and_written() {
     assert!(all.len() > 3, "random weights see something everywhere: {}", all.len());
     assert!(!folder.path().join("runs").exists(), "--nosave writes nothing");
 
-    let two = run(&["--conf-thres", "0", "--nosave", "--agnostic-nms", "--max-det", "2"]).ok().json();
-    assert_eq!(two["images"][0]["detections"].as_array().expect("detections")[..], all[..2]);
-    let one_class = run(&["--conf-thres", "0", "--nosave", "--classes", "thing1"]).ok().json();
-    assert!(one_class["images"][0]["detections"].as_array().expect("detections").iter().all(|d| d["class"] == 1));
+    let two = run(&["--conf-thres", "0", "--nosave", "--agnostic-nms", "--max-det", "2"])
+        .ok()
+        .json();
+    assert_eq!(
+        two["images"][0]["detections"].as_array().expect("detections")[..],
+        all[..2]
+    );
+    let one_class = run(&["--conf-thres", "0", "--nosave", "--classes", "thing1"])
+        .ok()
+        .json();
+    assert!(
+        one_class["images"][0]["detections"]
+            .as_array()
+            .expect("detections")
+            .iter()
+            .all(|d| d["class"] == 1)
+    );
 
     // A second run gets a folder of its own.
     for wanted in ["runs/detect/exp/ground.png", "runs/detect/exp2/ground.png"] {
@@ -170,10 +243,25 @@ fn pictures_of_one_name_keep_apart_and_unreadable_ones_are_named() {
         std::fs::copy(&image, folder.path().join(sub).join("x.png")).expect("a copy");
     }
     std::fs::write(folder.path().join("b/torn.jpg"), b"\xff\xd8\xff\xe0torn").expect("a file");
-    let arguments =
-        ["detect", "--weights", &weights, "--source", "*/*.[pj][np]g", "--img", "160", "--save-dir", "out", "--save-txt"];
+    let arguments = [
+        "detect",
+        "--weights",
+        &weights,
+        "--source",
+        "*/*.[pj][np]g",
+        "--img",
+        "160",
+        "--save-dir",
+        "out",
+        "--save-txt",
+    ];
     let said = yolo(folder.path(), &arguments).fails(1, &["b/torn.jpg", "1 of 3 pictures can't be read"]);
-    assert_eq!(said.out.lines().filter(|line| line.contains("x.png")).count(), 2, "{}", said.out);
+    assert_eq!(
+        said.out.lines().filter(|line| line.contains("x.png")).count(),
+        2,
+        "{}",
+        said.out
+    );
     assert_eq!(
         files(&folder.path().join("out")),
         ["labels/x-2.txt", "labels/x.txt", "x-2.png", "x.png"],
@@ -188,7 +276,10 @@ fn wrong_sources_and_options_are_explained() {
     std::fs::create_dir(folder.path().join("empty")).expect("a folder");
     std::fs::write(folder.path().join("notes.txt"), "x").expect("a file");
     let run = |source: &str, more: &[&str]| {
-        yolo(folder.path(), &[&["detect", "--weights", &weights, "--source", source], more].concat())
+        yolo(
+            folder.path(),
+            &[&["detect", "--weights", &weights, "--source", source], more].concat(),
+        )
     };
     run("nowhere.jpg", &[]).fails(1, &["nowhere.jpg", "no such file"]);
     run("empty", &[]).fails(1, &["empty", "no pictures"]);

@@ -37,8 +37,13 @@ const SIZE: [i64; 2] = [64, 128];
 /// The largest difference of raw values between single and double precision.
 fn rounding(graph: &Graph, params: &Params) -> f64 {
     let run = |kind: Kind| {
-        let (params, x) = (params.to(Device::Cpu, kind), testing::input(1, 3, SIZE[0], SIZE[1]).to_kind(kind));
-        Program::new(graph, &params).and_then(|program| tch::no_grad(|| program.run(&x, Mode::Eval))).expect("maps")
+        let (params, x) = (
+            params.to(Device::Cpu, kind),
+            testing::input(1, 3, SIZE[0], SIZE[1]).to_kind(kind),
+        );
+        Program::new(graph, &params)
+            .and_then(|program| tch::no_grad(|| program.run(&x, Mode::Eval)))
+            .expect("maps")
     };
     let (single, double) = (run(Kind::Float), run(Kind::Double));
     let largest = |(a, b): (&Tensor, &Tensor)| (a.to_kind(Kind::Double) - b).abs().max().double_value(&[]);
@@ -80,7 +85,10 @@ fn every_published_model_computes_the_same_in_every_format() {
                     .difference
                     .unwrap_or_else(|| panic!("{name}: {:?}", written.unchecked));
                 // Of random weights, boxes may be a thousand pixels wide; what counts is what the network itself loses by rounding.
-                assert!(d.scores < 1e-3 && d.raw < 20.0 * noise, "{name}, {format:?}: {d:?} where rounding loses {noise:e}");
+                assert!(
+                    d.scores < 1e-3 && d.raw < 20.0 * noise,
+                    "{name}, {format:?}: {d:?} where rounding loses {noise:e}"
+                );
             }
         }
     }

@@ -27,7 +27,9 @@ fn number(value: &Value) -> f64 {
 
 fn targets(golden: &Value) -> Vec<[f32; 6]> {
     let rows = golden["targets"].as_array().expect("rows");
-    rows.iter().map(|row| std::array::from_fn(|i| number(&row[i]) as f32)).collect()
+    rows.iter()
+        .map(|row| std::array::from_fn(|i| number(&row[i]) as f32))
+        .collect()
 }
 
 /// Gains of the fixture: they are scaled for levels, classes and size already.
@@ -48,7 +50,10 @@ fn options(hyp: &Value) -> LossOptions {
 fn close(got: f64, expected: &Value, tolerance: f64, what: &str) {
     let expected = number(expected);
     let error = (got - expected).abs() / expected.abs().max(1e-12);
-    assert!(error <= tolerance, "{what}: {got} instead of {expected}, relative error {error:.2e}");
+    assert!(
+        error <= tolerance,
+        "{what}: {got} instead of {expected}, relative error {error:.2e}"
+    );
 }
 
 /// A network that trains, as the reference made it.
@@ -65,8 +70,11 @@ impl Network {
         // Tests run beside each other.
         tch::set_num_threads(1);
         let graph = graph();
-        let roles: std::collections::HashMap<String, bool> =
-            graph.param_specs().into_iter().map(|spec| (spec.key, spec.role.trainable())).collect();
+        let roles: std::collections::HashMap<String, bool> = graph
+            .param_specs()
+            .into_iter()
+            .map(|spec| (spec.key, spec.role.trainable()))
+            .collect();
         let params: Params = testing::fill_params(&graph, 2.5)
             .to(Device::Cpu, kind)
             .iter()
@@ -76,7 +84,13 @@ impl Network {
             })
             .collect();
         let program = Program::new(&graph, &params).expect("a program");
-        Self { program, params, images: testing::input(2, 3, 320, 320).to_kind(kind), graph, kind }
+        Self {
+            program,
+            params,
+            images: testing::input(2, 3, 320, 320).to_kind(kind),
+            graph,
+            kind,
+        }
     }
 
     fn loss(&self, options: &LossOptions) -> Loss {
@@ -89,7 +103,11 @@ impl Network {
 
     fn grad_norm(&self) -> f64 {
         let squares = self.params.iter().filter(|(_, t)| t.requires_grad()).map(|(_, t)| {
-            t.grad().to_kind(Kind::Double).square().sum(None::<Kind>).double_value(&[])
+            t.grad()
+                .to_kind(Kind::Double)
+                .square()
+                .sum(None::<Kind>)
+                .double_value(&[])
         });
         squares.sum::<f64>().sqrt()
     }
@@ -112,11 +130,23 @@ fn check_steps(name: &str, kind: Kind) {
     let network = Network::new(kind);
     let loss = network.loss(&options(hyp));
     let [lr, momentum, decay] = ["lr0", "momentum", "weight_decay"].map(|key| number(&hyp[key]));
-    let mut optimizer =
-        Optimizer::new(OptimizerKind::Sgd, &network.graph, &network.params, lr, momentum, decay, &|_| false)
-            .expect("an optimizer");
+    let mut optimizer = Optimizer::new(
+        OptimizerKind::Sgd,
+        &network.graph,
+        &network.params,
+        lr,
+        momentum,
+        decay,
+        &|_| false,
+    )
+    .expect("an optimizer");
     let sizes: Vec<u64> = optimizer.groups.iter().map(|group| group.len() as u64).collect();
-    let expected: Vec<u64> = case["groups"].as_array().expect("sizes").iter().filter_map(Value::as_u64).collect();
+    let expected: Vec<u64> = case["groups"]
+        .as_array()
+        .expect("sizes")
+        .iter()
+        .filter_map(Value::as_u64)
+        .collect();
     assert_eq!(sizes, expected, "{name}: norms, weights, biases");
     assert!(optimizer.groups[BIASES].keys().all(|key| key.ends_with("bias")));
 
@@ -148,10 +178,17 @@ fn check_gradients(network: &Network, case: &Value, name: &str) {
     for (key, expected) in norms {
         let stats = testing::stats(&network.grad(key), 8).expect("statistics");
         close(stats.l2, expected, TOLERANCE, &format!("{name}: gradient of {key}"));
-        for (got, expected) in stats.samples.iter().zip(case["grad_val"][key].as_array().expect("values")) {
+        for (got, expected) in stats
+            .samples
+            .iter()
+            .zip(case["grad_val"][key].as_array().expect("values"))
+        {
             // Single elements are compared with the size of the tensor's elements: some are almost zero.
             let error = (got - number(expected)).abs() / stats.std.max(1e-12);
-            assert!(error <= 10.0 * TOLERANCE, "{name}: gradient of {key}: {got} instead of {expected}");
+            assert!(
+                error <= 10.0 * TOLERANCE,
+                "{name}: gradient of {key}: {got} instead of {expected}"
+            );
         }
     }
 }
@@ -164,10 +201,21 @@ fn check_parameters(network: &Network, case: &Value, name: &str) {
         assert!(error <= TOLERANCE, "{name}: mean of {key} after a step");
     }
     for (key, golden) in [("running_mean", "running_mean_l2"), ("running_var", "running_var_l2")] {
-        let tensor = network.params.get(&format!("model.0.bn.{key}")).expect("statistics of a norm");
-        close(testing::stats(tensor, 8).expect("statistics").l2, &case[golden], TOLERANCE, key);
+        let tensor = network
+            .params
+            .get(&format!("model.0.bn.{key}"))
+            .expect("statistics of a norm");
+        close(
+            testing::stats(tensor, 8).expect("statistics").l2,
+            &case[golden],
+            TOLERANCE,
+            key,
+        );
     }
-    assert_eq!(network.params.get("model.0.conv.weight").map(Tensor::kind), Some(network.kind));
+    assert_eq!(
+        network.params.get("model.0.conv.weight").map(Tensor::kind),
+        Some(network.kind)
+    );
 }
 
 #[test]
@@ -194,8 +242,22 @@ fn label_smoothing_focal_loss_and_no_labels_equal_the_reference() {
     let maps = tch::no_grad(|| network.program.run(&network.images, Mode::Train).expect("maps"));
     let base = options(&golden["scratch"]["hyp"]);
     for (name, options, targets) in [
-        ("label_smoothing_0.1", LossOptions { label_smoothing: 0.1, ..base.clone() }, &all[..]),
-        ("fl_gamma_1.5", LossOptions { fl_gamma: 1.5, ..base.clone() }, &all[..]),
+        (
+            "label_smoothing_0.1",
+            LossOptions {
+                label_smoothing: 0.1,
+                ..base.clone()
+            },
+            &all[..],
+        ),
+        (
+            "fl_gamma_1.5",
+            LossOptions {
+                fl_gamma: 1.5,
+                ..base.clone()
+            },
+            &all[..],
+        ),
         ("no_targets", base.clone(), &[]),
     ] {
         let expected = &golden["variants"][name];
@@ -222,17 +284,26 @@ fn labels_meet_the_anchors_of_the_reference() {
             let side = [40, 20, 10][level];
             let found = loss.level_targets(level, &targets(&golden), side, side);
             let list = |key: &str| -> Vec<i64> {
-                expected[key].as_array().expect("numbers").iter().map(|v| number(v) as i64).collect()
+                expected[key]
+                    .as_array()
+                    .expect("numbers")
+                    .iter()
+                    .map(|v| number(v) as i64)
+                    .collect()
             };
             let (b, a, gj, gi) = (list("b"), list("a"), list("gj"), list("gi"));
-            let cells: Vec<i64> =
-                (0..b.len()).map(|i| ((b[i] * side + gj[i]) * side + gi[i]) * 3 + a[i]).collect();
+            let cells: Vec<i64> = (0..b.len())
+                .map(|i| ((b[i] * side + gj[i]) * side + gi[i]) * 3 + a[i])
+                .collect();
             assert_eq!(found.cells, cells, "{name}, level {level}");
             assert_eq!(found.classes, list("cls"), "{name}, level {level}");
             for (got, expected) in found.boxes.iter().zip(expected["tbox"].as_array().expect("boxes")) {
                 for (got, expected) in got.iter().zip(expected.as_array().expect("a box")) {
                     // A label in cells has up to 6 digits; single precision keeps 7.
-                    assert!((f64::from(*got) - number(expected)).abs() < 1e-4, "{name}, level {level}");
+                    assert!(
+                        (f64::from(*got) - number(expected)).abs() < 1e-4,
+                        "{name}, level {level}"
+                    );
                 }
             }
         }

@@ -26,7 +26,10 @@ fn silence(groups: &ChannelGroups, params: &Params) -> PrunePlan {
         let gone: HashSet<usize> = (0..group.len()).filter(|i| i % 3 == 1).collect();
         let keep = (0..group.len()).filter(|i| !gone.contains(i)).collect();
         plan.keep.insert(group.name.clone(), keep);
-        let normed = group.cuts.iter().any(|cut| cut.side == Side::Producer && cut.role == CutRole::NormWeight);
+        let normed = group
+            .cuts
+            .iter()
+            .any(|cut| cut.side == Side::Producer && cut.role == CutRole::NormWeight);
         for (at, cut) in group.cuts.iter().enumerate() {
             let silent = match cut.role {
                 CutRole::NormWeight | CutRole::NormBias => true,
@@ -37,9 +40,15 @@ fn silence(groups: &ChannelGroups, params: &Params) -> PrunePlan {
             if cut.side != Side::Producer || !silent {
                 continue;
             }
-            let rows: Vec<i64> = gone.iter().flat_map(|i| &group.channels[*i][at]).map(|row| i64::from(*row)).collect();
+            let rows: Vec<i64> = gone
+                .iter()
+                .flat_map(|i| &group.channels[*i][at])
+                .map(|row| i64::from(*row))
+                .collect();
             let tensor = params.get(&cut.key).expect("a tensor");
-            let _ = tensor.shallow_clone().index_fill_(cut.axis as i64, &Tensor::from_slice(&rows), 0.0);
+            let _ = tensor
+                .shallow_clone()
+                .index_fill_(cut.axis as i64, &Tensor::from_slice(&rows), 0.0);
         }
     }
     plan
@@ -50,7 +59,11 @@ fn has_no_norm(group: &yolo_core::prune::ChannelGroup, key: &str) -> bool {
     let scope = key.rsplit_once('.').map_or(key, |(scope, _)| scope);
     let parent = scope.rsplit_once('.').map_or("", |(parent, _)| parent);
     !group.cuts.iter().any(|cut| {
-        cut.role == CutRole::NormWeight && cut.key.rsplit_once('.').is_some_and(|(norm, _)| norm.rsplit_once('.').is_some_and(|(p, _)| p == parent))
+        cut.role == CutRole::NormWeight
+            && cut
+                .key
+                .rsplit_once('.')
+                .is_some_and(|(norm, _)| norm.rsplit_once('.').is_some_and(|(p, _)| p == parent))
     })
 }
 
@@ -67,8 +80,16 @@ fn silent_channels_can_go_from_every_model() {
         let cost = CostModel::of(&graph, &groups, 128).expect("a cost");
         let kept = cost.widths(&plan, &groups);
         let real = smaller.cost(128).expect("a cost");
-        assert_eq!((cost.macs(&kept), cost.params(&kept)), (real.macs, real.params), "{name}: predicted cost");
-        assert!(real.params < graph.param_count() * 3 / 4, "{name}: {} parameters stay", real.params);
+        assert_eq!(
+            (cost.macs(&kept), cost.params(&kept)),
+            (real.macs, real.params),
+            "{name}: predicted cost"
+        );
+        assert!(
+            real.params < graph.param_count() * 3 / 4,
+            "{name}: {} parameters stay",
+            real.params
+        );
         let stride = graph.strides().expect("strides").into_iter().max().expect("a stride");
         let image = testing::input(1, 3, stride, 2 * stride).to_kind(Kind::Double);
         let run = |graph: &Graph, params: &Params| {
@@ -78,7 +99,10 @@ fn silent_channels_can_go_from_every_model() {
         for (full, small) in run(&graph, &params).iter().zip(run(&smaller, &cut)) {
             let difference = (full - small).abs().max().double_value(&[]);
             assert!(difference < 1e-5, "{name}: the outputs differ by {difference}");
-            assert!(full.std(false).double_value(&[]) > 1e-3, "{name}: a dead network proves nothing");
+            assert!(
+                full.std(false).double_value(&[]) > 1e-3,
+                "{name}: a dead network proves nothing"
+            );
         }
     }
 }
@@ -91,7 +115,20 @@ fn every_pruner_meets_its_budget() {
     let config = tiny_model(dir.path());
     let classes = yolo_data::Dataset::open(&data).expect("the data set").names.len();
     let weights = random_weights(&config, dir.path(), classes);
-    let common = ["--img", "64", "--batch-size", "4", "--workers", "1", "--calib-batches", "2", "--select-images", "4", "--multiple", "2"];
+    let common = [
+        "--img",
+        "64",
+        "--batch-size",
+        "4",
+        "--workers",
+        "1",
+        "--calib-batches",
+        "2",
+        "--select-images",
+        "4",
+        "--multiple",
+        "2",
+    ];
     let pruners: [(&str, &[&str]); 8] = [
         ("slimming", &[]),
         ("oneshot", &["--metric", "fpgm"]),
@@ -99,22 +136,54 @@ fn every_pruner_meets_its_budget() {
         ("eagleeye", &["--set", "candidates=2", "--set", "window=0.1"]),
         ("gradual", &["--set", "epochs=1"]),
         ("admm", &["--set", "iterations=1", "--set", "epochs=1"]),
-        ("netadapt", &["--set", "proposals=1", "--set", "reduction=0.15", "--set", "short_term_steps=1"]),
+        (
+            "netadapt",
+            &[
+                "--set",
+                "proposals=1",
+                "--set",
+                "reduction=0.15",
+                "--set",
+                "short_term_steps=1",
+            ],
+        ),
         ("oneshot", &["--metric", "random"]),
     ];
     for (index, (pruner, options)) in pruners.iter().enumerate() {
         let out = dir.path().join(format!("{index}.safetensors"));
-        let mut line = vec!["prune", "--weights", weights.to_str().expect("text"), "--data", data.to_str().expect("text")];
-        line.extend(["--pruner", pruner, "--flops", "0.7", "--json", "--out", out.to_str().expect("text")]);
+        let mut line = vec![
+            "prune",
+            "--weights",
+            weights.to_str().expect("text"),
+            "--data",
+            data.to_str().expect("text"),
+        ];
+        line.extend([
+            "--pruner",
+            pruner,
+            "--flops",
+            "0.7",
+            "--json",
+            "--out",
+            out.to_str().expect("text"),
+        ]);
         line.extend(common);
         line.extend(*options);
         let found = yolo(dir.path(), &line).ok().json();
         let share = found["gflops"].as_f64().expect("a number") / found["gflops_before"].as_f64().expect("a number");
         assert!(share <= 0.7 && share > 0.3, "{pruner}: {share}");
         assert!(found["params"].as_i64() < found["params_before"].as_i64(), "{pruner}");
-        assert!(found["plan"]["keep"].as_object().is_some_and(|keep| !keep.is_empty()), "{pruner}");
+        assert!(
+            found["plan"]["keep"].as_object().is_some_and(|keep| !keep.is_empty()),
+            "{pruner}"
+        );
         // The result is an ordinary checkpoint.
-        let again = yolo(dir.path(), &["model", out.to_str().expect("text"), "--json", "--img", "64"]).ok().json();
+        let again = yolo(
+            dir.path(),
+            &["model", out.to_str().expect("text"), "--json", "--img", "64"],
+        )
+        .ok()
+        .json();
         assert_eq!(again["params"], found["params"], "{pruner}");
     }
 }
@@ -127,10 +196,40 @@ fn plans_are_replayed_and_mistakes_explained() {
     let config = tiny_model(dir.path());
     let classes = yolo_data::Dataset::open(&data).expect("the data set").names.len();
     let weights = random_weights(&config, dir.path(), classes);
-    let base = ["prune", "--weights", weights.to_str().expect("text"), "--data", data.to_str().expect("text"), "--img", "64"];
-    let rest = ["--batch-size", "2", "--workers", "1", "--calib-batches", "1", "--multiple", "2", "--noval", "--json"];
+    let base = [
+        "prune",
+        "--weights",
+        weights.to_str().expect("text"),
+        "--data",
+        data.to_str().expect("text"),
+        "--img",
+        "64",
+    ];
+    let rest = [
+        "--batch-size",
+        "2",
+        "--workers",
+        "1",
+        "--calib-batches",
+        "1",
+        "--multiple",
+        "2",
+        "--noval",
+        "--json",
+    ];
     let run = |more: &[&str]| yolo(dir.path(), &[&base[..], &rest[..], more].concat());
-    let first = run(&["--pruner", "oneshot", "--set", "ratio=0.4", "--save-plan", "plan.json", "--out", "a.safetensors"]).ok().json();
+    let first = run(&[
+        "--pruner",
+        "oneshot",
+        "--set",
+        "ratio=0.4",
+        "--save-plan",
+        "plan.json",
+        "--out",
+        "a.safetensors",
+    ])
+    .ok()
+    .json();
     let second = run(&["--plan", "plan.json", "--out", "b.safetensors"]).ok().json();
     assert_eq!(first["plan"], second["plan"]);
     assert_eq!(first["params"], second["params"]);
@@ -141,8 +240,10 @@ fn plans_are_replayed_and_mistakes_explained() {
     run(&["--pruner", "slimming", "--flops", "0.001", "--out", "c.safetensors"]).fails(2, &["budget", "max_ratio"]);
     run(&["--pruner", "slimming", "--flops", "1.5", "--out", "c.safetensors"]).fails(2, &["flops"]);
     run(&["--pruner", "slimming", "--out", "c.safetensors"]).fails(2, &["budget"]);
-    run(&["--pruner", "slimmin", "--flops", "0.5", "--out", "c.safetensors"]).fails(2, &["slimmin", "did you mean `slimming`"]);
-    run(&["--pruner", "slimming", "--set", "ratoi=0.5", "--out", "c.safetensors"]).fails(2, &["ratoi", "did you mean `ratio`"]);
+    run(&["--pruner", "slimmin", "--flops", "0.5", "--out", "c.safetensors"])
+        .fails(2, &["slimmin", "did you mean `slimming`"]);
+    run(&["--pruner", "slimming", "--set", "ratoi=0.5", "--out", "c.safetensors"])
+        .fails(2, &["ratoi", "did you mean `ratio`"]);
     run(&["--pruner", "slimming", "--flops", "0.5", "--out", "c.onnx"]).fails(2, &["c.onnx", ".safetensors"]);
     std::fs::remove_file(dir.path().join("other.json")).expect("the file");
     assert_eq!(before, files(dir.path()), "nothing is left of what failed");

@@ -24,14 +24,32 @@ fn every_backend_writes_its_files() {
         let found = yolo(
             dir.path(),
             &[
-                "quantize", "--weights", weights.to_str().expect("text"), "--data", data.to_str().expect("text"),
-                "--backend", backend, "--calib-batches", "2", "--batch-size", "2", "--workers", "1", "--img", "64",
-                "--json", "--out", out.to_str().expect("text"),
+                "quantize",
+                "--weights",
+                weights.to_str().expect("text"),
+                "--data",
+                data.to_str().expect("text"),
+                "--backend",
+                backend,
+                "--calib-batches",
+                "2",
+                "--batch-size",
+                "2",
+                "--workers",
+                "1",
+                "--img",
+                "64",
+                "--json",
+                "--out",
+                out.to_str().expect("text"),
             ],
         )
         .ok()
         .json();
-        assert!(found["map50_float"].is_number() && found["map50_quant"].is_number(), "{backend}");
+        assert!(
+            found["map50_float"].is_number() && found["map50_quant"].is_number(),
+            "{backend}"
+        );
         let artifacts = found["artifacts"].as_array().expect("a list");
         assert!(artifacts.len() >= 2, "{backend}: {artifacts:?}");
         for path in artifacts {
@@ -39,7 +57,8 @@ fn every_backend_writes_its_files() {
             let bytes = std::fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
             assert!(!bytes.is_empty(), "{}", path.display());
             if path.extension().is_some_and(|e| e == "json") && backend != "ppl-cuda" {
-                serde_json::from_slice::<serde_json::Value>(&bytes).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+                serde_json::from_slice::<serde_json::Value>(&bytes)
+                    .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
             }
         }
         // The quantized model is an ordinary checkpoint that knows what it is.
@@ -47,8 +66,21 @@ fn every_backend_writes_its_files() {
         let model = yolo_engine::checkpoint::load(&quantized).expect("the checkpoint");
         assert_eq!(model.meta.quantizer.as_ref().expect("a quantizer")["type"], backend);
         assert!(yolo_engine::quant::is_quantized(&model.graph), "{backend}");
-        yolo(dir.path(), &["quantize", "--weights", quantized.to_str().expect("text"), "--data", data.to_str().expect("text"), "--img", "64", "--out", "again"])
-            .fails(2, &["quantized already"]);
+        yolo(
+            dir.path(),
+            &[
+                "quantize",
+                "--weights",
+                quantized.to_str().expect("text"),
+                "--data",
+                data.to_str().expect("text"),
+                "--img",
+                "64",
+                "--out",
+                "again",
+            ],
+        )
+        .fails(2, &["quantized already"]);
     }
 }
 
@@ -63,20 +95,53 @@ fn scales_learn() {
     yolo(
         dir.path(),
         &[
-            "quantize", "--weights", weights.to_str().expect("text"), "--data", data.to_str().expect("text"), "--backend", "tensorrt",
-            "--calib-batches", "2", "--batch-size", "4", "--workers", "1", "--img", "64", "--qat-epochs", "9", "--out", "int8",
+            "quantize",
+            "--weights",
+            weights.to_str().expect("text"),
+            "--data",
+            data.to_str().expect("text"),
+            "--backend",
+            "tensorrt",
+            "--calib-batches",
+            "2",
+            "--batch-size",
+            "4",
+            "--workers",
+            "1",
+            "--img",
+            "64",
+            "--qat-epochs",
+            "9",
+            "--out",
+            "int8",
         ],
     )
     .ok();
-    let trained = yolo_engine::checkpoint::load(&dir.path().join("int8/qat/weights/last.safetensors")).expect("the checkpoint");
+    let trained =
+        yolo_engine::checkpoint::load(&dir.path().join("int8/qat/weights/last.safetensors")).expect("the checkpoint");
     let start = yolo_engine::checkpoint::load(&weights).expect("the checkpoint");
     let (fused, params) = yolo_core::passes::fuse(&start.graph, &start.params).expect("a fused graph");
-    assert!(fused.nodes.len() < trained.graph.nodes.len(), "fake quantizers are there");
-    let key = fused.nodes.iter().find(|n| matches!(n.op, yolo_core::Op::Conv2d { .. })).map(|n| format!("{}.weight", n.name)).expect("a convolution");
-    let moved = (params.get(&key).expect("before") - trained.params.get(&key).expect("after")).abs().max().double_value(&[]);
+    assert!(
+        fused.nodes.len() < trained.graph.nodes.len(),
+        "fake quantizers are there"
+    );
+    let key = fused
+        .nodes
+        .iter()
+        .find(|n| matches!(n.op, yolo_core::Op::Conv2d { .. }))
+        .map(|n| format!("{}.weight", n.name))
+        .expect("a convolution");
+    let moved = (params.get(&key).expect("before") - trained.params.get(&key).expect("after"))
+        .abs()
+        .max()
+        .double_value(&[]);
     assert!(moved > 0.0, "weights learn");
     let mut scales = 0;
-    for (key, tensor) in trained.params.iter().filter(|(key, _)| key.ends_with("act_quant.scale")) {
+    for (key, tensor) in trained
+        .params
+        .iter()
+        .filter(|(key, _)| key.ends_with("act_quant.scale"))
+    {
         assert!(tensor.double_value(&[0]) > 0.0, "{key}");
         scales += 1;
     }
@@ -99,8 +164,21 @@ fn the_qdq_file_computes_what_was_simulated() {
     yolo(
         dir.path(),
         &[
-            "quantize", "--weights", weights.to_str().expect("text"), "--data", data.to_str().expect("text"), "--calib-batches", "4",
-            "--batch-size", "2", "--workers", "1", "--img", "96", "--out", "int8",
+            "quantize",
+            "--weights",
+            weights.to_str().expect("text"),
+            "--data",
+            data.to_str().expect("text"),
+            "--calib-batches",
+            "4",
+            "--batch-size",
+            "2",
+            "--workers",
+            "1",
+            "--img",
+            "96",
+            "--out",
+            "int8",
         ],
     )
     .ok();
@@ -109,8 +187,15 @@ fn the_qdq_file_computes_what_was_simulated() {
     let program = yolo_core::Program::new(&model.graph, &model.params).expect("tensors fit");
     let maps = tch::no_grad(|| program.run(&image, yolo_core::Mode::Eval)).expect("a forward");
     for profile in [onnx::Profile::TensorRt, onnx::Profile::Ort] {
-        let options = onnx::Options { image: [96; 2], outputs: onnx::Outputs::Raw, profile, ..onnx::Options::default() };
-        let bytes = onnx::export(&model.graph, &model.params, &options).expect("a file").model;
+        let options = onnx::Options {
+            image: [96; 2],
+            outputs: onnx::Outputs::Raw,
+            profile,
+            ..onnx::Options::default()
+        };
+        let bytes = onnx::export(&model.graph, &model.params, &options)
+            .expect("a file")
+            .model;
         let path = dir.path().join(format!("{profile:?}.onnx"));
         bytes.write(&path).expect("a file");
         let mut session = ort::Session::unoptimized(&std::fs::read(&path).expect("the file"), 1).expect("a session");
@@ -122,7 +207,10 @@ fn the_qdq_file_computes_what_was_simulated() {
             let difference = (got - &want).abs();
             let spread = want.std(false).double_value(&[]);
             let mean = difference.mean(Kind::Double).double_value(&[]) / spread;
-            assert!(mean < 0.02, "{profile:?} {name}: mean difference {mean} of the spread {spread}");
+            assert!(
+                mean < 0.02,
+                "{profile:?} {name}: mean difference {mean} of the spread {spread}"
+            );
         }
     }
 }

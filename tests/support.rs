@@ -29,7 +29,10 @@ pub fn shared(name: &str) -> Option<PathBuf> {
     if path.exists() {
         return Some(path);
     }
-    eprintln!("skipped: {} is not here (set YOLO_SHARED to the folder of shared data)", path.display());
+    eprintln!(
+        "skipped: {} is not here (set YOLO_SHARED to the folder of shared data)",
+        path.display()
+    );
     None
 }
 
@@ -113,7 +116,11 @@ pub fn files(folder: &Path) -> Vec<String> {
 
 /// A small synthetic data set in `folder/data`; its YAML.
 pub fn small_data(folder: &Path, images: usize, size: usize) -> PathBuf {
-    let settings = yolo_data::synth::Settings { images, size, ..Default::default() };
+    let settings = yolo_data::synth::Settings {
+        images,
+        size,
+        ..Default::default()
+    };
     let made = yolo_data::synth::write(&folder.join("data"), &settings, &|_| {}).expect("a data set");
     made.yaml
 }
@@ -138,7 +145,15 @@ pub fn random_weights(config: &Path, folder: &Path, classes: usize) -> PathBuf {
     let params = yolo_core::testing::fill_params(&graph, 2.5);
     let names = (0..classes).map(|class| format!("thing{class}")).collect();
     let path = folder.join("random.safetensors");
-    let model = Checkpoint::new(graph, params, Meta { names, image_size: 160, ..Meta::default() });
+    let model = Checkpoint::new(
+        graph,
+        params,
+        Meta {
+            names,
+            image_size: 160,
+            ..Meta::default()
+        },
+    );
     checkpoint::save(&path, &model).expect("a file");
     path
 }

@@ -29,24 +29,50 @@ impl Place {
 
     /// Options of a short training into `runs/NAME`.
     fn arguments(&self, name: &str, epochs: usize, more: &[&str]) -> Vec<String> {
-        let fixed = ["train", "--data", &self.data, "--cfg", &self.model, "--img", "64", "--batch-size", "8"];
+        let fixed = [
+            "train",
+            "--data",
+            &self.data,
+            "--cfg",
+            &self.model,
+            "--img",
+            "64",
+            "--batch-size",
+            "8",
+        ];
         let own = ["--project", "runs", "--name", name, "--epochs", &epochs.to_string()].map(str::to_owned);
-        fixed.iter().map(|s| (*s).to_owned()).chain(own).chain(more.iter().map(|s| (*s).to_owned())).collect()
+        fixed
+            .iter()
+            .map(|s| (*s).to_owned())
+            .chain(own)
+            .chain(more.iter().map(|s| (*s).to_owned()))
+            .collect()
     }
 
     fn weights(&self, name: &str, file: &str) -> PathBuf {
-        self.path().join("runs").join(name).join("weights").join(format!("{file}.safetensors"))
+        self.path()
+            .join("runs")
+            .join(name)
+            .join("weights")
+            .join(format!("{file}.safetensors"))
     }
 }
 
 fn rows(path: &Path) -> Vec<Vec<String>> {
     let text = std::fs::read_to_string(path).unwrap_or_default();
-    text.lines().skip(1).map(|line| line.split(',').map(str::to_owned).collect()).collect()
+    text.lines()
+        .skip(1)
+        .map(|line| line.split(',').map(str::to_owned).collect())
+        .collect()
 }
 
 /// Tensors of a checkpoint.
 fn tensors(path: &Path) -> Vec<(String, Tensor)> {
-    yolo_engine::checkpoint::read_tensors(path).expect("a checkpoint").tensors.into_iter().collect()
+    yolo_engine::checkpoint::read_tensors(path)
+        .expect("a checkpoint")
+        .tensors
+        .into_iter()
+        .collect()
 }
 
 #[test]
@@ -58,8 +84,9 @@ fn a_training_leaves_weights_table_drawings_and_events() {
     assert!(last["map50"].is_f64() && last["map"].is_f64() && last["best_epoch"].as_u64().is_some_and(|e| e < 2));
 
     let run = place.path().join("runs/a");
-    let (events, others): (Vec<String>, Vec<String>) =
-        files(&run).into_iter().partition(|file| file.starts_with("events.out.tfevents."));
+    let (events, others): (Vec<String>, Vec<String>) = files(&run)
+        .into_iter()
+        .partition(|file| file.starts_with("events.out.tfevents."));
     assert_eq!(
         others,
         [
@@ -80,22 +107,55 @@ fn a_training_leaves_weights_table_drawings_and_events() {
     assert_eq!(events.len(), 1);
     // The version and two records with the names of all columns.
     let bytes = std::fs::read(run.join(&events[0])).expect("events");
-    let count = |text: &str| bytes.windows(text.len()).filter(|window| *window == text.as_bytes()).count();
-    assert_eq!((count("brain.Event:2"), count("train/box_loss"), count("metrics/mAP_0.5:0.95")), (1, 2, 2));
+    let count = |text: &str| {
+        bytes
+            .windows(text.len())
+            .filter(|window| *window == text.as_bytes())
+            .count()
+    };
+    assert_eq!(
+        (
+            count("brain.Event:2"),
+            count("train/box_loss"),
+            count("metrics/mAP_0.5:0.95")
+        ),
+        (1, 2, 2)
+    );
 
     let rows = rows(&run.join("results.csv"));
     assert_eq!(rows.iter().map(|row| row[0].as_str()).collect::<Vec<_>>(), ["0", "1"]);
-    assert!(rows.iter().all(|row| row.len() == 14 && row.iter().all(|field| field.parse::<f64>().is_ok())));
+    assert!(
+        rows.iter()
+            .all(|row| row.len() == 14 && row.iter().all(|field| field.parse::<f64>().is_ok()))
+    );
     for picture in ["train_batch.jpg", "val_pictures.jpg"] {
-        assert!(yolo_data::Image::open(&run.join(picture)).is_ok_and(|image| image.width > 600), "{picture}");
+        assert!(
+            yolo_data::Image::open(&run.join(picture)).is_ok_and(|image| image.width > 600),
+            "{picture}"
+        );
     }
 
     // The best model describes itself: measuring it again gives its numbers.
     let weights = place.weights("a", "best").display().to_string();
-    let again = yolo(place.path(), &["val", "--weights", &weights, "--data", &place.data, "--batch-size", "8", "--json"]);
+    let again = yolo(
+        place.path(),
+        &[
+            "val",
+            "--weights",
+            &weights,
+            "--data",
+            &place.data,
+            "--batch-size",
+            "8",
+            "--json",
+        ],
+    );
     let again = again.ok().json();
     let close = |a: &Value, b: &Value| (a.as_f64().expect("a number") - b.as_f64().expect("a number")).abs() < 1e-6;
-    assert!(close(&again["map50"], &last["map50"]) && close(&again["map"], &last["map"]), "{again} {last}");
+    assert!(
+        close(&again["map50"], &last["map50"]) && close(&again["map"], &last["map"]),
+        "{again} {last}"
+    );
     assert_eq!(read_json(&run.join("options.json"))["epochs"], 2);
 }
 
@@ -112,7 +172,10 @@ fn kill_after(place: &Place, name: &str, epochs: usize, wanted: usize) {
     let start = Instant::now();
     while rows(&table).len() < wanted {
         assert!(start.elapsed() < Duration::from_secs(120), "no epoch in two minutes");
-        assert!(child.try_wait().expect("a status").is_none(), "it ended before it was killed");
+        assert!(
+            child.try_wait().expect("a status").is_none(),
+            "it ended before it was killed"
+        );
         std::thread::sleep(Duration::from_millis(5));
     }
     child.kill().expect("a kill");
@@ -132,15 +195,24 @@ fn a_killed_training_goes_on_as_if_nothing_had_happened() {
     let table = |name: &str| rows(&place.path().join("runs").join(name).join("results.csv"));
     assert_eq!(table("killed"), table("whole"));
     for file in ["last", "best"] {
-        let (whole, killed) = (tensors(&place.weights("whole", file)), tensors(&place.weights("killed", file)));
+        let (whole, killed) = (
+            tensors(&place.weights("whole", file)),
+            tensors(&place.weights("killed", file)),
+        );
         assert_eq!(whole.len(), killed.len());
         for ((key, a), (other, b)) in whole.iter().zip(&killed) {
             assert_eq!(key, other);
-            assert!(a.equal(b), "{file}: {key} differs by {}", (a - b).abs().max().double_value(&[]));
+            assert!(
+                a.equal(b),
+                "{file}: {key} differs by {}",
+                (a - b).abs().max().double_value(&[])
+            );
         }
     }
     assert!(
-        files(place.path()).iter().all(|file| !file.contains(".writing-") || file.contains("killed")),
+        files(place.path())
+            .iter()
+            .all(|file| !file.contains(".writing-") || file.contains("killed")),
         "only a killed process leaves a temporary file"
     );
 }
@@ -151,7 +223,11 @@ fn a_finished_run_is_not_trained_again_and_the_latest_is_found() {
     yolo(place.path(), &place.arguments("x", 1, &["--noplots"])).ok();
     yolo(place.path(), &place.arguments("x", 1, &["--noplots", "--seed", "5"])).ok();
     let before = std::fs::read(place.weights("x2", "last")).expect("weights");
-    let said = yolo(place.path(), &["train", "--resume", "--project", "runs", "--name", "x", "--json"]).ok();
+    let said = yolo(
+        place.path(),
+        &["train", "--resume", "--project", "runs", "--name", "x", "--json"],
+    )
+    .ok();
     assert_eq!(said.json()["run_dir"], "runs/x2");
     assert_eq!(std::fs::read(place.weights("x2", "last")).expect("weights"), before);
 
@@ -168,11 +244,29 @@ fn frozen_layers_stay_and_the_others_move() {
     // Without warm-up: the first steps of one hardly move anything.
     std::fs::write(place.path().join("hyp.yaml"), "warmup_epochs: 0.0\n").expect("a file");
     // An epoch that is not measured is none without progress: patience does not end this.
-    let more = ["--noplots", "--noval", "--patience", "1", "--weights", &start, "--freeze", "10", "--hyp", "hyp.yaml"];
+    let more = [
+        "--noplots",
+        "--noval",
+        "--patience",
+        "1",
+        "--weights",
+        &start,
+        "--freeze",
+        "10",
+        "--hyp",
+        "hyp.yaml",
+    ];
     yolo(place.path(), &place.arguments("b", 4, &more)).ok();
-    let (a, b) = (tensors(&place.weights("a", "last")), tensors(&place.weights("b", "last")));
+    let (a, b) = (
+        tensors(&place.weights("a", "last")),
+        tensors(&place.weights("b", "last")),
+    );
     let (mut same, mut moved) = (0, 0);
-    for ((key, a), (_, b)) in a.iter().zip(&b).filter(|((key, _), _)| key.ends_with("weight") || key.ends_with("bias")) {
+    for ((key, a), (_, b)) in a
+        .iter()
+        .zip(&b)
+        .filter(|((key, _), _)| key.ends_with("weight") || key.ends_with("bias"))
+    {
         let layer: usize = key.split('.').nth(1).and_then(|n| n.parse().ok()).expect("a layer");
         assert_eq!(a.equal(b), layer < 10, "{key}");
         if layer < 10 { same += 1 } else { moved += 1 }
@@ -180,18 +274,34 @@ fn frozen_layers_stay_and_the_others_move() {
     assert!(same > 20 && moved > 20, "{same} {moved}");
     let measured = |row: &Vec<String>| !row[6].is_empty();
     let table = rows(&place.path().join("runs/b/results.csv"));
-    assert_eq!(table.iter().map(measured).collect::<Vec<_>>(), [false, false, false, true], "--noval measures the last epoch only");
+    assert_eq!(
+        table.iter().map(measured).collect::<Vec<_>>(),
+        [false, false, false, true],
+        "--noval measures the last epoch only"
+    );
 }
 
 #[test]
 fn one_class_and_many_sizes() {
     let place = Place::new();
-    let said = yolo(place.path(), &place.arguments("a", 1, &["--single-cls", "--multi-scale", "--optimizer", "AdamW"])).ok();
+    let said = yolo(
+        place.path(),
+        &place.arguments("a", 1, &["--single-cls", "--multi-scale", "--optimizer", "AdamW"]),
+    )
+    .ok();
     assert!(said.err.contains("mAP50"), "{}", said.err);
     let weights = place.weights("a", "best").display().to_string();
     let model = yolo(place.path(), &["model", &weights, "--json"]).ok().json();
     assert_eq!(model["nc"], 1);
-    let arguments = ["val", "--weights", &weights, "--data", &place.data, "--single-cls", "--json"];
+    let arguments = [
+        "val",
+        "--weights",
+        &weights,
+        "--data",
+        &place.data,
+        "--single-cls",
+        "--json",
+    ];
     let measured = yolo(place.path(), &arguments).ok().json();
     assert_eq!(measured["per_class"].as_array().map(Vec::len), Some(1));
     assert_eq!(measured["per_class"][0]["name"], "object");

@@ -16,12 +16,29 @@ fn coco128_gives_the_official_map() {
     let golden = &read_json(&golden)["runs"]["yolov5n/train2017_first128"];
     let folder = tempfile::tempdir().expect("a folder");
     let (weights, data) = (weights.display().to_string(), data.display().to_string());
-    let arguments =
-        ["val", "--weights", &weights, "--data", &data, "--img", "640", "--batch-size", "8", "--json", "--save-json"];
+    let arguments = [
+        "val",
+        "--weights",
+        &weights,
+        "--data",
+        &data,
+        "--img",
+        "640",
+        "--batch-size",
+        "8",
+        "--json",
+        "--save-json",
+    ];
     let found = yolo(folder.path(), &arguments).ok().json();
-    assert_eq!((found["images"].as_u64(), found["instances"].as_u64()), (Some(128), Some(929)));
+    assert_eq!(
+        (found["images"].as_u64(), found["instances"].as_u64()),
+        (Some(128), Some(929))
+    );
     for (ours, theirs) in [("map50", "mAP50"), ("map", "mAP50_95")] {
-        let (ours, theirs) = (found[ours].as_f64().expect("a number"), golden[theirs].as_f64().expect("a number"));
+        let (ours, theirs) = (
+            found[ours].as_f64().expect("a number"),
+            golden[theirs].as_f64().expect("a number"),
+        );
         assert!((ours - theirs).abs() <= 0.004, "{ours} {theirs}");
     }
     // Classes with enough objects have their official precision, too; those with a few objects hang on single boxes.
@@ -33,20 +50,34 @@ fn coco128_gives_the_official_map() {
     // COCO's own rule on the same boxes is near: it interpolates a little differently.
     let coco = found["coco"]["AP"].as_f64().expect("a number");
     assert!((coco - found["map"].as_f64().expect("a number")).abs() < 0.02, "{coco}");
-    let saved = folder.path().join(found["save_dir"].as_str().expect("a folder")).join("predictions.json");
+    let saved = folder
+        .path()
+        .join(found["save_dir"].as_str().expect("a folder"))
+        .join("predictions.json");
     let rows = read_json(&saved);
     let row = &rows[0];
-    assert!(row["image_id"].is_u64() && row["bbox"].as_array().is_some_and(|b| b.len() == 4), "{row}");
+    assert!(
+        row["image_id"].is_u64() && row["bbox"].as_array().is_some_and(|b| b.len() == 4),
+        "{row}"
+    );
     // COCO has 80 categories among the numbers 1 to 90.
     let category = |row: &Value| row["category_id"].as_u64().expect("a number");
-    assert!(rows.as_array().expect("rows").iter().map(category).all(|id| (1..=90).contains(&id) && id != 12));
+    assert!(
+        rows.as_array()
+            .expect("rows")
+            .iter()
+            .map(category)
+            .all(|id| (1..=90).contains(&id) && id != 12)
+    );
 }
 
 #[test]
 fn a_validation_writes_what_it_is_asked_for() {
     let folder = tempfile::tempdir().expect("a folder");
     let data = small_data(folder.path(), 20, 96).display().to_string();
-    let weights = support::random_weights(&tiny_model(folder.path()), folder.path(), 4).display().to_string();
+    let weights = support::random_weights(&tiny_model(folder.path()), folder.path(), 4)
+        .display()
+        .to_string();
     let base = ["val", "--weights", &weights, "--data", &data, "--img", "96"];
     let run = |more: &[&str]| yolo(folder.path(), &[&base, more].concat());
 
@@ -60,17 +91,35 @@ fn a_validation_writes_what_it_is_asked_for() {
     }
     assert!(!folder.path().join("runs").exists(), "nothing is written unasked");
 
-    let all = ["--plots", "--save-txt", "--save-conf", "--save-json", "--save-dir", "out"];
+    let all = [
+        "--plots",
+        "--save-txt",
+        "--save-conf",
+        "--save-json",
+        "--save-dir",
+        "out",
+    ];
     let table = run(&all).ok().out;
     assert!(table.contains("instances") && table.contains("COCO: AP"), "{table}");
     let written = files(&folder.path().join("out"));
     assert_eq!(written.iter().filter(|file| file.starts_with("labels/")).count(), 4);
     assert_eq!(
-        written.iter().filter(|file| !file.starts_with("labels/")).collect::<Vec<_>>(),
-        ["confidence_curves.svg", "confusion_matrix.svg", "pr_curve.svg", "predictions.json", "val_pictures.jpg"]
+        written
+            .iter()
+            .filter(|file| !file.starts_with("labels/"))
+            .collect::<Vec<_>>(),
+        [
+            "confidence_curves.svg",
+            "confusion_matrix.svg",
+            "pr_curve.svg",
+            "predictions.json",
+            "val_pictures.jpg"
+        ]
     );
     let label = std::fs::read_to_string(folder.path().join("out").join(&written[2])).unwrap_or_default();
-    assert!(written.iter().any(|file| file.ends_with(".txt")) && label.lines().all(|line| line.split(' ').count() == 6));
+    assert!(
+        written.iter().any(|file| file.ends_with(".txt")) && label.lines().all(|line| line.split(' ').count() == 6)
+    );
 
     // One class: its matrix has two rows.
     run(&["--single-cls", "--plots", "--save-dir", "one"]).ok();

@@ -16,7 +16,11 @@ pub fn configuration(text: &str, options: &[String]) -> CliResult<Value> {
     let mut value = match value {
         Value::String(name) => json!({ "type": name }),
         Value::Object(_) => value,
-        _ => return Err(CliError::Usage(format!("`{text}`: give a name or {{type: NAME, option: value}}"))),
+        _ => {
+            return Err(CliError::Usage(format!(
+                "`{text}`: give a name or {{type: NAME, option: value}}"
+            )));
+        }
     };
     for option in options {
         set(&mut value, option)?;
@@ -44,10 +48,20 @@ pub fn with_metric(mut pruner: Value, metric: Option<&str>) -> CliResult<Value> 
 
 /// The pruner of a configuration; `place` is where it stands, for messages.
 pub fn pruner(place: &str, value: &Value) -> CliResult<Box<dyn Pruner>> {
-    Ok(names::read(plugins::index()?, &Located::from_value(place, value.clone()), "", Kind::Pruner)?)
+    Ok(names::read(
+        plugins::index()?,
+        &Located::from_value(place, value.clone()),
+        "",
+        Kind::Pruner,
+    )?)
 }
 
 /// The quantizer of a configuration.
 pub fn quantizer(place: &str, value: &Value) -> CliResult<Box<dyn Quantizer>> {
-    Ok(names::read(plugins::index()?, &Located::from_value(place, value.clone()), "", Kind::Quantizer)?)
+    Ok(names::read(
+        plugins::index()?,
+        &Located::from_value(place, value.clone()),
+        "",
+        Kind::Quantizer,
+    )?)
 }

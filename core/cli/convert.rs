@@ -36,7 +36,10 @@ pub struct ConvertArgs {
 /// Runs the command.
 pub fn run(args: &ConvertArgs) -> CliResult {
     if args.output.extension().is_none_or(|e| e != "safetensors") {
-        return Err(CliError::Usage(format!("{}: the result is a .safetensors file", args.output.display())));
+        return Err(CliError::Usage(format!(
+            "{}: the result is a .safetensors file",
+            args.output.display()
+        )));
     }
     let (model, dropped, missing) = if let Some(cfg) = &args.cfg {
         (load::checkpoint_of(cfg, args.nc, &args.input)?, Vec::new(), Vec::new())
@@ -55,7 +58,12 @@ pub fn run(args: &ConvertArgs) -> CliResult {
     if args.json {
         return ui::print_json(&json!({"params": params, "dropped": dropped, "missing": missing}));
     }
-    println!("{}: {} parameters, {} classes", args.output.display(), ui::thousands(params), model.meta.names.len());
+    println!(
+        "{}: {} parameters, {} classes",
+        args.output.display(),
+        ui::thousands(params),
+        model.meta.names.len()
+    );
     if !dropped.is_empty() {
         println!("not taken over: {}", dropped.join(", "));
     }

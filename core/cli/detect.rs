@@ -116,7 +116,12 @@ pub fn run(args: &DetectArgs) -> CliResult {
         Some(folder) => folder.clone(),
         None => settings::run_folder(&args.project, &args.name, args.exist_ok),
     };
-    let output = Output { args, folder: &folder, names: &names, several: files.len() > 1 };
+    let output = Output {
+        args,
+        folder: &folder,
+        names: &names,
+        several: files.len() > 1,
+    };
 
     ui::stop_flag();
     let mut bar = ui::Bar::new("detect", files.len() as u64);
@@ -124,9 +129,17 @@ pub fn run(args: &DetectArgs) -> CliResult {
         // Drawing and encoding take as long as the network: they go on beside it.
         let (drawn, to_draw) = sync_channel::<Found>(2);
         let writer = scope.spawn(|| output.write_all(to_draw));
-        let found = find(&detector, pictures, size, &options, &drawn, output.several, &mut |done| {
-            bar.set(done as u64, files.len() as u64, "");
-        });
+        let found = find(
+            &detector,
+            pictures,
+            size,
+            &options,
+            &drawn,
+            output.several,
+            &mut |done| {
+                bar.set(done as u64, files.len() as u64, "");
+            },
+        );
         drop(drawn);
         (found, writer.join())
     });
@@ -134,7 +147,11 @@ pub fn run(args: &DetectArgs) -> CliResult {
     let unreadable = found?;
     let results = results.map_err(|_| CliError::Failed("the thread that writes pictures stopped".into()))??;
     if ui::stopped() {
-        return Err(CliError::Interrupted(format!("stopped after {} of {} pictures", results.len(), files.len())));
+        return Err(CliError::Interrupted(format!(
+            "stopped after {} of {} pictures",
+            results.len(),
+            files.len()
+        )));
     }
     if args.json {
         ui::print_json(&json!({ "images": results }))?;
@@ -143,7 +160,10 @@ pub fn run(args: &DetectArgs) -> CliResult {
     }
     match unreadable {
         0 => Ok(()),
-        n => Err(CliError::Failed(format!("{n} of {} pictures can't be read", files.len()))),
+        n => Err(CliError::Failed(format!(
+            "{n} of {} pictures can't be read",
+            files.len()
+        ))),
     }
 }
 
@@ -175,7 +195,15 @@ fn find(
         let detections = detect(detector, &image, size, options).map_err(load::failed)?;
         let milliseconds = start.elapsed().as_secs_f64() * 1e3;
         // The writer is gone only after an error of its own, which is reported when it is joined.
-        if drawn.send(Found { path, image, detections, milliseconds }).is_err() {
+        if drawn
+            .send(Found {
+                path,
+                image,
+                detections,
+                milliseconds,
+            })
+            .is_err()
+        {
             break;
         }
         progress(index + 1);
@@ -217,7 +245,12 @@ impl Output<'_> {
     }
 
     fn write(&self, found: Found, taken: &mut HashSet<String>) -> CliResult<Value> {
-        let Found { path, mut image, detections, milliseconds } = found;
+        let Found {
+            path,
+            mut image,
+            detections,
+            milliseconds,
+        } = found;
         let stem = free_stem(&path, taken);
         if self.args.save_txt {
             let file = self.folder.join("labels").join(format!("{stem}.txt"));
@@ -233,11 +266,13 @@ impl Output<'_> {
         });
         let mut written = None;
         if !self.args.nosave {
-            let ending = path.extension().and_then(|e| e.to_str()).filter(|e| e.eq_ignore_ascii_case("png"));
+            let ending = path
+                .extension()
+                .and_then(|e| e.to_str())
+                .filter(|e| e.eq_ignore_ascii_case("png"));
             let file = self.folder.join(format!("{stem}.{}", ending.map_or("jpg", |_| "png")));
             self.draw(&mut image, &detections)?;
-            yolo_report::save_picture(&file, &image.data, image.width, image.height)
-                .map_err(plots::failed)?;
+            yolo_report::save_picture(&file, &image.data, image.width, image.height).map_err(plots::failed)?;
             row["saved"] = json!(file);
             written = Some(file);
         }
@@ -248,8 +283,14 @@ impl Output<'_> {
     }
 
     fn draw(&self, image: &mut Image, detections: &[Detection]) -> CliResult {
-        let marks: Vec<Mark> =
-            detections.iter().map(|d| Mark { class: d.class as usize, conf: Some(d.conf), xyxy: d.xyxy }).collect();
+        let marks: Vec<Mark> = detections
+            .iter()
+            .map(|d| Mark {
+                class: d.class as usize,
+                conf: Some(d.conf),
+                xyxy: d.xyxy,
+            })
+            .collect();
         let style = MarkStyle {
             line: self.args.line_thickness,
             labels: !self.args.hide_labels,
@@ -261,7 +302,10 @@ impl Output<'_> {
     }
 
     fn name(&self, class: u32) -> String {
-        self.names.get(class as usize).cloned().unwrap_or_else(|| format!("class {class}"))
+        self.names
+            .get(class as usize)
+            .cloned()
+            .unwrap_or_else(|| format!("class {class}"))
     }
 
     fn detection(&self, d: &Detection) -> Value {
@@ -278,8 +322,15 @@ impl Output<'_> {
             }
         }
         counts.sort_unstable();
-        let text: Vec<String> = counts.iter().map(|(class, n)| format!("{n} {}", self.name(*class))).collect();
-        let text = if text.is_empty() { "nothing".to_owned() } else { text.join(", ") };
+        let text: Vec<String> = counts
+            .iter()
+            .map(|(class, n)| format!("{n} {}", self.name(*class)))
+            .collect();
+        let text = if text.is_empty() {
+            "nothing".to_owned()
+        } else {
+            text.join(", ")
+        };
         println!("{}: {text} ({milliseconds:.0} ms)", path.display());
         if let Some(file) = written {
             println!("{}", file.display());
@@ -356,7 +407,9 @@ fn classes(wanted: &[String], names: &[String]) -> CliResult<Option<Vec<u32>>> {
                 let help = yolo_core::suggest::did_you_mean(text, names.iter().map(String::as_str))
                     .map(|hint| format!("\n  help: {hint}"))
                     .unwrap_or_default();
-                Err(CliError::Usage(format!("--classes: the model has no class `{text}`{help}")))
+                Err(CliError::Usage(format!(
+                    "--classes: the model has no class `{text}`{help}"
+                )))
             }
         }
     };

@@ -44,9 +44,7 @@ impl From<yolo_core::Error> for CliError {
         match error {
             Error::Cancelled => Self::Interrupted("stopped".into()),
             Error::Located(error) => error.into(),
-            Error::Config(_) | Error::Build { .. } | Error::Impossible(_) => {
-                Self::Usage(error.to_string())
-            }
+            Error::Config(_) | Error::Build { .. } | Error::Impossible(_) => Self::Usage(error.to_string()),
             Error::Other(inner) => match inner.downcast::<yolo_registry::PluginError>() {
                 Ok(error) => (*error).into(),
                 Err(other) => Self::Failed(other.to_string()),
@@ -58,13 +56,19 @@ impl From<yolo_core::Error> for CliError {
 
 impl From<yolo_registry::PluginError> for CliError {
     fn from(error: yolo_registry::PluginError) -> Self {
-        if error.code.is_usage() { Self::Usage(error.to_string()) } else { Self::Failed(error.to_string()) }
+        if error.code.is_usage() {
+            Self::Usage(error.to_string())
+        } else {
+            Self::Failed(error.to_string())
+        }
     }
 }
 
 impl From<yolo_core::config::ConfigError> for CliError {
     fn from(error: yolo_core::config::ConfigError) -> Self {
-        let more = error.code.map_or(String::new(), |code| format!("\n  more: yolo explain {}", code.name()));
+        let more = error
+            .code
+            .map_or(String::new(), |code| format!("\n  more: yolo explain {}", code.name()));
         Self::Usage(format!("{error}{more}"))
     }
 }

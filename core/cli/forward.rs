@@ -34,10 +34,14 @@ pub struct ForwardArgs {
 pub fn run(args: &ForwardArgs) -> CliResult {
     let (graph, params) = load::model_with_weights(args.cfg.as_deref(), args.nc, &args.weights)?;
     let tensors = checkpoint::read_tensors(&args.input).map_err(load::failed)?;
-    let images = tensors.tensors.get("images").ok_or_else(|| {
-        CliError::Usage(format!("{}: there is no tensor `images` in it", args.input.display()))
-    })?;
-    let head = graph.head.clone().ok_or_else(|| CliError::Usage("the model has no detection head".into()))?;
+    let images = tensors
+        .tensors
+        .get("images")
+        .ok_or_else(|| CliError::Usage(format!("{}: there is no tensor `images` in it", args.input.display())))?;
+    let head = graph
+        .head
+        .clone()
+        .ok_or_else(|| CliError::Usage("the model has no detection head".into()))?;
     let program = Program::new(&graph, &params)?;
     let outputs = tch::no_grad(|| -> yolo_core::Result<_> {
         let maps = program.run(&images.to_kind(tch::Kind::Float), Mode::Eval)?;

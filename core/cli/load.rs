@@ -27,7 +27,10 @@ pub fn write_file(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
 }
 
 fn is_weights(name: &str) -> bool {
-    matches!(Path::new(name).extension().and_then(|e| e.to_str()), Some("safetensors" | "pt"))
+    matches!(
+        Path::new(name).extension().and_then(|e| e.to_str()),
+        Some("safetensors" | "pt")
+    )
 }
 
 /// The graph of a published name, a YAML file (ours or Ultralytics'), a graph JSON or a checkpoint.
@@ -38,7 +41,9 @@ pub fn graph(name: &str, classes: Option<i64>) -> CliResult<Graph> {
 /// As [`graph`], with values of the configuration changed: `scale.width=0.5`.
 pub fn graph_with(name: &str, classes: Option<i64>, set: &[String]) -> CliResult<Graph> {
     if !set.is_empty() && (is_weights(name) || name.ends_with(".json")) {
-        return Err(CliError::Usage(format!("{name} is built already: --set needs a configuration")));
+        return Err(CliError::Usage(format!(
+            "{name} is built already: --set needs a configuration"
+        )));
     }
     if is_weights(name) {
         let checkpoint = checkpoint(Path::new(name))?;
@@ -56,7 +61,9 @@ pub fn graph_with(name: &str, classes: Option<i64>, set: &[String]) -> CliResult
         let text = std::fs::read_to_string(name).map_err(|e| io_error("can't read", Path::new(name), &e))?;
         let graph: Graph =
             serde_json::from_str(&text).map_err(|error| CliError::Usage(format!("{name}: not a graph: {error}")))?;
-        graph.validate().map_err(|error| CliError::Usage(format!("{name}: {error}")))?;
+        graph
+            .validate()
+            .map_err(|error| CliError::Usage(format!("{name}: {error}")))?;
         return Ok(graph);
     }
     build(&config_with(name, set)?, classes)
@@ -82,8 +89,12 @@ pub fn config(name: &str) -> CliResult<Located> {
         return Ok(Located::parse(&format!("{found}.yaml"), text)?);
     }
     let names = || model::published().iter().map(|(name, _)| *name);
-    let help = suggest::did_you_mean(name, names())
-        .unwrap_or_else(|| format!("models: {}; or give a YAML file", names().collect::<Vec<_>>().join(", ")));
+    let help = suggest::did_you_mean(name, names()).unwrap_or_else(|| {
+        format!(
+            "models: {}; or give a YAML file",
+            names().collect::<Vec<_>>().join(", ")
+        )
+    });
     Err(CliError::Usage(format!("there is no model `{name}`\n  help: {help}")))
 }
 
@@ -126,7 +137,10 @@ pub fn convert_pt(path: &Path) -> CliResult<(Checkpoint, checkpoint::TransferRep
     checkpoint.meta.config.clone_from(&source.yaml);
     checkpoint.meta.history.push(Stage {
         kind: "convert".into(),
-        summary: format!("from {}", path.file_name().and_then(|n| n.to_str()).unwrap_or("a .pt file")),
+        summary: format!(
+            "from {}",
+            path.file_name().and_then(|n| n.to_str()).unwrap_or("a .pt file")
+        ),
         settings: serde_json::Value::Null,
     });
     Ok((checkpoint, report))
@@ -153,7 +167,11 @@ pub fn model_with_weights(cfg: Option<&str>, classes: Option<i64>, weights: &Pat
     let graph = graph(cfg, classes)?;
     let params = Params::init(&graph, 0);
     let report = transfer_from(&params, weights)?;
-    let lacking: Vec<&String> = report.missing.iter().filter(|key| !key.ends_with("num_batches_tracked")).collect();
+    let lacking: Vec<&String> = report
+        .missing
+        .iter()
+        .filter(|key| !key.ends_with("num_batches_tracked"))
+        .collect();
     if let Some(first) = lacking.first() {
         return Err(CliError::Failed(format!(
             "{}: the weights don't fit `{cfg}`: {} tensors are missing or have another shape, the first is `{first}`",
@@ -162,7 +180,11 @@ pub fn model_with_weights(cfg: Option<&str>, classes: Option<i64>, weights: &Pat
         )));
     }
     if let Some(first) = report.dropped.iter().find(|key| !key.ends_with("anchor_grid")) {
-        ui::say(format!("{}: {} tensors are not in `{cfg}` (`{first}`, ...)", weights.display(), report.dropped.len()));
+        ui::say(format!(
+            "{}: {} tensors are not in `{cfg}` (`{first}`, ...)",
+            weights.display(),
+            report.dropped.len()
+        ));
     }
     Ok((graph, params))
 }
@@ -177,7 +199,10 @@ pub fn checkpoint_of(cfg: &str, classes: Option<i64>, weights: &Path) -> CliResu
         config: Some(cfg.into()),
         history: vec![Stage {
             kind: "convert".into(),
-            summary: format!("from {}", weights.file_name().and_then(|n| n.to_str()).unwrap_or("a state dict")),
+            summary: format!(
+                "from {}",
+                weights.file_name().and_then(|n| n.to_str()).unwrap_or("a state dict")
+            ),
             settings: serde_json::Value::Null,
         }],
         ..Meta::default()
@@ -212,10 +237,16 @@ pub fn for_training(
 ) -> CliResult<(Checkpoint, Option<checkpoint::TransferReport>)> {
     let (graph, config) = match (cfg, weights) {
         (Some(cfg), _) => {
-            let config = if set.is_empty() { cfg.into() } else { config_with(cfg, set)?.value };
+            let config = if set.is_empty() {
+                cfg.into()
+            } else {
+                config_with(cfg, set)?.value
+            };
             (graph_with(cfg, Some(classes), set)?, Some(config))
         }
-        (None, _) if !set.is_empty() => return Err(CliError::Usage("--set changes a configuration: give --cfg".into())),
+        (None, _) if !set.is_empty() => {
+            return Err(CliError::Usage("--set changes a configuration: give --cfg".into()));
+        }
         (None, Some(weights)) => {
             let base = checkpoint(weights)?;
             if base.graph.head.as_ref().is_some_and(|head| head.classes == classes) {
@@ -224,7 +255,9 @@ pub fn for_training(
             (with_classes(&base.graph, classes)?, base.meta.config)
         }
         (None, None) => {
-            return Err(CliError::Usage("give --cfg (a model), --weights (a checkpoint), or both".into()));
+            return Err(CliError::Usage(
+                "give --cfg (a model), --weights (a checkpoint), or both".into(),
+            ));
         }
     };
     let params = Params::init(&graph, seed);
@@ -233,7 +266,10 @@ pub fn for_training(
         // Anchors belong to the graph: weights of another data set bring none.
         let mut params = params;
         params.insert(head.anchors_key(), head.anchors_in_cells());
-        let meta = Meta { config, ..Meta::default() };
+        let meta = Meta {
+            config,
+            ..Meta::default()
+        };
         return Ok((Checkpoint::new(graph, params, meta), report));
     }
     Err(CliError::Usage("the model has no detection head".into()))

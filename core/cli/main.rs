@@ -102,8 +102,13 @@ fn plain_panics() {
             eprintln!("error: standard output: can't write to it: {reason}");
             std::process::exit(1);
         }
-        let place = info.location().map(|place| format!(" ({}:{})", place.file(), place.line())).unwrap_or_default();
-        eprintln!("error: internal error{place}: {text}\n  help: this is a bug in yolo; please report it with the command");
+        let place = info
+            .location()
+            .map(|place| format!(" ({}:{})", place.file(), place.line()))
+            .unwrap_or_default();
+        eprintln!(
+            "error: internal error{place}: {text}\n  help: this is a bug in yolo; please report it with the command"
+        );
     }));
 }
 

@@ -42,7 +42,11 @@ pub fn run(args: &ModelArgs) -> CliResult {
     let cost = graph.cost(args.img)?;
     let strides = graph.strides()?;
     let shapes = graph.shapes([1, graph.input_channels(), args.img, args.img])?;
-    let outputs: Vec<_> = graph.outputs.iter().map(|value| shapes[value.index()].clone()).collect();
+    let outputs: Vec<_> = graph
+        .outputs
+        .iter()
+        .map(|value| shapes[value.index()].clone())
+        .collect();
     if let Some(path) = &args.graph {
         let text = match path.extension().and_then(|e| e.to_str()) {
             Some("svg") => diagram::svg(&graph),
@@ -88,7 +92,9 @@ pub fn run(args: &ModelArgs) -> CliResult {
 
 fn layer_table(cost: &yolo_core::graph::ModelCost) -> Table {
     let mut table = Table::new();
-    table.load_style(comfy_table::presets::NOTHING).set_header(["#", "from", "type", "params", "GFLOPs", "output"]);
+    table
+        .load_style(comfy_table::presets::NOTHING)
+        .set_header(["#", "from", "type", "params", "GFLOPs", "output"]);
     for column in [0, 3, 4] {
         if let Some(column) = table.column_mut(column) {
             column.set_cell_alignment(CellAlignment::Right);
@@ -102,7 +108,12 @@ fn layer_table(cost: &yolo_core::graph::ModelCost) -> Table {
             layer.kind.clone(),
             ui::thousands(layer.params),
             format!("{:.3}", 2.0 * layer.macs as f64 / 1e9),
-            layer.out_shape.iter().map(i64::to_string).collect::<Vec<_>>().join(" x "),
+            layer
+                .out_shape
+                .iter()
+                .map(i64::to_string)
+                .collect::<Vec<_>>()
+                .join(" x "),
         ]);
     }
     table

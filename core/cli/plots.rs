@@ -33,18 +33,34 @@ pub struct Pictures {
 impl Pictures {
     /// Keeps a few of `images` pictures, evenly spread.
     pub fn of(images: usize) -> Self {
-        Self { every: images.div_ceil(PICTURES).max(1), ..Self::default() }
+        Self {
+            every: images.div_ceil(PICTURES).max(1),
+            ..Self::default()
+        }
     }
 
     /// Looks at a measured picture.
     pub fn see(&mut self, result: &ImageResult<'_>) {
         if self.seen.is_multiple_of(self.every) {
-            let label = |t: &Truth| Mark { class: t.class as usize, conf: None, xyxy: t.xyxy };
-            let found = |d: &Detection| Mark { class: d.class as usize, conf: Some(d.conf), xyxy: d.xyxy };
+            let label = |t: &Truth| Mark {
+                class: t.class as usize,
+                conf: None,
+                xyxy: t.xyxy,
+            };
+            let found = |d: &Detection| Mark {
+                class: d.class as usize,
+                conf: Some(d.conf),
+                xyxy: d.xyxy,
+            };
             self.kept.push((
                 result.origin.path.clone(),
                 result.truths.iter().map(label).collect(),
-                result.detections.iter().filter(|d| d.conf >= CONFIDENT).map(found).collect(),
+                result
+                    .detections
+                    .iter()
+                    .filter(|d| d.conf >= CONFIDENT)
+                    .map(found)
+                    .collect(),
             ));
         }
         self.seen += 1;
@@ -118,7 +134,11 @@ pub fn training(folder: &Path) -> CliResult {
 
 /// What the labels of the training images are like, and the first batch as the network sees it.
 pub fn training_data(folder: &Path, dataset: &Dataset, loader: &Loader) -> CliResult {
-    let boxes: Vec<[f32; 5]> = loader.samples().iter().flat_map(|sample| sample.boxes.iter().copied()).collect();
+    let boxes: Vec<[f32; 5]> = loader
+        .samples()
+        .iter()
+        .flat_map(|sample| sample.boxes.iter().copied())
+        .collect();
     save_text(&folder.join("labels.svg"), &label_plots(&dataset.names, &boxes)).map_err(failed)?;
     match loader.epoch(0).next() {
         Some(batch) => {
@@ -138,14 +158,27 @@ fn train_batch(path: &Path, names: &[String], batch: &Batch) -> CliResult {
         .pixels
         .chunks_exact(3 * plane)
         .take(shown)
-        .map(|image| (0..plane).flat_map(|i| [image[i], image[plane + i], image[2 * plane + i]]).collect())
+        .map(|image| {
+            (0..plane)
+                .flat_map(|i| [image[i], image[plane + i], image[2 * plane + i]])
+                .collect()
+        })
         .collect();
     let marks = |index: usize| -> Vec<Mark> {
         let own = batch.targets.iter().filter(|target| target[0] as usize == index);
         own.map(|[_, class, x, y, bw, bh]| {
             let (fw, fh) = (w as f32, h as f32);
-            let xyxy = [(x - bw / 2.0) * fw, (y - bh / 2.0) * fh, (x + bw / 2.0) * fw, (y + bh / 2.0) * fh];
-            Mark { class: *class as usize, conf: None, xyxy }
+            let xyxy = [
+                (x - bw / 2.0) * fw,
+                (y - bh / 2.0) * fh,
+                (x + bw / 2.0) * fw,
+                (y + bh / 2.0) * fh,
+            ];
+            Mark {
+                class: *class as usize,
+                conf: None,
+                xyxy,
+            }
         })
         .collect()
     };
@@ -155,7 +188,14 @@ fn train_batch(path: &Path, names: &[String], batch: &Batch) -> CliResult {
         .iter()
         .zip(&labels)
         .zip(&titles)
-        .map(|((pixels, labels), title)| Cell { pixels, width: w, height: h, title, labels, predictions: &[] })
+        .map(|((pixels, labels), title)| Cell {
+            pixels,
+            width: w,
+            height: h,
+            title,
+            labels,
+            predictions: &[],
+        })
         .collect();
     let sheet = grid_sheet(&cells, names, 320, 4).map_err(failed)?;
     save_picture(path, &sheet.data, sheet.width, sheet.height).map_err(failed)

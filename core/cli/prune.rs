@@ -87,9 +87,15 @@ pub struct PruneArgs {
 /// Runs the command.
 pub fn run(args: &PruneArgs) -> CliResult {
     if args.out.extension().is_none_or(|e| e != "safetensors") {
-        return Err(CliError::Usage(format!("--out {}: the result is a .safetensors file", args.out.display())));
+        return Err(CliError::Usage(format!(
+            "--out {}: the result is a .safetensors file",
+            args.out.display()
+        )));
     }
-    let value = components::with_metric(components::configuration(&args.pruner, &args.options)?, args.metric.as_deref())?;
+    let value = components::with_metric(
+        components::configuration(&args.pruner, &args.options)?,
+        args.metric.as_deref(),
+    )?;
     let model = load::checkpoint(&args.weights)?;
     let dataset = data_args::dataset(&args.data)?;
     data_args::same_classes(&args.weights, &model, &args.data, &dataset)?;
@@ -101,18 +107,32 @@ pub fn run(args: &PruneArgs) -> CliResult {
         workers: args.workers,
         hyp: data_args::hyp(args.hyp.as_ref(), &[])?,
         seed: args.seed,
-        budget: Budget { flops: args.flops, params: args.params },
-        rounding: Rounding { multiple: args.multiple.max(1), max_ratio: args.max_ratio },
+        budget: Budget {
+            flops: args.flops,
+            params: args.params,
+        },
+        rounding: Rounding {
+            multiple: args.multiple.max(1),
+            max_ratio: args.max_ratio,
+        },
         calib_batches: args.calib_batches,
         select_images: args.select_images,
     };
-    let before = if args.noval { None } else { Some(measure(&model, &dataset, &job, "val before")?) };
+    let before = if args.noval {
+        None
+    } else {
+        Some(measure(&model, &dataset, &job, "val before")?)
+    };
     let pruned = match &args.plan {
         Some(path) => job.replay(&model, path)?,
         None => job.run(&model, "--pruner", &value)?,
     };
     let mut result = pruned.model;
-    let after = if args.noval { None } else { Some(measure(&result, &dataset, &job, "val after")?) };
+    let after = if args.noval {
+        None
+    } else {
+        Some(measure(&result, &dataset, &job, "val after")?)
+    };
     if let Some([map50, map]) = after {
         result.meta.metrics.insert("map50".into(), map50);
         result.meta.metrics.insert("map".into(), map);
@@ -132,10 +152,17 @@ pub fn run(args: &PruneArgs) -> CliResult {
         }));
     }
     let share = |now: f64, then: f64| 100.0 * now / then;
-    println!("{:>8} {:>12} {:>10} {:>8} {:>8}", "", "params", "GFLOPs", "mAP50", "mAP");
+    println!(
+        "{:>8} {:>12} {:>10} {:>8} {:>8}",
+        "", "params", "GFLOPs", "mAP50", "mAP"
+    );
     for (name, cost, metrics) in [("before", &old, before), ("after", &new, after)] {
         let [map50, map] = metrics.map_or(["-".to_owned(), "-".to_owned()], |m| m.map(|v| format!("{v:.4}")));
-        println!("{name:>8} {:>12} {:>10.3} {map50:>8} {map:>8}", ui::thousands(cost.params), cost.gflops());
+        println!(
+            "{name:>8} {:>12} {:>10.3} {map50:>8} {map:>8}",
+            ui::thousands(cost.params),
+            cost.gflops()
+        );
     }
     println!(
         "{:.1} % of the parameters and {:.1} % of the FLOPs stay; fine-tune with `yolo train --weights {}`",
@@ -157,10 +184,19 @@ pub fn validate(model: &Checkpoint, loader: &Loader, label: &str) -> CliResult<[
     ui::stop_flag();
     let mut progress = |done: usize, total: usize| {
         bar.set(done as u64, total as u64, "");
-        if ui::stopped() { Err(yolo_core::Error::Cancelled.into()) } else { Ok(()) }
+        if ui::stopped() {
+            Err(yolo_core::Error::Cancelled.into())
+        } else {
+            Ok(())
+        }
     };
-    let report =
-        yolo_engine::val::validate(&model.graph, &model.params, loader, &NmsOptions::validation(), &mut progress);
+    let report = yolo_engine::val::validate(
+        &model.graph,
+        &model.params,
+        loader,
+        &NmsOptions::validation(),
+        &mut progress,
+    );
     bar.finish();
     let metrics = report.map_err(load::failed)?.metrics;
     Ok([metrics.map50, metrics.map])
@@ -192,7 +228,13 @@ pub struct Job<'a> {
 
 impl Job<'_> {
     fn calib(&self) -> CliResult<Loader> {
-        data_args::calib_loader(self.dataset, self.img, self.batch, self.calib_batches.max(1) * self.batch, self.workers)
+        data_args::calib_loader(
+            self.dataset,
+            self.img,
+            self.batch,
+            self.calib_batches.max(1) * self.batch,
+            self.workers,
+        )
     }
 
     /// Lets the pruner of `value` decide and cuts.
@@ -220,7 +262,11 @@ impl Job<'_> {
             }
             !ui::stopped()
         };
-        let data = PruneData { train: &train, calib: &calib, select: &select };
+        let data = PruneData {
+            train: &train,
+            calib: &calib,
+            select: &select,
+        };
         let result = yolo_engine::prune::prune(model, pruner.as_ref(), data, &options, &mut progress);
         bar.finish();
         result.map_err(load::failed)

@@ -90,7 +90,13 @@ pub fn run(args: &QuantizeArgs) -> CliResult {
     yolo_engine::checkpoint::save(&path, &result.model).map_err(load::failed)?;
     let stem = args.weights.file_stem().and_then(|s| s.to_str()).unwrap_or("model");
     let mut artifacts = vec![path];
-    artifacts.extend(write_artifacts(&args.out, stem, &result.model, quantizer.as_ref(), img as i64)?);
+    artifacts.extend(write_artifacts(
+        &args.out,
+        stem,
+        &result.model,
+        quantizer.as_ref(),
+        img as i64,
+    )?);
     let [map50_quant, map_quant] = result.metrics;
     if args.json {
         return ui::print_json(&json!({
@@ -155,15 +161,18 @@ impl Job<'_> {
             bar.set(done as u64, total as u64, "");
             !ui::stopped()
         };
-        let calibrated =
-            yolo_engine::quant::calibrate(model, quantizer, &calib, self.calib_batches, &mut progress);
+        let calibrated = yolo_engine::quant::calibrate(model, quantizer, &calib, self.calib_batches, &mut progress);
         bar.finish();
         let mut calibrated = calibrated.map_err(load::failed)?;
         let loader = data_args::val_loader(self.dataset, Split::Val, self.img, self.batch, self.workers, true)?;
         let ptq = validate(&calibrated, &loader, "val PTQ")?;
         note_metrics(&mut calibrated, ptq);
         if self.qat_epochs == 0 {
-            return Ok(Quantized { model: calibrated, metrics: ptq, ptq });
+            return Ok(Quantized {
+                model: calibrated,
+                metrics: ptq,
+                ptq,
+            });
         }
         let options = TrainOptions {
             patience: 0,
@@ -181,10 +190,18 @@ impl Job<'_> {
         let outcome = qat.run("qat", None)?;
         let metrics = [outcome.metrics.map50, outcome.metrics.map];
         if metrics[0] + 9.0 * metrics[1] >= ptq[0] + 9.0 * ptq[1] {
-            return Ok(Quantized { model: outcome.best, metrics, ptq });
+            return Ok(Quantized {
+                model: outcome.best,
+                metrics,
+                ptq,
+            });
         }
         ui::say("QAT did not improve on calibration alone: the calibrated model is kept");
-        Ok(Quantized { model: calibrated, metrics: ptq, ptq })
+        Ok(Quantized {
+            model: calibrated,
+            metrics: ptq,
+            ptq,
+        })
     }
 }
 
@@ -205,8 +222,12 @@ pub fn write_artifacts(
     let mut written = Vec::new();
     let ranges = quant::emit::Ranges::of(&model.graph, &model.params)?;
     let texts = quantizer.artifacts(stem, &ranges)?;
-    let options =
-        |profile| onnx::Options { image: [img; 2], profile, names: model.meta.names.clone(), ..onnx::Options::default() };
+    let options = |profile| onnx::Options {
+        image: [img; 2],
+        profile,
+        names: model.meta.names.clone(),
+        ..onnx::Options::default()
+    };
     if !texts.is_empty() {
         let path = folder.join(format!("{stem}_deploy_model.onnx"));
         onnx::write(&model.graph, &model.params, &options(onnx::Profile::Strip), &path).map_err(export_failed)?;

@@ -12,12 +12,16 @@ pub fn cpu_only(device: &str) -> CliResult {
     if device == "cpu" {
         return Ok(());
     }
-    Err(CliError::Usage(format!("--device {device}: this build runs on `cpu` only")))
+    Err(CliError::Usage(format!(
+        "--device {device}: this build runs on `cpu` only"
+    )))
 }
 
 /// The image size of `--img`, or the one that the model was trained for; a multiple of the model's stride.
 pub fn image_size(given: Option<usize>, checkpoint: &Checkpoint) -> CliResult<usize> {
-    let trained = usize::try_from(checkpoint.meta.image_size).ok().filter(|size| *size > 0);
+    let trained = usize::try_from(checkpoint.meta.image_size)
+        .ok()
+        .filter(|size| *size > 0);
     multiple_of_stride(given.or(trained).unwrap_or(640), checkpoint.max_stride())
 }
 
@@ -25,12 +29,16 @@ pub fn image_size(given: Option<usize>, checkpoint: &Checkpoint) -> CliResult<us
 pub fn multiple_of_stride(size: usize, stride: i64) -> CliResult<usize> {
     const LARGEST: usize = 1 << 14;
     if size == 0 || size > LARGEST {
-        return Err(CliError::Usage(format!("--img {size}: a size from 32 to {LARGEST} is needed")));
+        return Err(CliError::Usage(format!(
+            "--img {size}: a size from 32 to {LARGEST} is needed"
+        )));
     }
     let stride = usize::try_from(stride).unwrap_or(32).max(1);
     let rounded = size.div_ceil(stride) * stride;
     if rounded != size {
-        ui::say(format!("--img {size} is no multiple of the model's stride {stride}: using {rounded}"));
+        ui::say(format!(
+            "--img {size} is no multiple of the model's stride {stride}: using {rounded}"
+        ));
     }
     Ok(rounded)
 }
@@ -38,7 +46,9 @@ pub fn multiple_of_stride(size: usize, stride: i64) -> CliResult<usize> {
 /// Thresholds are shares.
 pub fn shares(options: &[(&str, f32)]) -> CliResult {
     match options.iter().find(|(_, value)| !(0.0..=1.0).contains(value)) {
-        Some((name, value)) => Err(CliError::Usage(format!("{name} {value}: a number from 0 to 1 is needed"))),
+        Some((name, value)) => Err(CliError::Usage(format!(
+            "{name} {value}: a number from 0 to 1 is needed"
+        ))),
         None => Ok(()),
     }
 }
@@ -49,12 +59,20 @@ pub fn run_folder(project: &Path, name: &str, exist_ok: bool) -> PathBuf {
     if exist_ok || !base.exists() {
         return base;
     }
-    (2..).map(|n| project.join(format!("{name}{n}"))).find(|path| !path.exists()).unwrap_or(base)
+    (2..)
+        .map(|n| project.join(format!("{name}{n}")))
+        .find(|path| !path.exists())
+        .unwrap_or(base)
 }
 
 /// Most memory that this process has held at once, in bytes; `None` where the system doesn't say.
 pub fn peak_memory() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
+    line.trim()
+        .strip_suffix("kB")?
+        .trim()
+        .parse::<u64>()
+        .ok()?
+        .checked_mul(1024)
 }

@@ -123,15 +123,25 @@ pub fn run(args: &TrainArgs) -> CliResult {
         return Err(CliError::Usage("--sync-bn needs more than one device".into()));
     }
     if args.epochs == 0 || args.batch_size == 0 || args.nominal_batch == 0 {
-        return Err(CliError::Usage("--epochs, --batch-size and --nominal-batch must be at least 1".into()));
+        return Err(CliError::Usage(
+            "--epochs, --batch-size and --nominal-batch must be at least 1".into(),
+        ));
     }
-    let data = args.data.as_deref().ok_or_else(|| CliError::Usage("--data is missing".into()))?;
+    let data = args
+        .data
+        .as_deref()
+        .ok_or_else(|| CliError::Usage("--data is missing".into()))?;
     let mut dataset = data_args::dataset(data)?;
     if args.single_cls {
         dataset.merge_classes();
     }
-    let (start, report) =
-        load::for_training(args.cfg.as_deref(), &args.set, args.weights.as_deref(), dataset.names.len() as i64, args.seed)?;
+    let (start, report) = load::for_training(
+        args.cfg.as_deref(),
+        &args.set,
+        args.weights.as_deref(),
+        dataset.names.len() as i64,
+        args.seed,
+    )?;
     if let Some(report) = report.filter(|_| !resume) {
         ui::say(format!("weights: {}", report.summary()));
     }
@@ -139,7 +149,14 @@ pub fn run(args: &TrainArgs) -> CliResult {
     let sparsify = args.sparsify.as_deref().map(plugin_value).transpose()?;
     // An unknown name is an error before anything is written.
     sparsify.as_ref().map(job::penalty).transpose()?;
-    let job = Job { start, options, dataset: &dataset, workers: args.workers, folder: &folder, resume };
+    let job = Job {
+        start,
+        options,
+        dataset: &dataset,
+        workers: args.workers,
+        folder: &folder,
+        resume,
+    };
     let (train, measured) = job.loaders()?;
     remember(&args, &folder)?;
     if !args.noplots && !resume {
@@ -183,7 +200,11 @@ fn options(args: &TrainArgs, size: usize) -> CliResult<TrainOptions> {
             "sgd" => OptimizerKind::Sgd,
             "adam" => OptimizerKind::Adam,
             "adamw" => OptimizerKind::AdamW,
-            other => return Err(CliError::Usage(format!("there is no optimizer `{other}`: sgd, adam, adamw"))),
+            other => {
+                return Err(CliError::Usage(format!(
+                    "there is no optimizer `{other}`: sgd, adam, adamw"
+                )));
+            }
         },
         decay: if args.cos_lr { Decay::Cosine } else { Decay::Linear },
         patience: args.patience,
@@ -222,7 +243,10 @@ fn resumed(args: &TrainArgs) -> CliResult<(TrainArgs, PathBuf, bool)> {
         (None, Some(_), None) => Ok((args.clone(), args.project.join(&args.name), false)),
         (None, _, _) => {
             let place = wanted.clone().unwrap_or_else(|| args.project.join(&args.name));
-            Err(CliError::Usage(format!("{}: there is no unfinished run to resume", place.display())))
+            Err(CliError::Usage(format!(
+                "{}: there is no unfinished run to resume",
+                place.display()
+            )))
         }
         (Some(folder), Some(_), _) => Ok((args.clone(), folder, true)),
         (Some(folder), None, _) => {
@@ -240,8 +264,17 @@ fn latest(project: &Path, name: &str) -> Option<PathBuf> {
     let entries = std::fs::read_dir(project).ok()?;
     let runs = entries.flatten().filter_map(|entry| {
         let number = entry.file_name().to_string_lossy().strip_prefix(name)?.to_owned();
-        let written = entry.path().join("state.safetensors").metadata().ok()?.modified().ok()?;
-        number.chars().all(|c| c.is_ascii_digit()).then(|| (written, entry.path()))
+        let written = entry
+            .path()
+            .join("state.safetensors")
+            .metadata()
+            .ok()?
+            .modified()
+            .ok()?;
+        number
+            .chars()
+            .all(|c| c.is_ascii_digit())
+            .then(|| (written, entry.path()))
     });
     runs.max().map(|(_, path)| path)
 }
@@ -265,6 +298,10 @@ pub fn plugin_value(text: &str) -> CliResult<serde_json::Value> {
 
 /// One number freezes so many layers, several freeze those.
 fn freeze(layers: &[usize]) -> Vec<String> {
-    let all: Vec<usize> = if let [count] = layers { (0..*count).collect() } else { layers.to_vec() };
+    let all: Vec<usize> = if let [count] = layers {
+        (0..*count).collect()
+    } else {
+        layers.to_vec()
+    };
     all.into_iter().map(|layer| format!("model.{layer}.")).collect()
 }

@@ -57,7 +57,11 @@ impl Bar {
             bar.enable_steady_tick(Duration::from_millis(250));
             bar
         });
-        Self { bar, label: label.to_owned(), last_percent: 0 }
+        Self {
+            bar,
+            label: label.to_owned(),
+            last_percent: 0,
+        }
     }
 
     /// `done` of `total` are done.

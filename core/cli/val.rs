@@ -85,8 +85,8 @@ pub struct ValArgs {
 pub fn run(args: &ValArgs) -> CliResult {
     settings::cpu_only(&args.device)?;
     settings::shares(&[("--conf-thres", args.conf_thres), ("--iou-thres", args.iou_thres)])?;
-    let split = Split::parse(&args.task)
-        .ok_or_else(|| CliError::Usage(format!("--task {}: train, val or test", args.task)))?;
+    let split =
+        Split::parse(&args.task).ok_or_else(|| CliError::Usage(format!("--task {}: train, val or test", args.task)))?;
     let mut checkpoint = load::checkpoint(&args.weights)?;
     let mut dataset = data_args::dataset(&args.data)?;
     if args.single_cls {
@@ -109,7 +109,10 @@ pub fn run(args: &ValArgs) -> CliResult {
         Some(folder) => folder.clone(),
         None => settings::run_folder(&args.project, &args.name, args.exist_ok),
     };
-    let mut labels = args.save_txt.then(|| LabelFiles { folder: folder.join("labels"), confidence: args.save_conf });
+    let mut labels = args.save_txt.then(|| LabelFiles {
+        folder: folder.join("labels"),
+        confidence: args.save_conf,
+    });
     let mut predictions = args.save_json.then(|| coco::Predictions::new(dataset.names.len()));
     let mut extra = |result: &ImageResult<'_>| -> CliResult {
         if let Some(labels) = &mut labels {
@@ -174,11 +177,22 @@ pub fn measure(
     };
     let mut progress = |done: usize, total: usize| {
         bar.set(done as u64, total as u64, "");
-        if ui::stopped() { Err(yolo_core::Error::Cancelled.into()) } else { Ok(()) }
+        if ui::stopped() {
+            Err(yolo_core::Error::Cancelled.into())
+        } else {
+            Ok(())
+        }
     };
     let batches = &mut loader.epoch(0);
-    let report =
-        yolo_engine::val::measure(&detector, batches, loader.batches(), options, None, &mut see, &mut progress);
+    let report = yolo_engine::val::measure(
+        &detector,
+        batches,
+        loader.batches(),
+        options,
+        None,
+        &mut see,
+        &mut progress,
+    );
     bar.finish();
     match refused {
         Some(error) => Err(error),
@@ -186,7 +200,12 @@ pub fn measure(
     }
 }
 
-fn as_json(report: &Report, names: &[String], coco: Option<&yolo_engine::eval::CocoMetrics>, folder: Option<&Path>) -> Value {
+fn as_json(
+    report: &Report,
+    names: &[String],
+    coco: Option<&yolo_engine::eval::CocoMetrics>,
+    folder: Option<&Path>,
+) -> Value {
     let m = &report.metrics;
     let per_class: Vec<_> = m
         .classes
@@ -211,9 +230,15 @@ fn as_json(report: &Report, names: &[String], coco: Option<&yolo_engine::eval::C
 
 fn print(report: &Report, names: &[String]) {
     let m = &report.metrics;
-    println!("{:>20} {:>8} {:>10} {:>10} {:>8} {:>8} {:>8}", "class", "images", "instances", "P", "R", "mAP50", "mAP");
+    println!(
+        "{:>20} {:>8} {:>10} {:>10} {:>8} {:>8} {:>8}",
+        "class", "images", "instances", "P", "R", "mAP50", "mAP"
+    );
     let row = |name: &str, labels: usize, p: f64, r: f64, map50: f64, map: f64| {
-        println!("{name:>20} {:>8} {labels:>10} {p:>10.3} {r:>8.3} {map50:>8.3} {map:>8.3}", m.images);
+        println!(
+            "{name:>20} {:>8} {labels:>10} {p:>10.3} {r:>8.3} {map50:>8.3} {map:>8.3}",
+            m.images
+        );
     };
     row("all", m.instances, m.precision, m.recall, m.map50, m.map);
     for c in &m.classes {
@@ -221,7 +246,10 @@ fn print(report: &Report, names: &[String]) {
         row(name, c.labels, c.precision, c.recall, c.ap50(), c.ap_mean());
     }
     let s = report.speed;
-    println!("per image: {:.1} ms preprocess, {:.1} ms inference, {:.1} ms NMS", s.preprocess, s.inference, s.nms);
+    println!(
+        "per image: {:.1} ms preprocess, {:.1} ms inference, {:.1} ms NMS",
+        s.preprocess, s.inference, s.nms
+    );
 }
 
 /// One text file per image.
@@ -244,7 +272,11 @@ pub fn label_text(detections: &[Detection], width: usize, height: usize, confide
     let (w, h) = (width as f32, height as f32);
     let line = |d: &Detection| {
         let [x1, y1, x2, y2] = d.xyxy;
-        let conf = if confidence { format!(" {:.6}", d.conf) } else { String::new() };
+        let conf = if confidence {
+            format!(" {:.6}", d.conf)
+        } else {
+            String::new()
+        };
         format!(
             "{} {:.6} {:.6} {:.6} {:.6}{conf}\n",
             d.class,

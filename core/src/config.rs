@@ -173,11 +173,7 @@ impl Located {
                     );
                     let value = self.convert(value, &child)?;
                     if map.insert(name.clone(), value).is_some() {
-                        return Err(self.error(
-                            &child,
-                            &format!("the key `{name}` stands here twice"),
-                            None,
-                        ));
+                        return Err(self.error(&child, &format!("the key `{name}` stands here twice"), None));
                     }
                 }
                 Ok(Value::Object(map))
@@ -282,7 +278,9 @@ impl Located {
             let hint = crate::suggest::did_you_mean(&name, known.iter().map(String::as_str));
             let all = format!("there are: {}", known.join(", "));
             let help = hint.map_or(all.clone(), |hint| format!("{hint} ({all})"));
-            return self.value_error(path, &message, Some(&help)).coded(ConfigCode::BadValue);
+            return self
+                .value_error(path, &message, Some(&help))
+                .coded(ConfigCode::BadValue);
         }
         let text = text.split(" at line ").next().unwrap_or(text);
         self.value_error(path, text, None).coded(ConfigCode::BadValue)
@@ -300,20 +298,14 @@ fn join(path: &str, name: &str) -> String {
 
 /// Name and known names from serde's "unknown variant `x`, expected one of `a`, `b`".
 fn unknown_variant(text: &str) -> Option<(String, Vec<String>)> {
-    unknown_field(&text.replacen("unknown variant", "unknown field", 1))
-        .filter(|_| text.starts_with("unknown variant"))
+    unknown_field(&text.replacen("unknown variant", "unknown field", 1)).filter(|_| text.starts_with("unknown variant"))
 }
 
 /// Field and known fields from serde's "unknown field `x`, expected one of `a`, `b`".
 fn unknown_field(text: &str) -> Option<(String, Vec<String>)> {
     let rest = text.strip_prefix("unknown field `")?;
     let (field, rest) = rest.split_once('`')?;
-    let known = rest
-        .split('`')
-        .skip(1)
-        .step_by(2)
-        .map(str::to_owned)
-        .collect();
+    let known = rest.split('`').skip(1).step_by(2).map(str::to_owned).collect();
     Some((field.to_owned(), known))
 }
 
@@ -406,19 +398,12 @@ mod tests {
     fn a_wrong_type_points_at_the_value() {
         let config = Located::parse("m.yaml", "scale:\n  depth: [1]\n").expect("valid YAML");
         let error = config.read::<Outer>().expect_err("a list is no number");
-        assert_eq!(
-            error.place,
-            Some(Place {
-                line: 2,
-                column: 10
-            })
-        );
+        assert_eq!(error.place, Some(Place { line: 2, column: 10 }));
     }
 
     #[test]
     fn broken_yaml_names_the_line() {
-        let error =
-            Located::parse("m.yaml", "a: 1\nb: [1, 2\n").expect_err("the list does not end");
+        let error = Located::parse("m.yaml", "a: 1\nb: [1, 2\n").expect_err("the list does not end");
         assert!(error.to_string().starts_with("m.yaml:"), "{error}");
         assert!(error.place.is_some_and(|place| place.line >= 2));
     }
@@ -428,10 +413,7 @@ mod tests {
         assert!(Located::parse("m.yaml", "a: 1\na: 2\n").is_err());
         let mut base = serde_json::json!({"backbone": {"type": "a", "x": 1}, "keep": true});
         merge(&mut base, serde_json::json!({"backbone": {"type": "b"}}));
-        assert_eq!(
-            base,
-            serde_json::json!({"backbone": {"type": "b"}, "keep": true})
-        );
+        assert_eq!(base, serde_json::json!({"backbone": {"type": "b"}, "keep": true}));
         set(&mut base, "backbone.y=2").expect("an assignment");
         assert_eq!(base["backbone"]["y"], 2);
     }

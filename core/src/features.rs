@@ -66,10 +66,7 @@ pub struct Scale {
 
 impl Default for Scale {
     fn default() -> Self {
-        Self {
-            depth: 1.0,
-            width: 1.0,
-        }
+        Self { depth: 1.0, width: 1.0 }
     }
 }
 

@@ -143,22 +143,14 @@ impl Params {
     /// New tensors with the same values that share no storage.
     pub fn deep_clone(&self) -> Self {
         tch::no_grad(|| Self {
-            map: self
-                .map
-                .iter()
-                .map(|(k, t)| (k.clone(), t.detach().copy()))
-                .collect(),
+            map: self.map.iter().map(|(k, t)| (k.clone(), t.detach().copy())).collect(),
         })
     }
 
     /// The same tensors under the same names (storage is shared).
     pub fn shallow_clone(&self) -> Self {
         Self {
-            map: self
-                .map
-                .iter()
-                .map(|(k, t)| (k.clone(), t.shallow_clone()))
-                .collect(),
+            map: self.map.iter().map(|(k, t)| (k.clone(), t.shallow_clone())).collect(),
         }
     }
 
@@ -166,18 +158,10 @@ impl Params {
     pub fn to(&self, device: Device, kind: Kind) -> Self {
         let convert = |t: &Tensor| {
             let t = t.to_device(device);
-            if t.is_floating_point() {
-                t.to_kind(kind)
-            } else {
-                t
-            }
+            if t.is_floating_point() { t.to_kind(kind) } else { t }
         };
         Self {
-            map: self
-                .map
-                .iter()
-                .map(|(k, t)| (k.clone(), convert(t)))
-                .collect(),
+            map: self.map.iter().map(|(k, t)| (k.clone(), convert(t))).collect(),
         }
     }
 
@@ -235,9 +219,7 @@ pub(crate) fn init_tensor(spec: &ParamSpec, seed: u64) -> Tensor {
         }
         Init::RelativePositionIndex(_) => Vec::new(),
         Init::FanIn(fan_in) => uniform(1.0 / (fan_in.max(1) as f64).sqrt()),
-        Init::Xavier { fan_in, fan_out } => {
-            uniform((6.0 / (fan_in + fan_out).max(1) as f64).sqrt())
-        }
+        Init::Xavier { fan_in, fan_out } => uniform((6.0 / (fan_in + fan_out).max(1) as f64).sqrt()),
         Init::TruncNormal(std) => {
             // Box-Muller, drawn again outside two standard deviations.
             let mut draw = || loop {

@@ -49,10 +49,5 @@ pub trait NeckBlock: Debug + Send + Sync {
     fn layer_name(&self) -> &str;
     /// Appends nodes in the current scope (the layer's); returns the value, `request.channels` wide unless the block keeps the
     /// width of its input by nature (CBAM).
-    fn build(
-        &self,
-        g: &mut GraphBuilder,
-        inputs: &[Feat],
-        request: BlockRequest,
-    ) -> Result<crate::ValueId>;
+    fn build(&self, g: &mut GraphBuilder, inputs: &[Feat], request: BlockRequest) -> Result<crate::ValueId>;
 }

@@ -242,7 +242,12 @@ mod tests {
 
     #[test]
     fn complaints_about_configurations_keep_their_names() {
-        for code in [ConfigCode::UnknownName, ConfigCode::WrongKind, ConfigCode::UnknownOption, ConfigCode::BadValue] {
+        for code in [
+            ConfigCode::UnknownName,
+            ConfigCode::WrongKind,
+            ConfigCode::UnknownOption,
+            ConfigCode::BadValue,
+        ] {
             assert_eq!(Code::from(code).name(), code.name());
         }
     }

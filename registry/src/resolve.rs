@@ -235,9 +235,7 @@ fn unusable(error: PluginError) -> NameError {
 /// A name error without a place in a file.
 fn plain(error: NameError) -> PluginError {
     match error {
-        NameError::Unknown { message, help, code } => {
-            PluginError::new(code.into(), message).help(help)
-        }
+        NameError::Unknown { message, help, code } => PluginError::new(code.into(), message).help(help),
         NameError::Unusable(error) => from_core(error),
     }
 }

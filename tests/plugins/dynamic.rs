@@ -88,12 +88,8 @@ fn calls_leak_nothing() {
     };
     let base = grow(&mut || drop(same.score(&small)));
     let far = grow(&mut || drop(metric.score(&small).expect("scores")));
-    let ops = grow(&mut || {
-        drop(op.forward(&[&x], &[&gain], true).expect("a tensor"))
-    });
-    let made = grow(&mut || {
-        drop(component::<Box<dyn PruneMetric>>(Kind::Metric, json!({"power": 2.0})))
-    });
+    let ops = grow(&mut || drop(op.forward(&[&x], &[&gain], true).expect("a tensor")));
+    let made = grow(&mut || drop(component::<Box<dyn PruneMetric>>(Kind::Metric, json!({"power": 2.0}))));
     let built = grow(&mut || {
         let mut g = yolo_core::GraphBuilder::new(3);
         let image = g.image();

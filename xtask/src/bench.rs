@@ -57,7 +57,12 @@ fn light(arguments: &[String]) -> Outcome {
     let yolo = yolo()?;
     let value = |name: &str, usual: &'static str| option(arguments, name).map_or(usual.to_owned(), str::to_owned);
     let (epochs, batch) = (value("--epochs", "3"), value("--batch", "4"));
-    crate::light::light(&yolo, &value("--data", "../shared/data/bccd/bccd.yaml"), &epochs, &batch)
+    crate::light::light(
+        &yolo,
+        &value("--data", "../shared/data/bccd/bccd.yaml"),
+        &epochs,
+        &batch,
+    )
 }
 
 /// The options of compare.py, besides `--repo`, `--yolo` and `--json`.

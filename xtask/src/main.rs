@@ -46,7 +46,10 @@ fn test(arguments: &[String]) -> Outcome {
     setup::setup()?;
     tidy::tidy()?;
     // Tests run beside each other: one thread for each is faster than all of them waiting for each other's.
-    run(cargo().args(["test", "--workspace"]).args(arguments).env("OMP_NUM_THREADS", "1"))
+    run(cargo()
+        .args(["test", "--workspace"])
+        .args(arguments)
+        .env("OMP_NUM_THREADS", "1"))
 }
 
 /// Formatting and clippy, warnings being errors.

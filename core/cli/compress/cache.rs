@@ -95,7 +95,10 @@ pub fn listing_hash<'a>(files: impl Iterator<Item = &'a Path>) -> String {
         hash.update(file.as_os_str().as_encoded_bytes());
         if let Ok(meta) = file.metadata() {
             hash.update(meta.len().to_le_bytes());
-            let modified = meta.modified().ok().and_then(|t| t.duration_since(std::time::UNIX_EPOCH).ok());
+            let modified = meta
+                .modified()
+                .ok()
+                .and_then(|t| t.duration_since(std::time::UNIX_EPOCH).ok());
             hash.update(modified.map_or(0, |t| t.as_nanos()).to_le_bytes());
         }
     }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
-use yolo_data::{LoaderOptions, Loader, Split};
+use yolo_data::{Loader, LoaderOptions, Split};
 use yolo_engine::Checkpoint;
 use yolo_engine::eval::NmsOptions;
 use yolo_engine::val::{self, Detector};
@@ -13,8 +13,8 @@ use yolo_export::{onnx, ort};
 use super::cache::Record;
 use super::recipe::{BenchStage, ExportStage};
 use super::stages::Context;
-use crate::error::{CliError, CliResult, io_error};
 use crate::bench::{all_cores, on_ort, on_torch};
+use crate::error::{CliError, CliResult, io_error};
 use crate::quantize::export_failed;
 use crate::{data_args, load, plots, ui};
 
@@ -28,14 +28,26 @@ pub fn export(context: &Context<'_>, stage: &ExportStage, place: &Path) -> CliRe
             "onnx-qdq" => (&context.quantized, true),
             other => {
                 let help = yolo_core::suggest::did_you_mean(other, ["onnx", "onnx-qdq"]).unwrap_or_default();
-                return Err(CliError::Usage(format!("export: there is no format `{other}` ({help} onnx, onnx-qdq)")));
+                return Err(CliError::Usage(format!(
+                    "export: there is no format `{other}` ({help} onnx, onnx-qdq)"
+                )));
             }
         };
         let Some(weights) = weights else {
-            return Err(CliError::Usage(format!("export: `{format}` needs a {} stage before it", if quantized { "quantize" } else { "train" })));
+            return Err(CliError::Usage(format!(
+                "export: `{format}` needs a {} stage before it",
+                if quantized { "quantize" } else { "train" }
+            )));
         };
         let model = load::checkpoint(weights)?;
-        let path = place.join(format!("{}.onnx", if quantized { format!("{}-int8", context.recipe.name) } else { context.recipe.name.clone() }));
+        let path = place.join(format!(
+            "{}.onnx",
+            if quantized {
+                format!("{}-int8", context.recipe.name)
+            } else {
+                context.recipe.name.clone()
+            }
+        ));
         let file = write_checked(context, &model, &path, quantized)?;
         let cost = model.graph.cost(context.recipe.img)?;
         record = Record {
@@ -69,12 +81,18 @@ fn write_checked(context: &Context<'_>, model: &Checkpoint, path: &Path, quantiz
     let network = validate_network(model, &squares)?;
     if let Err(reason) = ort::available() {
         ui::say(format!("{}: not checked: {reason}", path.display()));
-        let check = format!("mAP50 {:.4} (simulated); not run: onnxruntime is not installed", network[0]);
+        let check = format!(
+            "mAP50 {:.4} (simulated); not run: onnxruntime is not installed",
+            network[0]
+        );
         return Ok(json!({"path": path, "map50": network[0], "map": network[1], "check": check}));
     }
     let mut session = ort::Session::open(path, all_cores()).map_err(export_failed)?;
-    let mut plain = ort::Session::unoptimized(&std::fs::read(path).map_err(|e| io_error("can't read", path, &e))?, all_cores())
-        .map_err(export_failed)?;
+    let mut plain = ort::Session::unoptimized(
+        &std::fs::read(path).map_err(|e| io_error("can't read", path, &e))?,
+        all_cores(),
+    )
+    .map_err(export_failed)?;
     let image = yolo_core::testing::input(1, model.graph.input_channels(), img, img);
     let difference = onnx::check(&mut plain, &model.graph, &model.params, &image).map_err(export_failed)?;
     let [map50, map] = validate_session(&mut session, model, &squares)?;
@@ -95,7 +113,12 @@ fn write_checked(context: &Context<'_>, model: &Checkpoint, path: &Path, quantiz
 fn square_loader(context: &Context<'_>) -> CliResult<Loader> {
     let samples = data_args::samples(context.dataset, Split::Val, false)?;
     let r = context.recipe;
-    let options = LoaderOptions { workers: r.workers, rect: false, pad: 0.0, ..LoaderOptions::val(context.size(), r.batch_size) };
+    let options = LoaderOptions {
+        workers: r.workers,
+        rect: false,
+        pad: 0.0,
+        ..LoaderOptions::val(context.size(), r.batch_size)
+    };
     Loader::new(samples.items, options).map_err(data_args::failed)
 }
 
@@ -112,11 +135,17 @@ fn validate_session(session: &mut ort::Session, model: &Checkpoint, loader: &Loa
             .run(&[(&input, images)])
             .map_err(|error| yolo_engine::Error::Settings(error.to_string()))?;
         let found = results.into_iter().find(|(name, _)| name == output);
-        found.map(|(_, tensor)| tensor).ok_or_else(|| yolo_engine::Error::Settings("the file gives no boxes".into()))
+        found
+            .map(|(_, tensor)| tensor)
+            .ok_or_else(|| yolo_engine::Error::Settings("the file gives no boxes".into()))
     };
     let mut progress = |done: usize, total: usize| {
         bar.set(done as u64, total as u64, "");
-        if ui::stopped() { Err(yolo_core::Error::Cancelled.into()) } else { Ok(()) }
+        if ui::stopped() {
+            Err(yolo_core::Error::Cancelled.into())
+        } else {
+            Ok(())
+        }
     };
     let metrics = val::validate_engine(&mut run, classes, loader, &NmsOptions::validation(), &mut progress);
     bar.finish();
@@ -128,12 +157,24 @@ fn validate_session(session: &mut ort::Session, model: &Checkpoint, loader: &Loa
 pub fn bench(context: &Context<'_>, stage: &BenchStage, before: &[(Record, bool)]) -> CliResult<Record> {
     let engine = match stage.engine.as_str() {
         "auto" => {
-            if ort::available().is_ok() { "ort" } else { "torch" }
+            if ort::available().is_ok() {
+                "ort"
+            } else {
+                "torch"
+            }
         }
         known @ ("torch" | "ort") => known,
-        other => return Err(CliError::Usage(format!("bench: there is no engine `{other}`: auto, torch, ort"))),
+        other => {
+            return Err(CliError::Usage(format!(
+                "bench: there is no engine `{other}`: auto, torch, ort"
+            )));
+        }
     };
-    let plan = Plan { min_runs: stage.runs, max_runs: stage.runs.max(100), ..Plan::default() };
+    let plan = Plan {
+        min_runs: stage.runs,
+        max_runs: stage.runs.max(100),
+        ..Plan::default()
+    };
     let mut speeds = serde_json::Map::new();
     let mut bar = ui::Bar::new("bench", before.len() as u64);
     for (done, (record, _)) in before.iter().enumerate() {
@@ -157,24 +198,37 @@ fn time(context: &Context<'_>, record: &Record, engine: &str, threads: usize, pl
     }
     let weights = if record.weights.extension().is_some_and(|e| e == "onnx") {
         // libtorch runs no ONNX: the network that the file was written from.
-        if record.quantized { context.quantized.clone() } else { context.float.clone() }.unwrap_or_default()
+        if record.quantized {
+            context.quantized.clone()
+        } else {
+            context.float.clone()
+        }
+        .unwrap_or_default()
     } else {
         record.weights.clone()
     };
     let model = load::checkpoint(&weights)?;
     let img = context.recipe.img;
-    if engine == "ort" { on_ort(&model, img, threads, plan) } else { on_torch(&model, img, threads, plan) }
+    if engine == "ort" {
+        on_ort(&model, img, threads, plan)
+    } else {
+        on_torch(&model, img, threads, plan)
+    }
 }
 
 fn file_size(path: &Path) -> CliResult<u64> {
-    Ok(std::fs::metadata(path).map_err(|error| io_error("can't look at", path, &error))?.len())
+    Ok(std::fs::metadata(path)
+        .map_err(|error| io_error("can't look at", path, &error))?
+        .len())
 }
 
 impl Context<'_> {
     /// Validation images with what the last model finds, beside what is there.
     pub fn pictures(&self, folder: &Path) -> CliResult<PathBuf> {
         let pictures = folder.join("pictures");
-        let Some(weights) = self.current.as_deref() else { return Ok(pictures) };
+        let Some(weights) = self.current.as_deref() else {
+            return Ok(pictures);
+        };
         let model = load::checkpoint(weights)?;
         let loader = self.val_loader()?;
         let detector = Detector::new(&model.graph, &model.params).map_err(load::failed)?;

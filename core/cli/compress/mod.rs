@@ -53,7 +53,12 @@ pub fn run(args: &CompressArgs) -> CliResult {
     let mut context = Context::new(&recipe, &dataset, hyp);
     let mut records: Vec<(Record, bool)> = Vec::new();
     let mut key = String::new();
-    ui::say(format!("recipe {}: {} stages, results in {}", recipe.name, recipe.stages.len(), folder.display()));
+    ui::say(format!(
+        "recipe {}: {} stages, results in {}",
+        recipe.name,
+        recipe.stages.len(),
+        folder.display()
+    ));
     for (index, stage) in recipe.stages.iter().enumerate() {
         let name = format!("{}-{}", index + 1, stage.kind());
         key = cache::stage_key(&key, &serde_json::to_value(stage)?, &common);
@@ -67,7 +72,9 @@ pub fn run(args: &CompressArgs) -> CliResult {
         ui::say(format!("[{}/{}] {name}", index + 1, recipe.stages.len()));
         let resume = cache::open_stage(&place, &key, args.resume)?;
         let start = Instant::now();
-        let mut record = context.run(stage, &name, &place, resume, &records).map_err(|error| explain(error, &name))?;
+        let mut record = context
+            .run(stage, &name, &place, resume, &records)
+            .map_err(|error| explain(error, &name))?;
         record.key.clone_from(&key);
         record.name.clone_from(&name);
         record.kind = stage.kind().to_owned();
@@ -88,7 +95,11 @@ pub fn run(args: &CompressArgs) -> CliResult {
     for line in table::notes(&records) {
         println!("{line}");
     }
-    println!("table: {}\npictures: {}", folder.join("results.md").display(), pictures.display());
+    println!(
+        "table: {}\npictures: {}",
+        folder.join("results.md").display(),
+        pictures.display()
+    );
     Ok(())
 }
 
@@ -109,9 +120,19 @@ fn common_part(recipe: &Recipe, dataset: &yolo_data::Dataset) -> CliResult<Value
     let mut files = Vec::new();
     for split in [Split::Train, Split::Val] {
         let samples = data_args::samples(dataset, split, false)?;
-        files.extend(samples.items.into_iter().flat_map(|sample| [sample.image, sample.label]));
+        files.extend(
+            samples
+                .items
+                .into_iter()
+                .flat_map(|sample| [sample.image, sample.label]),
+        );
     }
-    let config = recipe.cfg.as_deref().map(load::config).transpose()?.map(|config| config.value);
+    let config = recipe
+        .cfg
+        .as_deref()
+        .map(load::config)
+        .transpose()?
+        .map(|config| config.value);
     let weights = recipe.weights.as_deref().map(cache::file_hash).transpose()?;
     Ok(json!({
         "img": recipe.img, "batch": recipe.batch_size, "seed": recipe.seed, "hyp": recipe.hyp, "config": config,

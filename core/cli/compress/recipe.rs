@@ -241,14 +241,25 @@ impl Recipe {
             yolo_core::config::set(&mut located.value, assignment)?;
         }
         // One key per stage, checked here because serde's words for it help nobody.
-        let stages = located.value.get("stages").and_then(Value::as_array).cloned().unwrap_or_default();
+        let stages = located
+            .value
+            .get("stages")
+            .and_then(Value::as_array)
+            .cloned()
+            .unwrap_or_default();
         if stages.is_empty() {
             return Err(located.error("stages", "a recipe needs `stages`, a list", None).into());
         }
         for (index, stage) in stages.iter().enumerate() {
             let at = format!("stages.{index}");
-            let Some((kind, _)) = stage.as_object().filter(|map| map.len() == 1).and_then(|map| map.iter().next()) else {
-                return Err(located.error(&at, "a stage is one key, `- train: {epochs: 10}`", None).into());
+            let Some((kind, _)) = stage
+                .as_object()
+                .filter(|map| map.len() == 1)
+                .and_then(|map| map.iter().next())
+            else {
+                return Err(located
+                    .error(&at, "a stage is one key, `- train: {epochs: 10}`", None)
+                    .into());
             };
             const KINDS: [&str; 7] = ["train", "sparsify", "prune", "fine-tune", "quantize", "export", "bench"];
             if !KINDS.contains(&kind.as_str()) {
@@ -261,7 +272,11 @@ impl Recipe {
         let mut recipe: Self = located.read()?;
         let beside = |file: &PathBuf| -> PathBuf {
             let local = path.parent().unwrap_or(Path::new("")).join(file);
-            if file.is_relative() && local.exists() { local } else { file.clone() }
+            if file.is_relative() && local.exists() {
+                local
+            } else {
+                file.clone()
+            }
         };
         recipe.data = beside(&recipe.data);
         if !recipe.data.exists() {
@@ -274,7 +289,10 @@ impl Recipe {
             return Err(located.value_error("weights", &message, None).into());
         }
         if recipe.cfg.is_none() && recipe.weights.is_none() {
-            return Err(CliError::Usage(format!("{}: give `cfg`, `weights` or both", path.display())));
+            return Err(CliError::Usage(format!(
+                "{}: give `cfg`, `weights` or both",
+                path.display()
+            )));
         }
         Ok(recipe)
     }
@@ -290,6 +308,8 @@ impl Recipe {
 
     /// Folder of everything that the recipe makes.
     pub fn folder(&self) -> PathBuf {
-        self.out.clone().unwrap_or_else(|| Path::new("runs/compress").join(&self.name))
+        self.out
+            .clone()
+            .unwrap_or_else(|| Path::new("runs/compress").join(&self.name))
     }
 }

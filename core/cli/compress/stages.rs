@@ -28,7 +28,14 @@ pub struct Context<'a> {
 
 impl<'a> Context<'a> {
     pub fn new(recipe: &'a Recipe, dataset: &'a Dataset, hyp: Hyp) -> Self {
-        Self { recipe, dataset, hyp, current: None, float: None, quantized: None }
+        Self {
+            recipe,
+            dataset,
+            hyp,
+            current: None,
+            float: None,
+            quantized: None,
+        }
     }
 
     /// Goes on from a finished stage.
@@ -37,7 +44,11 @@ impl<'a> Context<'a> {
             return;
         }
         self.current = Some(record.weights.clone());
-        let slot = if record.quantized { &mut self.quantized } else { &mut self.float };
+        let slot = if record.quantized {
+            &mut self.quantized
+        } else {
+            &mut self.float
+        };
         *slot = Some(record.weights.clone());
     }
 
@@ -120,7 +131,9 @@ impl<'a> Context<'a> {
 
     fn sparsify(&self, stage: &SparsifyStage, place: &Path, resume: bool) -> CliResult<Record> {
         let options = self.options(stage.epochs, stage.cos_lr, self.hyp(stage.hyp.as_ref())?);
-        let outcome = self.job(self.start()?, options, place, resume).run("sparsify", Some(&stage.pruner))?;
+        let outcome = self
+            .job(self.start()?, options, place, resume)
+            .run("sparsify", Some(&stage.pruner))?;
         // The penalty has worked to the end: the last model is the sparse one, whichever was the most accurate.
         let metrics = prune::validate(&outcome.last, &self.val_loader()?, "val")?;
         let path = place.join("weights/last.safetensors");
@@ -128,7 +141,14 @@ impl<'a> Context<'a> {
     }
 
     fn job(&self, start: Checkpoint, options: TrainOptions, folder: &'a Path, resume: bool) -> train::Job<'a> {
-        train::Job { start, options, dataset: self.dataset, workers: self.recipe.workers, folder, resume }
+        train::Job {
+            start,
+            options,
+            dataset: self.dataset,
+            workers: self.recipe.workers,
+            folder,
+            resume,
+        }
     }
 
     fn prune(&self, stage: &PruneStage, name: &str, place: &Path) -> CliResult<Record> {
@@ -140,8 +160,14 @@ impl<'a> Context<'a> {
             workers: self.recipe.workers,
             hyp: self.hyp.clone(),
             seed: self.recipe.seed,
-            budget: Budget { flops: stage.flops, params: stage.params },
-            rounding: Rounding { multiple: stage.multiple, ..Rounding::default() },
+            budget: Budget {
+                flops: stage.flops,
+                params: stage.params,
+            },
+            rounding: Rounding {
+                multiple: stage.multiple,
+                ..Rounding::default()
+            },
             calib_batches: stage.calib_batches,
             select_images: stage.select_images,
         };
@@ -150,7 +176,12 @@ impl<'a> Context<'a> {
         let plan = place.join("plan.json");
         let text = serde_json::to_string_pretty(&pruned.plan)?;
         load::write_file(&plan, text.as_bytes()).map_err(|error| io_error("can't write", &plan, &error))?;
-        self.save(pruned.model, place.join("pruned.safetensors"), metrics, json!({ "plan": plan }))
+        self.save(
+            pruned.model,
+            place.join("pruned.safetensors"),
+            metrics,
+            json!({ "plan": plan }),
+        )
     }
 
     fn quantize(&self, stage: &QuantizeStage, place: &Path, resume: bool) -> CliResult<Record> {
@@ -175,10 +206,20 @@ impl<'a> Context<'a> {
             resume,
         };
         let result = job.run(&model, quantizer.as_ref())?;
-        let artifacts =
-            quantize::write_artifacts(place, &self.recipe.name, &result.model, quantizer.as_ref(), self.recipe.img)?;
+        let artifacts = quantize::write_artifacts(
+            place,
+            &self.recipe.name,
+            &result.model,
+            quantizer.as_ref(),
+            self.recipe.img,
+        )?;
         let details = json!({"ptq": result.ptq, "artifacts": artifacts});
-        let mut record = self.save(result.model, place.join("quantized.safetensors"), result.metrics, details)?;
+        let mut record = self.save(
+            result.model,
+            place.join("quantized.safetensors"),
+            result.metrics,
+            details,
+        )?;
         record.quantized = true;
         Ok(record)
     }
@@ -191,7 +232,13 @@ impl<'a> Context<'a> {
         self.record(&model, path, [map50, map], details)
     }
 
-    fn record(&self, model: &Checkpoint, weights: PathBuf, [map50, map]: [f64; 2], details: Value) -> CliResult<Record> {
+    fn record(
+        &self,
+        model: &Checkpoint,
+        weights: PathBuf,
+        [map50, map]: [f64; 2],
+        details: Value,
+    ) -> CliResult<Record> {
         let cost = model.graph.cost(self.recipe.img)?;
         let size_bytes = std::fs::metadata(&weights)
             .map_err(|error| CliError::Failed(format!("{}: {error}", weights.display())))?

@@ -29,7 +29,11 @@ pub struct Row {
 
 /// One row per stage; the bench stage gives the others their speed.
 pub fn rows(records: &[(Record, bool)]) -> Vec<Row> {
-    let speeds = records.iter().rev().find(|(record, _)| record.kind == "bench").map(|(record, _)| &record.details["fps"]);
+    let speeds = records
+        .iter()
+        .rev()
+        .find(|(record, _)| record.kind == "bench")
+        .map(|(record, _)| &record.details["fps"]);
     records
         .iter()
         .map(|(record, cached)| Row {
@@ -41,7 +45,9 @@ pub fn rows(records: &[(Record, bool)]) -> Vec<Row> {
             gflops: record.gflops,
             map50: record.map50,
             map: record.map,
-            fps: record.fps.or_else(|| speeds.and_then(|speeds| speeds[&record.name].as_f64())),
+            fps: record
+                .fps
+                .or_else(|| speeds.and_then(|speeds| speeds[&record.name].as_f64())),
             size_bytes: record.size_bytes,
             seconds: record.seconds,
             details: record.details.clone(),
@@ -72,7 +78,10 @@ pub fn terminal(rows: &[Row]) -> String {
 /// `results.json` and `results.md`.
 pub fn write(folder: &Path, rows: &[Row]) -> CliResult {
     let texts = [
-        ("results.json", serde_json::to_string_pretty(&serde_json::json!({ "stages": rows }))?),
+        (
+            "results.json",
+            serde_json::to_string_pretty(&serde_json::json!({ "stages": rows }))?,
+        ),
         ("results.md", report::markdown(&report_rows(rows))),
     ];
     for (name, text) in texts {
@@ -84,8 +93,19 @@ pub fn write(folder: &Path, rows: &[Row]) -> CliResult {
 
 /// What a person wants to know besides the numbers: how much went, how much stayed, whether files agree.
 pub fn notes(records: &[(Record, bool)]) -> Vec<String> {
-    let find = |kind: &str| records.iter().map(|(record, _)| record).find(|record| record.kind == kind);
-    let last = |kind: &str| records.iter().rev().map(|(record, _)| record).find(|record| record.kind == kind);
+    let find = |kind: &str| {
+        records
+            .iter()
+            .map(|(record, _)| record)
+            .find(|record| record.kind == kind)
+    };
+    let last = |kind: &str| {
+        records
+            .iter()
+            .rev()
+            .map(|(record, _)| record)
+            .find(|record| record.kind == kind)
+    };
     let mut lines = Vec::new();
     if let (Some(base), Some(small)) = (find("train"), last("fine-tune").or(last("prune"))) {
         lines.push(format!(
@@ -96,7 +116,10 @@ pub fn notes(records: &[(Record, bool)]) -> Vec<String> {
         ));
     }
     if let (Some(float), Some(int8)) = (last("fine-tune").or(find("train")), last("quantize")) {
-        lines.push(format!("int8: mAP50 {:+.4} against its float parent", int8.map50 - float.map50));
+        lines.push(format!(
+            "int8: mAP50 {:+.4} against its float parent",
+            int8.map50 - float.map50
+        ));
     }
     if let Some(export) = last("export") {
         for file in export.details["files"].as_array().into_iter().flatten() {

@@ -63,9 +63,10 @@ impl Job<'_> {
         self.start.meta.image_size = o.size as i64;
         let groups = yolo_core::prune::ChannelGroups::of(&self.start.graph)?;
         let mut regulariser = sparsify.map(penalty).transpose()?;
-        let mut hook = regulariser
-            .as_mut()
-            .map(|regulariser| Regularise { groups: &groups, regulariser: regulariser.as_mut() });
+        let mut hook = regulariser.as_mut().map(|regulariser| Regularise {
+            groups: &groups,
+            regulariser: regulariser.as_mut(),
+        });
         let mut hooks: Vec<&mut dyn Hook> = Vec::new();
         if let Some(hook) = &mut hook {
             hooks.push(hook);
@@ -75,8 +76,19 @@ impl Job<'_> {
         let mut bar = ui::Bar::new(label, train.batches() as u64);
         let mut listen = |event: &Event<'_>| {
             match event {
-                Event::Batch { epoch, done, total, loss } => {
-                    let note = format!("epoch {}/{epochs} box {:.4} obj {:.4} cls {:.4}", epoch + 1, loss[0], loss[1], loss[2]);
+                Event::Batch {
+                    epoch,
+                    done,
+                    total,
+                    loss,
+                } => {
+                    let note = format!(
+                        "epoch {}/{epochs} box {:.4} obj {:.4} cls {:.4}",
+                        epoch + 1,
+                        loss[0],
+                        loss[1],
+                        loss[2]
+                    );
                     bar.set(*done as u64, *total as u64, &note);
                 }
                 Event::Val { done, total } => bar.set(*done as u64, *total as u64, "validating"),

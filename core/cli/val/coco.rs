@@ -17,7 +17,8 @@ fn category(class: u32, classes: usize) -> u32 {
     if classes != 80 {
         return class;
     }
-    GAPS.iter().fold(class + 1, |number, gap| number + u32::from(number >= *gap))
+    GAPS.iter()
+        .fold(class + 1, |number, gap| number + u32::from(number >= *gap))
 }
 
 /// What was found, image by image.
@@ -29,7 +30,11 @@ pub struct Predictions {
 
 impl Predictions {
     pub fn new(classes: usize) -> Self {
-        Self { classes, rows: Vec::new(), images: Vec::new() }
+        Self {
+            classes,
+            rows: Vec::new(),
+            images: Vec::new(),
+        }
     }
 
     /// Adds an image. Its id is the number that its file is named with, or the name.
@@ -53,7 +58,12 @@ impl Predictions {
             .map(|t| {
                 let [x1, y1, x2, y2] = t.xyxy.map(f64::from);
                 let xywh = [x1, y1, x2 - x1, y2 - y1];
-                CocoTruth { class: t.class, xywh, area: xywh[2] * xywh[3], crowd: false }
+                CocoTruth {
+                    class: t.class,
+                    xywh,
+                    area: xywh[2] * xywh[3],
+                    crowd: false,
+                }
             })
             .collect();
         self.images.push((result.detections.to_vec(), truths));
@@ -67,8 +77,20 @@ impl Predictions {
     }
 }
 
-const NAMES: [&str; 12] =
-    ["AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large", "AR1", "AR10", "AR100", "AR_small", "AR_medium", "AR_large"];
+const NAMES: [&str; 12] = [
+    "AP",
+    "AP50",
+    "AP75",
+    "AP_small",
+    "AP_medium",
+    "AP_large",
+    "AR1",
+    "AR10",
+    "AR100",
+    "AR_small",
+    "AR_medium",
+    "AR_large",
+];
 
 fn named(metrics: &CocoMetrics) -> impl Iterator<Item = (&'static str, f64)> {
     NAMES.into_iter().zip(metrics.ap.iter().chain(&metrics.ar).copied())
@@ -76,14 +98,26 @@ fn named(metrics: &CocoMetrics) -> impl Iterator<Item = (&'static str, f64)> {
 
 /// The numbers by name; where there is nothing to measure (no large objects), null.
 pub fn as_json(metrics: &CocoMetrics) -> Value {
-    let value = |v: f64| if v.is_finite() && v >= 0.0 { json!(v) } else { Value::Null };
-    named(metrics).map(|(name, v)| (name.to_owned(), value(v))).collect::<serde_json::Map<_, _>>().into()
+    let value = |v: f64| {
+        if v.is_finite() && v >= 0.0 {
+            json!(v)
+        } else {
+            Value::Null
+        }
+    };
+    named(metrics)
+        .map(|(name, v)| (name.to_owned(), value(v)))
+        .collect::<serde_json::Map<_, _>>()
+        .into()
 }
 
 /// The average precisions in a line.
 pub fn line(metrics: &CocoMetrics) -> String {
-    let parts: Vec<String> =
-        named(metrics).take(6).filter(|(_, v)| v.is_finite() && *v >= 0.0).map(|(name, v)| format!("{name} {v:.3}")).collect();
+    let parts: Vec<String> = named(metrics)
+        .take(6)
+        .filter(|(_, v)| v.is_finite() && *v >= 0.0)
+        .map(|(name, v)| format!("{name} {v:.3}"))
+        .collect();
     parts.join(", ")
 }
 

@@ -158,12 +158,11 @@ fn decode_jpeg(bytes: &[u8]) -> Result<Image, String> {
 fn decode_other(bytes: &[u8]) -> Result<Image, String> {
     let (name, mut decoder) = probe::open(bytes)?;
     let orientation = decoder.orientation().map_or(1, image::metadata::Orientation::to_exif);
-    let image = DynamicImage::from_decoder(decoder)
-        .map_err(|error| match probe::png_is_complete(bytes) {
-            // The probe knows the place.
-            Err(reason) if name == "PNG" => reason,
-            _ => format!("the {name} is damaged or cut off ({error}); copy or download the file again"),
-        })?;
+    let image = DynamicImage::from_decoder(decoder).map_err(|error| match probe::png_is_complete(bytes) {
+        // The probe knows the place.
+        Err(reason) if name == "PNG" => reason,
+        _ => format!("the {name} is damaged or cut off ({error}); copy or download the file again"),
+    })?;
     let rgb = image.into_rgb8();
     let (width, height) = (rgb.width() as usize, rgb.height() as usize);
     Ok(Image {

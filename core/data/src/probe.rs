@@ -51,7 +51,9 @@ pub(crate) fn open(bytes: &[u8]) -> Result<(String, impl ImageDecoder + '_), Str
         Err(error) => {
             // The check of the chunks names the place.
             let png = if name == "PNG" { png_is_complete(bytes) } else { Ok(()) };
-            return Err(png.err().unwrap_or_else(|| format!("the {name} can't be read: {error}")));
+            return Err(png
+                .err()
+                .unwrap_or_else(|| format!("the {name} can't be read: {error}")));
         }
     };
     let (w, h) = decoder.dimensions();

@@ -272,8 +272,15 @@ fn float_limit(found: Difference, graph: &Graph, params: &Params, images: &Tenso
     if within(found, FLOAT) {
         return Ok(FLOAT);
     }
-    let exact = run(graph, &params.to(tch::Device::Cpu, Kind::Double), &images.f_to_kind(Kind::Double)?)?;
-    let exact = exact.iter().map(|map| Ok(map.f_to_kind(Kind::Float)?)).collect::<Result<Vec<_>>>()?;
+    let exact = run(
+        graph,
+        &params.to(tch::Device::Cpu, Kind::Double),
+        &images.f_to_kind(Kind::Double)?,
+    )?;
+    let exact = exact
+        .iter()
+        .map(|map| Ok(map.f_to_kind(Kind::Float)?))
+        .collect::<Result<Vec<_>>>()?;
     between(graph, &exact, &run(graph, params, images)?, 10.0)
 }
 

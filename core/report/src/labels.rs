@@ -19,7 +19,11 @@ pub fn label_plots(names: &[String], boxes: &[[f32; 5]]) -> String {
             *count += 1;
         }
     }
-    let widest = names.iter().map(|name| estimated_width(name, 12.0)).fold(40.0, f64::max).min(220.0);
+    let widest = names
+        .iter()
+        .map(|name| estimated_width(name, 12.0))
+        .fold(40.0, f64::max)
+        .min(220.0);
     let bar = BAR * (BARS as f64 / names.len().max(1) as f64).min(1.0);
     let bars_height = bar * names.len() as f64;
     let left = widest + 20.0;
@@ -27,7 +31,13 @@ pub fn label_plots(names: &[String], boxes: &[[f32; 5]]) -> String {
     let width = left + bars + 2.0 * (gap + MAP) + 30.0;
     let mut svg = Svg::new(width, top + bars_height.max(MAP) + 50.0);
 
-    svg.text((left + bars / 2.0, 24.0), &format!("{} objects", boxes.len()), 14.0, Anchor::Middle, "#111111");
+    svg.text(
+        (left + bars / 2.0, 24.0),
+        &format!("{} objects", boxes.len()),
+        14.0,
+        Anchor::Middle,
+        "#111111",
+    );
     let most = counts.iter().copied().max().unwrap_or(0).max(1) as f64;
     for (index, (name, count)) in names.iter().zip(&counts).enumerate() {
         let y = top + index as f64 * bar;
@@ -36,23 +46,42 @@ pub fn label_plots(names: &[String], boxes: &[[f32; 5]]) -> String {
         if bar >= 10.0 {
             svg.text((left - 6.0, y + bar - 5.0), name, 12.0, Anchor::End, INK);
             let inside = length > bars - 60.0;
-            let (x, anchor, ink) =
-                if inside { (left + length - 4.0, Anchor::End, "#ffffff") } else { (left + length + 4.0, Anchor::Start, INK) };
+            let (x, anchor, ink) = if inside {
+                (left + length - 4.0, Anchor::End, "#ffffff")
+            } else {
+                (left + length + 4.0, Anchor::Start, INK)
+            };
             svg.text((x, y + bar - 5.0), &count.to_string(), 11.0, anchor, ink);
         }
     }
     let first = left + bars + gap;
-    heat_map(&mut svg, (first, top), "Centres", ["x", "y"], boxes.iter().map(|b| [b[1], b[2]]));
+    heat_map(
+        &mut svg,
+        (first, top),
+        "Centres",
+        ["x", "y"],
+        boxes.iter().map(|b| [b[1], b[2]]),
+    );
     // Most objects are small: the map of sizes ends where 99 of 100 do.
     let limit = size_limit(boxes);
     let sizes = boxes.iter().map(|b| [b[3] / limit, 1.0 - b[4] / limit]);
     let axis = |side: &str| format!("{side} (0 to {limit:.2})");
-    heat_map(&mut svg, (first + MAP + gap, top), "Sizes", [&axis("width"), &axis("height")], sizes);
+    heat_map(
+        &mut svg,
+        (first + MAP + gap, top),
+        "Sizes",
+        [&axis("width"), &axis("height")],
+        sizes,
+    );
     svg.finish()
 }
 
 fn size_limit(boxes: &[[f32; 5]]) -> f32 {
-    let mut sides: Vec<f32> = boxes.iter().map(|b| b[3].max(b[4])).filter(|side| side.is_finite()).collect();
+    let mut sides: Vec<f32> = boxes
+        .iter()
+        .map(|b| b[3].max(b[4]))
+        .filter(|side| side.is_finite())
+        .collect();
     sides.sort_by(f32::total_cmp);
     let at = (sides.len() * 99 / 100).min(sides.len().saturating_sub(1));
     (sides.get(at).copied().unwrap_or(1.0) * 20.0).ceil().clamp(1.0, 20.0) / 20.0
@@ -91,9 +120,16 @@ mod tests {
     #[test]
     fn counts_places_and_sizes_are_drawn() {
         let names = vec!["car".to_owned(), "<bus>".to_owned()];
-        let boxes = [[0.0, 0.5, 0.5, 0.1, 0.1], [0.0, 0.5, 0.5, 0.1, 0.1], [1.0, 0.99, 0.01, 0.2, 0.1]];
+        let boxes = [
+            [0.0, 0.5, 0.5, 0.1, 0.1],
+            [0.0, 0.5, 0.5, 0.1, 0.1],
+            [1.0, 0.99, 0.01, 0.2, 0.1],
+        ];
         let svg = label_plots(&names, &boxes);
-        assert!(svg.contains(">3 objects<") && svg.contains("&lt;bus&gt;") && svg.contains(">2<"), "{svg}");
+        assert!(
+            svg.contains(">3 objects<") && svg.contains("&lt;bus&gt;") && svg.contains(">2<"),
+            "{svg}"
+        );
         // Two bars, two used cells in each map, two frames, the paper.
         assert_eq!(svg.matches("<rect").count(), 2 + 2 * 2 + 2 + 1);
         assert!(svg.contains("width (0 to 0.20)"), "{svg}");

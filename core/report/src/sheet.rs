@@ -84,11 +84,22 @@ pub fn grid_sheet(cells: &[Cell<'_>], names: &[String], tile: usize, columns: us
     for (index, cell) in cells.iter().enumerate() {
         let (x, y) = (GAP + index % columns * wide, GAP + index / columns * high);
         let (mut picture, scale) = fit(cell, tile)?;
-        let marks: Vec<Mark> = cell.labels.iter().chain(cell.predictions).map(|mark| scaled(mark, scale)).collect();
+        let marks: Vec<Mark> = cell
+            .labels
+            .iter()
+            .chain(cell.predictions)
+            .map(|mark| scaled(mark, scale))
+            .collect();
         draw_marks(&mut picture.canvas()?, &marks, names, MarkStyle::default());
-        sheet.canvas()?.paste(&picture, x + (tile - picture.width) / 2, y + (tile - picture.height) / 2);
+        sheet.canvas()?.paste(
+            &picture,
+            x + (tile - picture.width) / 2,
+            y + (tile - picture.height) / 2,
+        );
         let title = shorten(cell.title, tile as i32);
-        sheet.canvas()?.text(x as i32, (y + tile + 2) as i32, &title, FontSize::Small, INK);
+        sheet
+            .canvas()?
+            .text(x as i32, (y + tile + 2) as i32, &title, FontSize::Small, INK);
     }
     Ok(sheet)
 }

@@ -125,28 +125,16 @@ impl Program {
                     .iter()
                     .map(|v| values[v.index()].as_ref())
                     .collect::<Option<_>>()
-                    .ok_or_else(|| {
-                        Error::Graph(format!("`{}` reads a value that is gone", node.name))
-                    })?;
-                ops::run(
-                    &node.op,
-                    &inputs,
-                    &self.tensors[index],
-                    mode,
-                    self.in_place[index],
-                )
-                .map_err(|error| match error {
-                    Error::Torch(source) => Error::Shape {
-                        node: node.name.clone(),
-                        op: node.op.name(),
-                        reason: source
-                            .to_string()
-                            .lines()
-                            .next()
-                            .unwrap_or_default()
-                            .to_owned(),
-                    },
-                    other => other,
+                    .ok_or_else(|| Error::Graph(format!("`{}` reads a value that is gone", node.name)))?;
+                ops::run(&node.op, &inputs, &self.tensors[index], mode, self.in_place[index]).map_err(|error| {
+                    match error {
+                        Error::Torch(source) => Error::Shape {
+                            node: node.name.clone(),
+                            op: node.op.name(),
+                            reason: source.to_string().lines().next().unwrap_or_default().to_owned(),
+                        },
+                        other => other,
+                    }
                 })?
             };
             observe(ValueId(index as u32), &result)?;
@@ -164,12 +152,7 @@ impl Program {
     }
 
     /// Runs and keeps the values `wanted` besides the outputs, for example the feature maps that distillation compares.
-    pub fn run_keeping(
-        &self,
-        image: &Tensor,
-        mode: Mode,
-        wanted: &[ValueId],
-    ) -> Result<(Vec<Tensor>, Vec<Tensor>)> {
+    pub fn run_keeping(&self, image: &Tensor, mode: Mode, wanted: &[ValueId]) -> Result<(Vec<Tensor>, Vec<Tensor>)> {
         let mut kept: Vec<Option<Tensor>> = wanted.iter().map(|_| None).collect();
         let outputs = self.run_observed(image, mode, |value, tensor| {
             for (slot, _) in kept.iter_mut().zip(wanted).filter(|(_, w)| **w == value) {
@@ -189,10 +172,7 @@ impl Program {
 /// the layout on.
 pub fn channels_last(tensor: &Tensor) -> Tensor {
     if tensor.dim() == 4 {
-        tensor
-            .permute([0, 2, 3, 1])
-            .contiguous()
-            .permute([0, 3, 1, 2])
+        tensor.permute([0, 2, 3, 1]).contiguous().permute([0, 3, 1, 2])
     } else {
         tensor.shallow_clone()
     }

@@ -10,13 +10,7 @@ use crate::quant;
 /// Runs `op`. `params` are the node's tensors in the order of `Op::params`. With `in_place` an activation may overwrite its
 /// input (eval only).
 #[allow(clippy::too_many_lines)] // one match arm per op: splitting it would hide that it is complete
-pub(super) fn run(
-    op: &Op,
-    x: &[&Tensor],
-    params: &[Tensor],
-    mode: Mode,
-    in_place: bool,
-) -> Result<Tensor> {
+pub(super) fn run(op: &Op, x: &[&Tensor], params: &[Tensor], mode: Mode, in_place: bool) -> Result<Tensor> {
     let train = mode == Mode::Train;
     Ok(match op {
         Op::Input { .. } => x[0].shallow_clone(),
@@ -66,9 +60,7 @@ pub(super) fn run(
         Op::LayerNorm { channels, eps } => {
             x[0].f_layer_norm([*channels], Some(&params[0]), Some(&params[1]), *eps, false)?
         }
-        Op::Linear {
-            bias, weight_quant, ..
-        } => {
+        Op::Linear { bias, weight_quant, .. } => {
             let (weight, bias) = weighted(params, *bias, weight_quant.as_ref(), train)?;
             x[0].f_linear(&weight, bias)?
         }
@@ -91,14 +83,7 @@ pub(super) fn run(
             kernel,
             stride,
             padding,
-        } => x[0].f_avg_pool2d(
-            [*kernel; 2],
-            [*stride; 2],
-            [*padding; 2],
-            false,
-            true,
-            None::<i64>,
-        )?,
+        } => x[0].f_avg_pool2d([*kernel; 2], [*stride; 2], [*padding; 2], false, true, None::<i64>)?,
         Op::Pad {
             top,
             bottom,
@@ -126,12 +111,8 @@ pub(super) fn run(
         }
         Op::Softmax { from_end } => x[0].f_softmax(-(*from_end as i64), None::<Kind>)?,
         Op::Reshape { dims } => reshape(x, dims)?,
-        Op::Permute { dims } => {
-            x[0].f_permute(dims.iter().map(|d| *d as i64).collect::<Vec<_>>())?
-        }
-        Op::WindowPartition { size, shift, guard } => {
-            window::partition(x[0], *size, *shift, *guard)?
-        }
+        Op::Permute { dims } => x[0].f_permute(dims.iter().map(|d| *d as i64).collect::<Vec<_>>())?,
+        Op::WindowPartition { size, shift, guard } => window::partition(x[0], *size, *shift, *guard)?,
         Op::WindowMerge { size, shift, guard } => window::merge(x[0], x[1], *size, *shift, *guard)?,
         Op::WindowMask {
             size,
@@ -144,9 +125,7 @@ pub(super) fn run(
         Op::Dropout { p } => x[0].f_dropout(*p, train)?,
         Op::DropPath { p } => drop_path(x[0], *p, train)?,
         Op::Parameter { .. } => params[0].shallow_clone(),
-        Op::Constant { shape, values } => {
-            Tensor::f_from_slice(values)?.f_reshape(shape.as_slice())?
-        }
+        Op::Constant { shape, values } => Tensor::f_from_slice(values)?.f_reshape(shape.as_slice())?,
         Op::FakeQuant { quant } => quant::fake_quant(x[0], quant, &params[0], &params[1], train)?,
         Op::Custom { custom } => custom.forward(x, &params.iter().collect::<Vec<_>>(), train)?,
     })
@@ -165,13 +144,7 @@ fn weighted<'a>(
 ) -> Result<(Tensor, Option<&'a Tensor>)> {
     let first_quant = 1 + usize::from(bias);
     let weight = match weight_quant {
-        Some(spec) => quant::fake_quant(
-            &params[0],
-            spec,
-            &params[first_quant],
-            &params[first_quant + 1],
-            train,
-        )?,
+        Some(spec) => quant::fake_quant(&params[0], spec, &params[first_quant], &params[first_quant + 1], train)?,
         None => params[0].shallow_clone(),
     };
     Ok((weight, bias.then(|| &params[1])))

@@ -8,11 +8,7 @@ type Torch<T> = Result<T, tch::TchError>;
 
 /// Shift that acts: with `guard`, none where one window covers the padded map.
 fn effective(h: i64, w: i64, size: i64, shift: i64, guard: bool) -> i64 {
-    if guard && h <= size && w <= size {
-        0
-    } else {
-        shift
-    }
+    if guard && h <= size && w <= size { 0 } else { shift }
 }
 
 pub(super) fn partition(x: &Tensor, size: i64, shift: i64, guard: bool) -> Torch<Tensor> {
@@ -32,13 +28,7 @@ pub(super) fn partition(x: &Tensor, size: i64, shift: i64, guard: bool) -> Torch
         .f_reshape([-1, size * size, c])
 }
 
-pub(super) fn merge(
-    x: &Tensor,
-    like: &Tensor,
-    size: i64,
-    shift: i64,
-    guard: bool,
-) -> Torch<Tensor> {
+pub(super) fn merge(x: &Tensor, like: &Tensor, size: i64, shift: i64, guard: bool) -> Torch<Tensor> {
     let (n, _, h, w) = like.size4()?;
     let c = *x.size().last().unwrap_or(&1);
     let (ph, pw, _) = windows(h, w, size);
@@ -58,14 +48,7 @@ pub(super) fn merge(
 }
 
 /// The additive mask as plain numbers `[windows, size^2, size^2]`: 0 where two tokens may attend, -100 elsewhere.
-pub fn mask_values(
-    h: i64,
-    w: i64,
-    size: i64,
-    shift: i64,
-    guard: bool,
-    mask_padding: bool,
-) -> Vec<f32> {
+pub fn mask_values(h: i64, w: i64, size: i64, shift: i64, guard: bool, mask_padding: bool) -> Vec<f32> {
     let (ph, pw, count) = windows(h, w, size);
     let shift = effective(h, w, size, shift, guard);
     // Region of a (shifted) coordinate along one axis, as in the paper's figure 4.
@@ -80,20 +63,13 @@ pub fn mask_values(
     };
     let region = |i: i64, j: i64| -> i64 {
         let padded = mask_padding && ((i + shift) % ph >= h || (j + shift) % pw >= w);
-        if padded {
-            -1
-        } else {
-            band(i, ph) * 3 + band(j, pw)
-        }
+        if padded { -1 } else { band(i, ph) * 3 + band(j, pw) }
     };
     let tokens = (size * size) as usize;
     let mut mask = vec![0.0f32; count as usize * tokens * tokens];
     let mut regions = vec![0i64; tokens];
     for (index, block) in mask.chunks_exact_mut(tokens * tokens).enumerate() {
-        let (wi, wj) = (
-            index as i64 / (pw / size) * size,
-            index as i64 % (pw / size) * size,
-        );
+        let (wi, wj) = (index as i64 / (pw / size) * size, index as i64 % (pw / size) * size);
         for (token, slot) in regions.iter_mut().enumerate() {
             *slot = region(wi + token as i64 / size, wj + token as i64 % size);
         }
@@ -108,13 +84,7 @@ pub fn mask_values(
     mask
 }
 
-pub(super) fn mask(
-    x: &Tensor,
-    size: i64,
-    shift: i64,
-    guard: bool,
-    mask_padding: bool,
-) -> Torch<Tensor> {
+pub(super) fn mask(x: &Tensor, size: i64, shift: i64, guard: bool, mask_padding: bool) -> Torch<Tensor> {
     let (_, _, h, w) = x.size4()?;
     let tokens = size * size;
     let values = mask_values(h, w, size, shift, guard, mask_padding);

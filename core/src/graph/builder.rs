@@ -49,11 +49,7 @@ impl GraphBuilder {
     }
 
     /// Runs `body` with `name` appended to the scope of the nodes it adds.
-    pub fn scope<T>(
-        &mut self,
-        name: impl Into<String>,
-        body: impl FnOnce(&mut Self) -> Result<T>,
-    ) -> Result<T> {
+    pub fn scope<T>(&mut self, name: impl Into<String>, body: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
         self.scope.push(name.into());
         let result = body(self);
         self.scope.pop();
@@ -114,20 +110,14 @@ impl GraphBuilder {
             op: node.op.name(),
             reason,
         })?;
-        if let Some(missing) = inputs
-            .iter()
-            .find(|value| value.index() >= self.shapes.len())
-        {
+        if let Some(missing) = inputs.iter().find(|value| value.index() >= self.shapes.len()) {
             return Err(Error::Graph(format!(
                 "`{}` reads value {}, which does not exist",
                 node.name, missing.0
             )));
         }
         let image: [i64; 4] = [1, self.graph.input_channels(), PROBE, PROBE];
-        let input_shapes: Vec<&[i64]> = inputs
-            .iter()
-            .map(|v| self.shapes[v.index()].as_slice())
-            .collect();
+        let input_shapes: Vec<&[i64]> = inputs.iter().map(|v| self.shapes[v.index()].as_slice()).collect();
         let shape = shape::node_shape(&node, &input_shapes, &image)?;
         self.shapes.push(shape);
         self.graph.nodes.push(node);
@@ -152,10 +142,7 @@ impl GraphBuilder {
                 channels: *channels,
                 stride: PROBE / h,
             }),
-            other => Err(Error::Graph(format!(
-                "value {} is no feature map: {other:?}",
-                value.0
-            ))),
+            other => Err(Error::Graph(format!("value {} is no feature map: {other:?}", value.0))),
         }
     }
 
@@ -178,11 +165,7 @@ impl GraphBuilder {
             self.graph.layers.push(Layer {
                 index: layer.index + offset,
                 kind: layer.kind.clone(),
-                from: layer
-                    .from
-                    .iter()
-                    .map(|from| from.map(|index| index + offset))
-                    .collect(),
+                from: layer.from.iter().map(|from| from.map(|index| index + offset)).collect(),
                 output: map[layer.output.index()],
                 nodes: (shift(layer.nodes.0), shift(layer.nodes.1)),
             });

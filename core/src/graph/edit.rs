@@ -73,12 +73,7 @@ impl<'a> Rewriter<'a> {
         let start = |old: usize| self.starts.get(old).copied().unwrap_or(total);
         let graph = Graph {
             version: self.old.version,
-            outputs: self
-                .old
-                .outputs
-                .iter()
-                .map(|v| self.map[v.index()])
-                .collect(),
+            outputs: self.old.outputs.iter().map(|v| self.map[v.index()]).collect(),
             layers: self
                 .old
                 .layers

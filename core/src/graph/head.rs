@@ -40,12 +40,7 @@ impl DetectHead {
             .anchors
             .iter()
             .zip(&self.strides)
-            .flat_map(|(level, stride)| {
-                level
-                    .iter()
-                    .flatten()
-                    .map(move |v| (*v / *stride as f64) as f32)
-            })
+            .flat_map(|(level, stride)| level.iter().flatten().map(move |v| (*v / *stride as f64) as f32))
             .collect();
         Tensor::from_slice(&flat).reshape([self.anchors.len() as i64, self.anchors_per_level(), 2])
     }
@@ -75,9 +70,7 @@ impl DetectHead {
         let (n, _, h, w) = map.size4()?;
         Ok(map
             .f_view([n, self.anchors_per_level(), self.outputs_per_anchor(), h, w])
-            .or_else(|_| {
-                map.f_reshape([n, self.anchors_per_level(), self.outputs_per_anchor(), h, w])
-            })?
+            .or_else(|_| map.f_reshape([n, self.anchors_per_level(), self.outputs_per_anchor(), h, w]))?
             .f_permute([0, 1, 3, 4, 2])?)
     }
 
@@ -90,25 +83,16 @@ impl DetectHead {
             let options = (map.kind(), map.device());
             let y = self.raw(map)?.f_sigmoid()?;
             let stride = self.strides[level] as f64;
-            let xy = (y.narrow(4, 0, 2).f_mul_scalar(2.0)?
-                + cell_grid(h, w, options).f_sub_scalar(0.5)?)
-            .f_mul_scalar(stride)?;
+            let xy = (y.narrow(4, 0, 2).f_mul_scalar(2.0)? + cell_grid(h, w, options).f_sub_scalar(0.5)?)
+                .f_mul_scalar(stride)?;
             let flat: Vec<f64> = self.anchors[level].iter().flatten().copied().collect();
             let anchors = Tensor::from_slice(&flat)
                 .to_kind(options.0)
                 .to_device(options.1)
                 .reshape([1, self.anchors_per_level(), 1, 1, 2]);
-            let wh = y
-                .narrow(4, 2, 2)
-                .f_mul_scalar(2.0)?
-                .f_square()?
-                .f_mul(&anchors)?;
+            let wh = y.narrow(4, 2, 2).f_mul_scalar(2.0)?.f_square()?.f_mul(&anchors)?;
             let rest = y.narrow(4, 4, self.outputs_per_anchor() - 4);
-            levels.push(Tensor::f_cat(&[xy, wh, rest], 4)?.reshape([
-                n,
-                -1,
-                self.outputs_per_anchor(),
-            ]));
+            levels.push(Tensor::f_cat(&[xy, wh, rest], 4)?.reshape([n, -1, self.outputs_per_anchor()]));
         }
         Ok(Tensor::f_cat(&levels, 1)?)
     }
@@ -116,11 +100,7 @@ impl DetectHead {
 
 /// `[1, 1, h, w, 2]` with the column and row of each cell.
 fn cell_grid(h: i64, w: i64, options: (Kind, Device)) -> Tensor {
-    let y = Tensor::arange(h, options)
-        .view([h, 1])
-        .expand([h, w], false);
-    let x = Tensor::arange(w, options)
-        .view([1, w])
-        .expand([h, w], false);
+    let y = Tensor::arange(h, options).view([h, 1]).expand([h, w], false);
+    let x = Tensor::arange(w, options).view([1, w]).expand([h, w], false);
     Tensor::stack(&[x, y], 2).view([1, 1, h, w, 2])
 }

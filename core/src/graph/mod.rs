@@ -154,15 +154,11 @@ impl Graph {
                     node.name, input.0
                 ));
             }
-            node.op.check_limits().map_err(|reason| {
-                Error::Graph(format!("node {index} `{}`: {reason}", node.name))
-            })?;
+            node.op
+                .check_limits()
+                .map_err(|reason| Error::Graph(format!("node {index} `{}`: {reason}", node.name)))?;
         }
-        if let Some(output) = self
-            .outputs
-            .iter()
-            .find(|output| output.index() >= self.nodes.len())
-        {
+        if let Some(output) = self.outputs.iter().find(|output| output.index() >= self.nodes.len()) {
             return fail(format!("output {} does not exist", output.0));
         }
         if let Some(layer) = self

@@ -73,18 +73,9 @@ pub trait CustomOp: std::fmt::Debug + Send + Sync {
         0
     }
     /// Runs it; `params` in the order of [`CustomOp::params`].
-    fn forward(
-        &self,
-        inputs: &[&tch::Tensor],
-        params: &[&tch::Tensor],
-        train: bool,
-    ) -> Result<tch::Tensor>;
+    fn forward(&self, inputs: &[&tch::Tensor], params: &[&tch::Tensor], train: bool) -> Result<tch::Tensor>;
     /// The same as primitive ops, where that is possible.
-    fn lower(
-        &self,
-        _g: &mut super::GraphBuilder,
-        _inputs: &[super::ValueId],
-    ) -> Option<Result<super::ValueId>> {
+    fn lower(&self, _g: &mut super::GraphBuilder, _inputs: &[super::ValueId]) -> Option<Result<super::ValueId>> {
         None
     }
     /// A copy.
@@ -400,15 +391,7 @@ impl Op {
     }
 
     /// A plain convolution: bias and quantizer off, dilation 1.
-    pub fn conv(
-        cin: i64,
-        cout: i64,
-        kernel: i64,
-        stride: i64,
-        padding: i64,
-        groups: i64,
-        bias: bool,
-    ) -> Self {
+    pub fn conv(cin: i64, cout: i64, kernel: i64, stride: i64, padding: i64, groups: i64, bias: bool) -> Self {
         Self::Conv2d {
             cin,
             cout,

@@ -14,9 +14,7 @@ pub(super) fn infer(graph: &Graph, image: [i64; 4]) -> Result<Vec<Shape>> {
             .iter()
             .map(|value| shapes.get(value.index()).map(Vec::as_slice))
             .collect::<Option<_>>()
-            .ok_or_else(|| {
-                Error::Graph(format!("`{}` reads a value that comes later", node.name))
-            })?;
+            .ok_or_else(|| Error::Graph(format!("`{}` reads a value that comes later", node.name)))?;
         shapes.push(node_shape(node, &inputs, &image)?);
     }
     Ok(shapes)
@@ -72,9 +70,7 @@ fn op_shape(op: &Op, inputs: &[&[i64]], image: &[i64; 4]) -> Result<Shape, Strin
         if got == wanted {
             Ok(())
         } else {
-            Err(format!(
-                "it takes {wanted} channels, but its input has {got}"
-            ))
+            Err(format!("it takes {wanted} channels, but its input has {got}"))
         }
     };
     match op {
@@ -110,10 +106,7 @@ fn op_shape(op: &Op, inputs: &[&[i64]], image: &[i64; 4]) -> Result<Shape, Strin
             ..
         } => {
             let [x, offset, mask] = inputs else {
-                return Err(format!(
-                    "it takes 3 inputs (map, offsets, mask), not {}",
-                    inputs.len()
-                ));
+                return Err(format!("it takes 3 inputs (map, offsets, mask), not {}", inputs.len()));
             };
             let [n, c, h, w] = map(x)?;
             channels(c, *cin)?;
@@ -146,11 +139,9 @@ fn op_shape(op: &Op, inputs: &[&[i64]], image: &[i64; 4]) -> Result<Shape, Strin
             *last = *cout;
             Ok(x)
         }
-        Op::Act { .. }
-        | Op::Affine { .. }
-        | Op::Dropout { .. }
-        | Op::DropPath { .. }
-        | Op::FakeQuant { .. } => Ok(one(inputs)?.to_vec()),
+        Op::Act { .. } | Op::Affine { .. } | Op::Dropout { .. } | Op::DropPath { .. } | Op::FakeQuant { .. } => {
+            Ok(one(inputs)?.to_vec())
+        }
         Op::Softmax { from_end } => {
             let x = one(inputs)?;
             if *from_end < 1 || *from_end > x.len() {
@@ -165,14 +156,9 @@ fn op_shape(op: &Op, inputs: &[&[i64]], image: &[i64; 4]) -> Result<Shape, Strin
         Op::Concat { dim } => concat(inputs, *dim),
         Op::Slice { dim, start, len } => {
             let mut x = one(inputs)?.to_vec();
-            let size = x
-                .get_mut(*dim)
-                .ok_or_else(|| format!("there is no axis {dim}"))?;
+            let size = x.get_mut(*dim).ok_or_else(|| format!("there is no axis {dim}"))?;
             if start + len > *size {
-                return Err(format!(
-                    "elements {start}..{} of an axis of {size}",
-                    start + len
-                ));
+                return Err(format!("elements {start}..{} of an axis of {size}", start + len));
             }
             *size = *len;
             Ok(x)
@@ -180,10 +166,7 @@ fn op_shape(op: &Op, inputs: &[&[i64]], image: &[i64; 4]) -> Result<Shape, Strin
         Op::ChannelShuffle { groups } => {
             let x = map(one(inputs)?)?;
             if x[1] % groups != 0 {
-                return Err(format!(
-                    "{} channels can't be shuffled in {groups} groups",
-                    x[1]
-                ));
+                return Err(format!("{} channels can't be shuffled in {groups} groups", x[1]));
             }
             Ok(x.to_vec())
         }
@@ -224,8 +207,7 @@ fn op_shape(op: &Op, inputs: &[&[i64]], image: &[i64; 4]) -> Result<Shape, Strin
         Op::Reduce { dims, .. } => {
             let mut x = one(inputs)?.to_vec();
             for dim in dims {
-                *x.get_mut(*dim)
-                    .ok_or_else(|| format!("there is no axis {dim}"))? = 1;
+                *x.get_mut(*dim).ok_or_else(|| format!("there is no axis {dim}"))? = 1;
             }
             Ok(x)
         }
@@ -286,11 +268,7 @@ fn op_shape(op: &Op, inputs: &[&[i64]], image: &[i64; 4]) -> Result<Shape, Strin
 fn broadcast(a: &[i64], b: &[i64]) -> Result<Shape, String> {
     let rank = a.len().max(b.len());
     let at = |x: &[i64], i: usize| {
-        if i + x.len() < rank {
-            1
-        } else {
-            x[i + x.len() - rank]
-        }
+        if i + x.len() < rank { 1 } else { x[i + x.len() - rank] }
     };
     (0..rank)
         .map(|i| match (at(a, i), at(b, i)) {
@@ -306,9 +284,7 @@ fn concat(inputs: &[&[i64]], dim: usize) -> Result<Shape, String> {
     for x in &inputs[1..] {
         let fits = x.len() == shape.len() && (0..x.len()).all(|i| i == dim || x[i] == shape[i]);
         if !fits || dim >= shape.len() {
-            return Err(format!(
-                "{x:?} can't be joined to {shape:?} along axis {dim}"
-            ));
+            return Err(format!("{x:?} can't be joined to {shape:?} along axis {dim}"));
         }
         shape[dim] += x[dim];
     }
@@ -338,9 +314,7 @@ fn reshape(inputs: &[&[i64]], dims: &[Dim]) -> Result<Shape, String> {
     let mut infer_at = None;
     for dim in dims {
         shape.push(match dim {
-            Dim::Keep(axis) => *x
-                .get(*axis)
-                .ok_or_else(|| format!("there is no axis {axis}"))?,
+            Dim::Keep(axis) => *x.get(*axis).ok_or_else(|| format!("there is no axis {axis}"))?,
             Dim::Fixed(size) => *size,
             Dim::Like(axis) => *inputs
                 .get(1)

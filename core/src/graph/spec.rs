@@ -50,59 +50,17 @@ impl Op {
                 cout,
                 bias,
                 weight_quant,
-            } => weighted(
-                name,
-                vec![*cout, *cin],
-                *cout,
-                *bias,
-                *cin,
-                weight_quant.as_ref(),
-            ),
+            } => weighted(name, vec![*cout, *cin], *cout, *bias, *cin, weight_quant.as_ref()),
             Self::BatchNorm { channels, .. } => vec![
-                spec(
-                    "weight",
-                    vec![*channels],
-                    ParamRole::NormWeight,
-                    Init::Const(1.0),
-                ),
-                spec(
-                    "bias",
-                    vec![*channels],
-                    ParamRole::NormBias,
-                    Init::Const(0.0),
-                ),
-                spec(
-                    "running_mean",
-                    vec![*channels],
-                    ParamRole::Buffer,
-                    Init::Const(0.0),
-                ),
-                spec(
-                    "running_var",
-                    vec![*channels],
-                    ParamRole::Buffer,
-                    Init::Const(1.0),
-                ),
-                spec(
-                    "num_batches_tracked",
-                    vec![],
-                    ParamRole::Counter,
-                    Init::Const(0.0),
-                ),
+                spec("weight", vec![*channels], ParamRole::NormWeight, Init::Const(1.0)),
+                spec("bias", vec![*channels], ParamRole::NormBias, Init::Const(0.0)),
+                spec("running_mean", vec![*channels], ParamRole::Buffer, Init::Const(0.0)),
+                spec("running_var", vec![*channels], ParamRole::Buffer, Init::Const(1.0)),
+                spec("num_batches_tracked", vec![], ParamRole::Counter, Init::Const(0.0)),
             ],
             Self::LayerNorm { channels, .. } => vec![
-                spec(
-                    "weight",
-                    vec![*channels],
-                    ParamRole::NormWeight,
-                    Init::Const(1.0),
-                ),
-                spec(
-                    "bias",
-                    vec![*channels],
-                    ParamRole::NormBias,
-                    Init::Const(0.0),
-                ),
+                spec("weight", vec![*channels], ParamRole::NormWeight, Init::Const(1.0)),
+                spec("bias", vec![*channels], ParamRole::NormBias, Init::Const(0.0)),
             ],
             Self::Parameter { shape, role, init } => {
                 vec![ParamSpec {

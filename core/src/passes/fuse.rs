@@ -14,9 +14,7 @@ pub fn fuse(graph: &Graph, params: &Params) -> Result<(Graph, Params)> {
     let mut rewriter = Rewriter::new(graph);
     for (id, node) in graph.values().zip(&graph.nodes) {
         match &node.op {
-            Op::Conv2d {
-                weight_quant: None, ..
-            } => {
+            Op::Conv2d { weight_quant: None, .. } => {
                 let mut node = node.clone();
                 let follower = match consumers[id.index()].as_slice() {
                     [only] if !graph.outputs.contains(&id) => Some(graph.node(*only)),
@@ -34,13 +32,8 @@ pub fn fuse(graph: &Graph, params: &Params) -> Result<(Graph, Params)> {
             }
             Op::BatchNorm { .. } => {
                 let conv = node.inputs[0];
-                let foldable = matches!(
-                    graph.node(conv).op,
-                    Op::Conv2d {
-                        weight_quant: None,
-                        ..
-                    }
-                ) && consumers[conv.index()].len() == 1
+                let foldable = matches!(graph.node(conv).op, Op::Conv2d { weight_quant: None, .. })
+                    && consumers[conv.index()].len() == 1
                     && !graph.outputs.contains(&conv);
                 if foldable {
                     rewriter.forward(rewriter.value(conv));
@@ -48,9 +41,7 @@ pub fn fuse(graph: &Graph, params: &Params) -> Result<(Graph, Params)> {
                     rewriter.keep();
                 }
             }
-            Op::Dropout { .. } | Op::DropPath { .. } => {
-                rewriter.forward(rewriter.value(node.inputs[0]))
-            }
+            Op::Dropout { .. } | Op::DropPath { .. } => rewriter.forward(rewriter.value(node.inputs[0])),
             _ => {
                 rewriter.keep();
             }
@@ -82,18 +73,10 @@ fn fold(params: &mut Params, conv: &mut Node, norm: &str, eps: f64) -> Result<()
     let shift = get(params, norm, "bias")?
         .to_kind(double)
         .f_sub(&mean.f_mul(&factor)?)?;
-    let scaled = weight
-        .to_kind(double)
-        .f_mul(&factor.f_reshape([-1, 1, 1, 1])?)?;
+    let scaled = weight.to_kind(double).f_mul(&factor.f_reshape([-1, 1, 1, 1])?)?;
     params.insert(format!("{}.weight", conv.name), scaled.to_kind(kind));
     params.insert(format!("{}.bias", conv.name), shift.to_kind(kind));
-    for key in [
-        "weight",
-        "bias",
-        "running_mean",
-        "running_var",
-        "num_batches_tracked",
-    ] {
+    for key in ["weight", "bias", "running_mean", "running_var", "num_batches_tracked"] {
         params.remove(&format!("{norm}.{key}"));
     }
     *bias = true;

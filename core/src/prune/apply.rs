@@ -13,9 +13,18 @@ pub fn apply(graph: &Graph, params: &Params, groups: &ChannelGroups, plan: &Prun
     plan.check(groups)?;
     let mut gone = HashSet::new();
     for group in &groups.groups {
-        let Some(keep) = plan.keep.get(&group.name) else { continue };
+        let Some(keep) = plan.keep.get(&group.name) else {
+            continue;
+        };
         let keep: HashSet<usize> = keep.iter().copied().collect();
-        gone.extend(group.atoms.iter().enumerate().filter(|(i, _)| !keep.contains(i)).map(|(_, atom)| *atom));
+        gone.extend(
+            group
+                .atoms
+                .iter()
+                .enumerate()
+                .filter(|(i, _)| !keep.contains(i))
+                .map(|(_, atom)| *atom),
+        );
     }
     let atoms = &groups.atoms;
     // Positions that stay along the channel axis of a value; None where nothing is cut.
@@ -24,13 +33,19 @@ pub fn apply(graph: &Graph, params: &Params, groups: &ChannelGroups, plan: &Prun
         if own.iter().all(|atom| !gone.contains(atom)) {
             return None;
         }
-        Some((0..own.len() as i64).filter(|i| !gone.contains(&own[*i as usize])).collect())
+        Some(
+            (0..own.len() as i64)
+                .filter(|i| !gone.contains(&own[*i as usize]))
+                .collect(),
+        )
     };
     let count = |value: ValueId| kept(value).map_or(atoms.of(value).len(), |k| k.len()) as i64;
 
     let mut smaller = graph.clone();
     for (value, node) in graph.values().zip(&mut smaller.nodes) {
-        shrink(node, value, &count, &kept, &|value| atoms.values[value.index()].as_ref().map(|c| c.axis))?;
+        shrink(node, value, &count, &kept, &|value| {
+            atoms.values[value.index()].as_ref().map(|c| c.axis)
+        })?;
     }
     let mut cut = params.shallow_clone();
     let mut done = HashSet::new();

@@ -74,13 +74,20 @@ impl Atoms {
     /// Follows the channels of `graph`.
     pub fn trace(graph: &Graph) -> Result<Self> {
         let shapes = graph.shapes([1, graph.input_channels(), 128, 128])?;
-        let mut tracer = Tracer { graph, shapes: &shapes, ties: Ties::default(), values: Vec::new() };
+        let mut tracer = Tracer {
+            graph,
+            shapes: &shapes,
+            ties: Ties::default(),
+            values: Vec::new(),
+        };
         let mut first_with: HashMap<String, usize> = HashMap::new();
         for index in 0..graph.nodes.len() {
             let channels = tracer.node(index);
             tracer.values.push(channels);
             let node = &graph.nodes[index];
-            let Some(spec) = node.op.params(&node.name).into_iter().next() else { continue };
+            let Some(spec) = node.op.params(&node.name).into_iter().next() else {
+                continue;
+            };
             match first_with.entry(spec.key) {
                 Entry::Vacant(slot) => {
                     slot.insert(index);
@@ -92,13 +99,18 @@ impl Atoms {
             let channels = tracer.values[output.index()].clone();
             tracer.ties.freeze(channels.as_ref());
         }
-        let Tracer { mut ties, mut values, .. } = tracer;
+        let Tracer {
+            mut ties, mut values, ..
+        } = tracer;
         for channels in values.iter_mut().flatten() {
             for atom in &mut channels.atoms {
                 *atom = ties.find(*atom);
             }
         }
-        Ok(Self { values, frozen: ties.frozen })
+        Ok(Self {
+            values,
+            frozen: ties.frozen,
+        })
     }
 
     /// Atoms of a value.
@@ -149,23 +161,40 @@ impl Tracer<'_> {
     fn frozen_result(&mut self, index: usize) -> Option<Channels> {
         self.freeze_inputs(index);
         let shape = &self.shapes[index];
-        let axis = if shape.len() == 4 { 1 } else { shape.len().checked_sub(1)? };
-        Some(Channels { axis, atoms: self.ties.fresh(shape[axis], true) })
+        let axis = if shape.len() == 4 {
+            1
+        } else {
+            shape.len().checked_sub(1)?
+        };
+        Some(Channels {
+            axis,
+            atoms: self.ties.fresh(shape[axis], true),
+        })
     }
 
     fn fresh(&mut self, axis: usize, count: i64) -> Option<Channels> {
-        Some(Channels { axis, atoms: self.ties.fresh(count, false) })
+        Some(Channels {
+            axis,
+            atoms: self.ties.fresh(count, false),
+        })
     }
 
     fn node(&mut self, index: usize) -> Option<Channels> {
         let x = self.input(index, 0);
         match &self.graph.nodes[index].op {
-            Op::Input { channels } => Some(Channels { axis: 1, atoms: self.ties.fresh(*channels, true) }),
+            Op::Input { channels } => Some(Channels {
+                axis: 1,
+                atoms: self.ties.fresh(*channels, true),
+            }),
             Op::Conv2d { cout, groups: 1, .. } => self.fresh(1, *cout),
             Op::Conv2d { cin, cout, groups, .. } if groups == cin => {
                 // Depthwise: every output channel belongs to one input channel.
                 let per_input = (cout / cin) as usize;
-                let atoms = x?.atoms.iter().flat_map(|atom| std::iter::repeat_n(*atom, per_input)).collect();
+                let atoms = x?
+                    .atoms
+                    .iter()
+                    .flat_map(|atom| std::iter::repeat_n(*atom, per_input))
+                    .collect();
                 Some(Channels { axis: 1, atoms })
             }
             Op::Conv2d { .. } => self.frozen_result(index),
@@ -218,10 +247,17 @@ impl Tracer<'_> {
             }
             Op::SpaceToDepth => {
                 let x = x?;
-                Some(Channels { axis: 1, atoms: x.atoms.repeat(4) })
+                Some(Channels {
+                    axis: 1,
+                    atoms: x.atoms.repeat(4),
+                })
             }
             Op::Reduce { dims, .. } => {
-                if x.as_ref().is_some_and(|c| !dims.contains(&c.axis)) { x } else { self.frozen_result(index) }
+                if x.as_ref().is_some_and(|c| !dims.contains(&c.axis)) {
+                    x
+                } else {
+                    self.frozen_result(index)
+                }
             }
             Op::Permute { dims } => {
                 let x = x?;
@@ -289,13 +325,18 @@ impl Tracer<'_> {
     fn concat(&mut self, index: usize, dim: usize) -> Option<Channels> {
         let count = self.graph.nodes[index].inputs.len();
         let inputs: Option<Vec<Channels>> = (0..count).map(|which| self.input(index, which)).collect();
-        let Some(inputs) = inputs else { return self.frozen_result(index) };
+        let Some(inputs) = inputs else {
+            return self.frozen_result(index);
+        };
         let axis = inputs.first()?.axis;
         if inputs.iter().any(|c| c.axis != axis) {
             return self.frozen_result(index);
         }
         if dim == axis {
-            return Some(Channels { axis, atoms: inputs.into_iter().flat_map(|c| c.atoms).collect() });
+            return Some(Channels {
+                axis,
+                atoms: inputs.into_iter().flat_map(|c| c.atoms).collect(),
+            });
         }
         for other in &inputs[1..] {
             for (a, b) in inputs[0].atoms.iter().zip(&other.atoms) {

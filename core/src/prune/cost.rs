@@ -16,7 +16,12 @@ struct Width {
 
 impl Width {
     fn at(&self, kept: &[usize]) -> i64 {
-        self.fixed + self.terms.iter().map(|(group, count)| count * kept[*group as usize] as i64).sum::<i64>()
+        self.fixed
+            + self
+                .terms
+                .iter()
+                .map(|(group, count)| count * kept[*group as usize] as i64)
+                .sum::<i64>()
     }
 }
 
@@ -67,11 +72,16 @@ impl CostModel {
                     },
                 }
             }
-            width.terms =
-                counts.into_iter().map(|(g, count)| (g, count / groups.groups[g as usize].len() as i64)).collect();
+            width.terms = counts
+                .into_iter()
+                .map(|(g, count)| (g, count / groups.groups[g as usize].len() as i64))
+                .collect();
             width
         };
-        let constant = |n: i64| Width { fixed: n, terms: Vec::new() };
+        let constant = |n: i64| Width {
+            fixed: n,
+            terms: Vec::new(),
+        };
         let (mut macs, mut params, mut fixed_macs) = (Vec::new(), Vec::new(), 0);
         let mut seen = std::collections::HashSet::new();
         for (value, node) in graph.values().zip(&graph.nodes) {
@@ -79,17 +89,33 @@ impl CostModel {
             match &node.op {
                 Op::Conv2d { kernel, groups: 1, .. } | Op::DeformConv2d { kernel, .. } => {
                     let factor = shape[0] * shape[2] * shape[3] * kernel[0] * kernel[1];
-                    macs.push(Term { factor, a: width(value), b: Some(width(node.inputs[0])) });
+                    macs.push(Term {
+                        factor,
+                        a: width(value),
+                        b: Some(width(node.inputs[0])),
+                    });
                 }
-                Op::Conv2d { cin, kernel, groups, .. } if groups == cin => {
+                Op::Conv2d {
+                    cin, kernel, groups, ..
+                } if groups == cin => {
                     let factor = shape[0] * shape[2] * shape[3] * kernel[0] * kernel[1];
-                    macs.push(Term { factor, a: width(value), b: None });
+                    macs.push(Term {
+                        factor,
+                        a: width(value),
+                        b: None,
+                    });
                 }
                 Op::Linear { .. } => {
                     let factor: i64 = shape[..shape.len() - 1].iter().product();
-                    macs.push(Term { factor, a: width(value), b: Some(width(node.inputs[0])) });
+                    macs.push(Term {
+                        factor,
+                        a: width(value),
+                        b: Some(width(node.inputs[0])),
+                    });
                 }
-                Op::Conv2d { cin, kernel, groups, .. } => {
+                Op::Conv2d {
+                    cin, kernel, groups, ..
+                } => {
                     fixed_macs += shape.iter().product::<i64>() * (cin / groups) * kernel[0] * kernel[1];
                 }
                 Op::MatMul { .. } => {
@@ -108,19 +134,30 @@ impl CostModel {
                 }
                 let axes = super::groups::cut_axes(&node.op, &spec.key, spec.shape.len());
                 let side = |axis: usize| {
-                    axes.iter().find(|(a, _)| *a == axis).map(|(_, of_input)| {
-                        width(if *of_input { node.inputs[0] } else { value })
-                    })
+                    axes.iter()
+                        .find(|(a, _)| *a == axis)
+                        .map(|(_, of_input)| width(if *of_input { node.inputs[0] } else { value }))
                 };
-                let factor: i64 =
-                    (0..spec.shape.len()).filter(|axis| side(*axis).is_none()).map(|axis| spec.shape[axis]).product();
+                let factor: i64 = (0..spec.shape.len())
+                    .filter(|axis| side(*axis).is_none())
+                    .map(|axis| spec.shape[axis])
+                    .product();
                 let mut sides = (0..spec.shape.len()).filter_map(side);
                 let a = sides.next().unwrap_or_else(|| constant(1));
-                params.push(Term { factor, a, b: sides.next() });
+                params.push(Term {
+                    factor,
+                    a,
+                    b: sides.next(),
+                });
             }
         }
         let widths = groups.groups.iter().map(super::ChannelGroup::len).collect();
-        Ok(Self { macs, params, fixed_macs, widths })
+        Ok(Self {
+            macs,
+            params,
+            fixed_macs,
+            widths,
+        })
     }
 
     /// Multiply-adds with these widths (by group).

@@ -73,7 +73,11 @@ impl ChannelGroup {
 
     /// Positions along the axis of a cut, one per channel (the first one where a map is repeated).
     pub fn positions(&self, cut: usize) -> Vec<i64> {
-        self.channels.iter().filter_map(|channel| channel[cut].first()).map(|at| i64::from(*at)).collect()
+        self.channels
+            .iter()
+            .filter_map(|channel| channel[cut].first())
+            .map(|at| i64::from(*at))
+            .collect()
     }
 }
 
@@ -97,7 +101,12 @@ impl ChannelGroups {
             for spec in node.op.params(&node.name) {
                 for (axis, of_input) in cut_axes(&node.op, &spec.key, spec.shape.len()) {
                     let side = if of_input { Side::Consumer } else { Side::Producer };
-                    let cut = Cut { key: spec.key.clone(), axis, side, role: role(spec.role) };
+                    let cut = Cut {
+                        key: spec.key.clone(),
+                        axis,
+                        side,
+                        role: role(spec.role),
+                    };
                     let id = *cut_ids.entry(cut.clone()).or_insert_with(|| {
                         cuts.push(cut);
                         cuts.len() as u32 - 1
@@ -141,14 +150,24 @@ impl ChannelGroups {
                     .or(own.first())
                     .map(|cut| scope_of(&cut.key).to_owned())
                     .unwrap_or_default();
-                groups.push(ChannelGroup { name, cuts: own, channels: Vec::new(), atoms: Vec::new() });
+                groups.push(ChannelGroup {
+                    name,
+                    cuts: own,
+                    channels: Vec::new(),
+                    atoms: Vec::new(),
+                });
                 groups.len() - 1
             });
             groups[index].channels.push(positions);
             groups[index].atoms.push(atom);
         }
         // A group without a producer would be a channel that nobody makes.
-        groups.retain(|group| group.cuts.iter().any(|cut| cut.side == Side::Producer && cut.role == CutRole::Weight));
+        groups.retain(|group| {
+            group
+                .cuts
+                .iter()
+                .any(|cut| cut.side == Side::Producer && cut.role == CutRole::Weight)
+        });
         name_apart(&mut groups);
         Ok(Self { groups, atoms })
     }
@@ -156,7 +175,10 @@ impl ChannelGroups {
     /// The groups of a model that lives elsewhere, as a pruner in a shared library gets them: enough to score, select and plan,
     /// not to apply or to cost.
     pub fn from_parts(groups: Vec<ChannelGroup>) -> Self {
-        Self { groups, atoms: Atoms::default() }
+        Self {
+            groups,
+            atoms: Atoms::default(),
+        }
     }
 
     /// The group of this name.
@@ -213,10 +235,22 @@ pub(crate) fn cut_axes(op: &Op, key: &str, rank: usize) -> Vec<(usize, bool)> {
     }
     let is_weight = key.ends_with(".weight");
     match op {
-        Op::Conv2d { groups: 1, weight_quant, .. } | Op::Linear { weight_quant, .. } if true_plain(op) => {
+        Op::Conv2d {
+            groups: 1,
+            weight_quant,
+            ..
+        }
+        | Op::Linear { weight_quant, .. }
+            if true_plain(op) =>
+        {
             quantized_axes(key, is_weight, weight_quant.as_ref().is_some_and(|q| q.per_channel))
         }
-        Op::Conv2d { cin, groups, weight_quant, .. } if groups == cin => {
+        Op::Conv2d {
+            cin,
+            groups,
+            weight_quant,
+            ..
+        } if groups == cin => {
             if key.contains(".weight_quant.") && !weight_quant.as_ref().is_some_and(|q| q.per_channel) {
                 Vec::new()
             } else {
@@ -237,5 +271,9 @@ fn quantized_axes(key: &str, is_weight: bool, per_channel: bool) -> Vec<(usize, 
     if key.contains(".weight_quant.") {
         return if per_channel { vec![(0, false)] } else { Vec::new() };
     }
-    if is_weight { vec![(0, false), (1, true)] } else { vec![(0, false)] }
+    if is_weight {
+        vec![(0, false), (1, true)]
+    } else {
+        vec![(0, false)]
+    }
 }

@@ -49,15 +49,23 @@ impl GroupTensors {
         grads: Option<&Params>,
         wanted: MetricInputs,
     ) -> Result<Self> {
-        let mut found =
-            Self { name: group.name.clone(), index, channels: group.len(), ..Self::default() };
+        let mut found = Self {
+            name: group.name.clone(),
+            index,
+            channels: group.len(),
+            ..Self::default()
+        };
         for (at, cut) in group.cuts.iter().enumerate() {
             if cut.side != Side::Producer {
                 continue;
             }
             let rows = |source: &Params| -> Result<Tensor> {
                 let positions = Tensor::f_from_slice(&group.positions(at))?;
-                let tensor = source.require(&cut.key)?.detach().to_device(tch::Device::Cpu).to_kind(Kind::Float);
+                let tensor = source
+                    .require(&cut.key)?
+                    .detach()
+                    .to_device(tch::Device::Cpu)
+                    .to_kind(Kind::Float);
                 Ok(tensor.f_index_select(cut.axis as i64, &positions)?)
             };
             let flat = |t: Tensor| -> Result<Tensor> { Ok(t.f_reshape([group.len() as i64, -1])?) };
@@ -87,7 +95,10 @@ impl GroupTensors {
 pub trait PruneMetric: Debug + Send + Sync {
     /// What [`PruneMetric::score`] looks at.
     fn needs(&self) -> MetricInputs {
-        MetricInputs { weight: true, ..MetricInputs::default() }
+        MetricInputs {
+            weight: true,
+            ..MetricInputs::default()
+        }
     }
     /// One finite score per channel.
     fn score(&self, group: &GroupTensors) -> Result<Vec<f32>>;
@@ -95,7 +106,12 @@ pub trait PruneMetric: Debug + Send + Sync {
 
 /// Runs a metric and checks what it returns: the length, and that every score is finite.
 pub fn checked_score(name: &str, metric: &dyn PruneMetric, group: &GroupTensors) -> Result<Vec<f32>> {
-    let fail = |reason: String| Err(Error::Plugin { plugin: name.to_owned(), reason });
+    let fail = |reason: String| {
+        Err(Error::Plugin {
+            plugin: name.to_owned(),
+            reason,
+        })
+    };
     let scores = metric.score(group)?;
     if scores.len() != group.channels {
         return fail(format!(
@@ -106,7 +122,10 @@ pub fn checked_score(name: &str, metric: &dyn PruneMetric, group: &GroupTensors)
         ));
     }
     if let Some(channel) = scores.iter().position(|score| !score.is_finite()) {
-        return fail(format!("it gave {} for channel {channel} of `{}`", scores[channel], group.name));
+        return fail(format!(
+            "it gave {} for channel {channel} of `{}`",
+            scores[channel], group.name
+        ));
     }
     Ok(scores)
 }

@@ -25,7 +25,9 @@ impl Budget {
     pub fn check(&self) -> Result<()> {
         for (name, share) in [("flops", self.flops), ("params", self.params)] {
             if let Some(share) = share.filter(|share| !(*share > 0.0 && *share <= 1.0)) {
-                return Err(Error::Impossible(format!("the budget `{name}: {share}` must be above 0 and at most 1")));
+                return Err(Error::Impossible(format!(
+                    "the budget `{name}: {share}` must be above 0 and at most 1"
+                )));
             }
         }
         Ok(())
@@ -34,10 +36,10 @@ impl Budget {
     /// Whether widths fit.
     pub fn allows(&self, cost: &CostModel, kept: &[usize]) -> bool {
         let full = cost.full();
-        let within = |share: Option<f64>, now: i64, before: i64| {
-            share.is_none_or(|share| now as f64 <= share * before as f64)
-        };
-        within(self.flops, cost.macs(kept), cost.macs(full)) && within(self.params, cost.params(kept), cost.params(full))
+        let within =
+            |share: Option<f64>, now: i64, before: i64| share.is_none_or(|share| now as f64 <= share * before as f64);
+        within(self.flops, cost.macs(kept), cost.macs(full))
+            && within(self.params, cost.params(kept), cost.params(full))
     }
 
     /// Whether anything is asked for.
@@ -57,7 +59,10 @@ pub struct Rounding {
 
 impl Default for Rounding {
     fn default() -> Self {
-        Self { multiple: 8, max_ratio: 0.9 }
+        Self {
+            multiple: 8,
+            max_ratio: 0.9,
+        }
     }
 }
 
@@ -66,9 +71,16 @@ impl Rounding {
     /// maximal loss. A group narrower than one multiple, or that asks for all, stays whole.
     pub fn width(&self, wanted: usize, full: usize) -> usize {
         let multiple = self.multiple.max(1);
-        let least = ((full as f64 * (1.0 - self.max_ratio)).ceil() as usize).max(1).div_ceil(multiple) * multiple;
+        let least = ((full as f64 * (1.0 - self.max_ratio)).ceil() as usize)
+            .max(1)
+            .div_ceil(multiple)
+            * multiple;
         let rounded = (wanted + multiple / 2) / multiple * multiple;
-        if wanted >= full { full } else { rounded.max(least).min(full) }
+        if wanted >= full {
+            full
+        } else {
+            rounded.max(least).min(full)
+        }
     }
 }
 
@@ -106,7 +118,11 @@ pub fn global_widths(groups: &ChannelGroups, scores: &Scores, ratio: f64, roundi
     let mut all: Vec<(f32, usize, usize)> = scores
         .iter()
         .enumerate()
-        .flat_map(|(group, own)| own.iter().enumerate().map(move |(channel, score)| (*score, channel, group)))
+        .flat_map(|(group, own)| {
+            own.iter()
+                .enumerate()
+                .map(move |(channel, score)| (*score, channel, group))
+        })
         .collect();
     all.sort_by(|a, b| a.0.total_cmp(&b.0).then(b.1.cmp(&a.1)).then(b.2.cmp(&a.2)));
     let cut = ((all.len() as f64 * ratio) as usize).min(all.len().saturating_sub(1));
@@ -114,15 +130,16 @@ pub fn global_widths(groups: &ChannelGroups, scores: &Scores, ratio: f64, roundi
     for (_, _, group) in &all[..cut] {
         wanted[*group] -= 1;
     }
-    groups.groups.iter().zip(wanted).map(|(group, wanted)| rounding.width(wanted, group.len())).collect()
+    groups
+        .groups
+        .iter()
+        .zip(wanted)
+        .map(|(group, wanted)| rounding.width(wanted, group.len()))
+        .collect()
 }
 
 /// The weakest pruning of a family of widths, ordered by ratio, that fits the budget: bisection over the ratio.
-pub fn fit(
-    budget: Budget,
-    cost: &CostModel,
-    widths_at: impl Fn(f64) -> Vec<usize>,
-) -> Result<Vec<usize>> {
+pub fn fit(budget: Budget, cost: &CostModel, widths_at: impl Fn(f64) -> Vec<usize>) -> Result<Vec<usize>> {
     budget.check()?;
     if budget.allows(cost, &widths_at(0.0)) {
         return Ok(widths_at(0.0));

@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use tch::{Kind, Tensor};
 
-use super::spec::FakeQuantSpec;
 use super::Artifact;
+use super::spec::FakeQuantSpec;
 use crate::graph::{Graph, Op};
 use crate::{Params, Result};
 
@@ -73,7 +73,10 @@ impl Ranges {
             Ok(TensorRange {
                 tensor: tensor.to_owned(),
                 spec: spec.clone(),
-                scales: floats(&format!("{quantizer}.scale"))?.into_iter().map(f64::abs).collect(),
+                scales: floats(&format!("{quantizer}.scale"))?
+                    .into_iter()
+                    .map(f64::abs)
+                    .collect(),
                 zero_points: floats(&format!("{quantizer}.zero_point"))?,
                 extremes: None,
             })
@@ -89,7 +92,15 @@ impl Ranges {
                 continue;
             }
             let mut weight = None;
-            if let Op::Conv2d { weight_quant: Some(spec), .. } | Op::Linear { weight_quant: Some(spec), .. } = &node.op {
+            if let Op::Conv2d {
+                weight_quant: Some(spec),
+                ..
+            }
+            | Op::Linear {
+                weight_quant: Some(spec),
+                ..
+            } = &node.op
+            {
                 let key = format!("{}.weight", node.name);
                 let mut own = range(&key, &format!("{}.weight_quant", node.name), spec)?;
                 let tensor: Tensor = params.require(&key)?.detach().to_kind(Kind::Double);
@@ -97,12 +108,20 @@ impl Ranges {
                 all.weights.push(own.clone());
                 weight = Some(own);
             }
-            let groups = if let Op::Conv2d { groups, .. } = node.op { groups } else { 1 };
+            let groups = if let Op::Conv2d { groups, .. } = node.op {
+                groups
+            } else {
+                1
+            };
             all.layers.push(LayerRange {
                 name: node.name.clone(),
                 op: node.op.name().into(),
                 groups,
-                inputs: node.inputs.iter().map(|input| by_value[input.index()].clone()).collect(),
+                inputs: node
+                    .inputs
+                    .iter()
+                    .map(|input| by_value[input.index()].clone())
+                    .collect(),
                 weight,
             });
         }
@@ -114,7 +133,10 @@ fn json_file(name: String, value: &Value) -> Result<Artifact> {
     let mut text = Vec::new();
     let formatter = serde_json::ser::PrettyFormatter::with_indent(b"    ");
     serde::Serialize::serialize(value, &mut serde_json::Serializer::with_formatter(&mut text, formatter))?;
-    Ok(Artifact { name, text: String::from_utf8_lossy(&text).into_owned() })
+    Ok(Artifact {
+        name,
+        text: String::from_utf8_lossy(&text).into_owned(),
+    })
 }
 
 fn map(entries: impl Iterator<Item = (String, Value)>) -> Value {
@@ -124,9 +146,15 @@ fn map(entries: impl Iterator<Item = (String, Value)>) -> Value {
 /// TensorRT's dynamic ranges: `{"tensorrt": {"blob_range": {tensor: amax}}}`, `amax = s * max(-qmin, qmax)`.
 pub fn tensorrt(model: &str, ranges: &Ranges) -> Result<Artifact> {
     let blob = map(ranges.activations.iter().map(|r| {
-        (r.tensor.clone(), json!(r.scales[0] * r.spec.qmax.max(-r.spec.qmin) as f64))
+        (
+            r.tensor.clone(),
+            json!(r.scales[0] * r.spec.qmax.max(-r.spec.qmin) as f64),
+        )
     }));
-    json_file(format!("{model}_clip_ranges.json"), &json!({"tensorrt": {"blob_range": blob}}))
+    json_file(
+        format!("{model}_clip_ranges.json"),
+        &json!({"tensorrt": {"blob_range": blob}}),
+    )
 }
 
 /// SNPE's overrides: activation encodings with bit width, min and max.
@@ -146,7 +174,13 @@ fn bits(range: &TensorRange) -> u32 {
 /// PPL W8A16: step, zero point, limits and bits of activations and weights.
 pub fn ppl(model: &str, ranges: &Ranges) -> Result<Artifact> {
     let entries = map(ranges.activations.iter().chain(&ranges.weights).map(|r| {
-        let one_or_all = |values: &[f64]| if values.len() == 1 { json!(values[0]) } else { json!(values) };
+        let one_or_all = |values: &[f64]| {
+            if values.len() == 1 {
+                json!(values[0])
+            } else {
+                json!(values)
+            }
+        };
         let (min, max) = r.limits();
         let value = json!({
             "step": one_or_all(&r.scales), "zero_point": one_or_all(&r.zero_points), "min": min, "max": max,
@@ -164,7 +198,10 @@ pub fn ppl_cuda(model: &str, ranges: &Ranges) -> Artifact {
         let (min, max) = range.limits();
         let _ = writeln!(text, "{}: {}", range.tensor, max.max(-min));
     }
-    Artifact { name: format!("{model}_clip_ranges.json"), text }
+    Artifact {
+        name: format!("{model}_clip_ranges.json"),
+        text,
+    }
 }
 
 /// NNIE: the clip values of the inputs of each layer that the chip quantizes.
@@ -173,11 +210,16 @@ pub fn nnie(model: &str, ranges: &Ranges) -> Result<Artifact> {
     let mut upsamples = 0;
     for layer in &ranges.layers {
         // Skipped by the toolchain: element-wise and shape layers, grouped convolutions.
-        let skipped = matches!(&*layer.op, "act" | "reshape" | "softmax" | "mul" | "reduce" | "permute") || layer.groups != 1;
+        let skipped =
+            matches!(&*layer.op, "act" | "reshape" | "softmax" | "mul" | "reduce" | "permute") || layer.groups != 1;
         if skipped {
             continue;
         }
-        let inputs = if layer.op == "upsample" { &layer.inputs[..1.min(layer.inputs.len())] } else { &layer.inputs[..] };
+        let inputs = if layer.op == "upsample" {
+            &layer.inputs[..1.min(layer.inputs.len())]
+        } else {
+            &layer.inputs[..]
+        };
         let clips: Vec<f64> = inputs.iter().flatten().map(|range| range.scales[0]).collect();
         if clips.is_empty() {
             continue;
@@ -188,7 +230,10 @@ pub fn nnie(model: &str, ranges: &Ranges) -> Result<Artifact> {
         }
         dict.insert(layer.name.clone(), json!(clips));
     }
-    json_file(format!("{model}_gfpq_param_dict.json"), &json!({"nnie": {"gfpq_param_dict": dict}}))
+    json_file(
+        format!("{model}_gfpq_param_dict.json"),
+        &json!({"nnie": {"gfpq_param_dict": dict}}),
+    )
 }
 
 /// Vitis: `{"vitis": {tensor: {"scale": s}}}` for activations and weights; scales are powers of two.
@@ -215,18 +260,32 @@ impl AddTiny for f64 {
 pub fn tengine(model: &str, ranges: &Ranges) -> Artifact {
     let mut text = String::new();
     for range in &ranges.activations {
-        let _ = writeln!(text, "{} {} {}", range.tensor, range.scales[0], range.zero_points[0].round() as i64);
+        let _ = writeln!(
+            text,
+            "{} {} {}",
+            range.tensor,
+            range.scales[0],
+            range.zero_points[0].round() as i64
+        );
     }
-    Artifact { name: format!("{model}_for_tengine.scale"), text }
+    Artifact {
+        name: format!("{model}_for_tengine.scale"),
+        text,
+    }
 }
 
 /// STPU: smallest and largest value of activations and weights, bias scale from weight and input ranges.
 pub fn stpu(model: &str, ranges: &Ranges) -> Result<Artifact> {
     let symmetric = |r: &TensorRange| json!({"min": -127.0 * r.scales[0], "max": 127.0 * r.scales[0]});
-    let mut entries: Map<String, Value> =
-        ranges.activations.iter().map(|r| (r.tensor.clone(), symmetric(r))).collect();
+    let mut entries: Map<String, Value> = ranges
+        .activations
+        .iter()
+        .map(|r| (r.tensor.clone(), symmetric(r)))
+        .collect();
     for layer in &ranges.layers {
-        let (Some(weight), Some(Some(input))) = (&layer.weight, layer.inputs.first()) else { continue };
+        let (Some(weight), Some(Some(input))) = (&layer.weight, layer.inputs.first()) else {
+            continue;
+        };
         entries.insert(format!("{}_weights", layer.name), symmetric(weight));
         let span = |r: &TensorRange| 2.0 * 127.0 * r.scales[0] / 254.0;
         entries.insert(

@@ -2,8 +2,8 @@
 
 use tch::{Kind, Tensor};
 
-use super::spec::Method;
 use super::FakeQuantSpec;
+use super::spec::Method;
 use crate::Result;
 
 type Torch<T> = Result<T, tch::TchError>;
@@ -12,7 +12,13 @@ type Torch<T> = Result<T, tch::TchError>;
 ///
 /// # Shapes
 /// `x` of any shape (weights: channels first); `scale` and `zero_point` `[1]` or `[channels]`.
-pub fn fake_quant(x: &Tensor, spec: &FakeQuantSpec, scale: &Tensor, zero_point: &Tensor, train: bool) -> Result<Tensor> {
+pub fn fake_quant(
+    x: &Tensor,
+    spec: &FakeQuantSpec,
+    scale: &Tensor,
+    zero_point: &Tensor,
+    train: bool,
+) -> Result<Tensor> {
     Ok(match spec.method {
         Method::Learnable if train => learnable(x, spec, scale, zero_point)?,
         Method::Learnable | Method::Fixed => fixed(x, spec, scale, zero_point)?,
@@ -37,7 +43,11 @@ fn learnable(x: &Tensor, spec: &FakeQuantSpec, scale: &Tensor, zero_point: &Tens
 /// `(clamp(round(x / s) + z, qmin, qmax) - z) * s`; the gradient passes inside of the range.
 fn fixed(x: &Tensor, spec: &FakeQuantSpec, scale: &Tensor, zero_point: &Tensor) -> Torch<Tensor> {
     let scale = scale.detach().f_abs()?.f_clamp_min(f64::from(f32::EPSILON))?;
-    let zero_point = zero_point.detach().f_round()?.f_clamp(spec.qmin, spec.qmax)?.f_to_kind(Kind::Int)?;
+    let zero_point = zero_point
+        .detach()
+        .f_round()?
+        .f_clamp(spec.qmin, spec.qmax)?
+        .f_to_kind(Kind::Int)?;
     if spec.per_channel {
         x.f_fake_quantize_per_channel_affine(&scale, &zero_point, 0, spec.qmin, spec.qmax)
     } else {
@@ -58,14 +68,21 @@ fn gfpq(x: &Tensor, largest: &Tensor) -> Torch<Tensor> {
         let c = f64::try_from(largest.f_to_kind(Kind::Double)?.f_max()?)?.max(1e-30);
         let z = (16.0 * c.log2()).round_ties_even() - 127.0;
         let code = |magnitude: &Tensor, least: i64| -> Torch<Tensor> {
-            let steps = magnitude.f_log2()?.f_mul_scalar(16.0)?.f_sub_scalar(z)?.f_round()?.f_clamp(least, 127)?;
+            let steps = magnitude
+                .f_log2()?
+                .f_mul_scalar(16.0)?
+                .f_sub_scalar(z)?
+                .f_round()?
+                .f_clamp(least, 127)?;
             steps.f_add_scalar(z)?.f_div_scalar(16.0)?.f_exp2()
         };
         let above = x64.f_ge(((z - 16.0) / 16.0).exp2())?;
         let below = x64.f_lt(-((z + 1.0 - 16.0) / 16.0).exp2())?;
         let zero = x64.f_zeros_like()?;
         let positive = code(&x64.f_clamp_min(1e-300)?, 0)?.f_where_self(&above, &zero)?;
-        let negative = code(&x64.f_neg()?.f_clamp_min(1e-300)?, 1)?.f_neg()?.f_where_self(&below, &zero)?;
+        let negative = code(&x64.f_neg()?.f_clamp_min(1e-300)?, 1)?
+            .f_neg()?
+            .f_where_self(&below, &zero)?;
         positive.f_add(&negative)?.f_to_kind(x.kind())
     })
 }
@@ -73,12 +90,21 @@ fn gfpq(x: &Tensor, largest: &Tensor) -> Torch<Tensor> {
 /// Scale `2^-floor(log2(1 / s))`; weights round half to even and clamp, activations clamp and round half up for negatives.
 fn power_of_two(x: &Tensor, spec: &FakeQuantSpec, scale: &Tensor, up: bool) -> Torch<Tensor> {
     let scale = scale.detach().f_abs()?.f_clamp_min(2f64.powi(-15))?;
-    let scale = scale.f_reciprocal()?.f_log2()?.f_add_scalar(1e-6)?.f_floor()?.f_neg()?.f_exp2()?;
+    let scale = scale
+        .f_reciprocal()?
+        .f_log2()?
+        .f_add_scalar(1e-6)?
+        .f_floor()?
+        .f_neg()?
+        .f_exp2()?;
     let steps = x.f_div(&scale)?;
     let clamped = steps.f_clamp(spec.qmin, spec.qmax)?;
     let rounded = if up {
         // ceil(v) where v is negative and half way, else half to even.
-        let half = clamped.f_sub(&clamped.f_floor()?)?.f_eq(0.5)?.f_logical_and(&clamped.f_lt(0)?)?;
+        let half = clamped
+            .f_sub(&clamped.f_floor()?)?
+            .f_eq(0.5)?
+            .f_logical_and(&clamped.f_lt(0)?)?;
         clamped.f_ceil()?.f_where_self(&half, &clamped.f_round()?)?
     } else {
         steps.f_round()?.f_clamp(spec.qmin, spec.qmax)?
@@ -92,12 +118,24 @@ mod tests {
 
     fn run(values: &[f64], spec: &FakeQuantSpec, scale: f64) -> Vec<f64> {
         let x = Tensor::from_slice(values).to_kind(Kind::Float);
-        let y = fake_quant(&x, spec, &Tensor::from_slice(&[scale as f32]), &Tensor::from_slice(&[0f32]), false);
+        let y = fake_quant(
+            &x,
+            spec,
+            &Tensor::from_slice(&[scale as f32]),
+            &Tensor::from_slice(&[0f32]),
+            false,
+        );
         Vec::<f64>::try_from(y.expect("plain tensors").to_kind(Kind::Double)).expect("a vector")
     }
 
     fn spec(method: Method) -> FakeQuantSpec {
-        FakeQuantSpec { qmin: -127, qmax: 127, per_channel: false, symmetric: true, method }
+        FakeQuantSpec {
+            qmin: -127,
+            qmax: 127,
+            per_channel: false,
+            symmetric: true,
+            method,
+        }
     }
 
     #[test]
@@ -124,8 +162,18 @@ mod tests {
     fn learned_scales_get_the_lsq_gradient() {
         let x = Tensor::from_slice(&[0.3f32, 5.0, -5.0]);
         let scale = Tensor::from_slice(&[1.0f32]).set_requires_grad(true);
-        let small = FakeQuantSpec { qmin: -1, qmax: 1, ..spec(Method::Learnable) };
-        let y = fake_quant(&x, &small, &scale, &Tensor::zeros([1], (Kind::Float, tch::Device::Cpu)), true);
+        let small = FakeQuantSpec {
+            qmin: -1,
+            qmax: 1,
+            ..spec(Method::Learnable)
+        };
+        let y = fake_quant(
+            &x,
+            &small,
+            &scale,
+            &Tensor::zeros([1], (Kind::Float, tch::Device::Cpu)),
+            true,
+        );
         y.expect("plain tensors").sum(Kind::Float).backward();
         // Inside: round(x / s) - x / s = -0.3; above: +1; below: -1; times 1 / sqrt(3 * 1).
         let grad = f64::try_from(scale.grad()).expect("a number");

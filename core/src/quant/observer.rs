@@ -4,8 +4,8 @@
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
-use super::spec::Method;
 use super::FakeQuantSpec;
+use super::spec::Method;
 use crate::Result;
 
 /// How a range is found.
@@ -43,11 +43,21 @@ pub fn qparams(range: &Range, spec: &FakeQuantSpec) -> Result<(Tensor, Tensor)> 
     }
     const SMALLEST: f64 = 1.19e-7;
     if spec.symmetric {
-        let scale = magnitude.f_div_scalar((spec.qmax - spec.qmin) as f64 / 2.0)?.f_clamp_min(SMALLEST)?;
+        let scale = magnitude
+            .f_div_scalar((spec.qmax - spec.qmin) as f64 / 2.0)?
+            .f_clamp_min(SMALLEST)?;
         return Ok((scale, min.f_zeros_like()?));
     }
-    let scale = max.f_sub(&min)?.f_div_scalar((spec.qmax - spec.qmin) as f64)?.f_clamp_min(SMALLEST)?;
-    let zero = min.f_div(&scale)?.f_round()?.f_neg()?.f_add_scalar(spec.qmin as f64)?.f_clamp(spec.qmin, spec.qmax)?;
+    let scale = max
+        .f_sub(&min)?
+        .f_div_scalar((spec.qmax - spec.qmin) as f64)?
+        .f_clamp_min(SMALLEST)?;
+    let zero = min
+        .f_div(&scale)?
+        .f_round()?
+        .f_neg()?
+        .f_add_scalar(spec.qmin as f64)?
+        .f_clamp(spec.qmin, spec.qmax)?;
     Ok((scale, zero))
 }
 
@@ -63,7 +73,12 @@ pub struct Watch {
 impl Watch {
     /// Has seen nothing.
     pub fn new(observer: Observer, spec: FakeQuantSpec) -> Self {
-        Self { observer, spec, range: None, batches: 0 }
+        Self {
+            observer,
+            spec,
+            range: None,
+            batches: 0,
+        }
     }
 
     /// Looks at the values of one batch.
@@ -73,15 +88,18 @@ impl Watch {
         let weight = 1.0 / self.batches as f64;
         self.range = Some(match (self.range.take(), self.observer) {
             (None, _) => now,
-            (Some(old), Observer::MinMax) => {
-                Range { min: old.min.f_minimum(&now.min)?, max: old.max.f_maximum(&now.max)? }
-            }
-            (Some(old), Observer::EmaMinMax) => {
-                Range { min: old.min.f_lerp(&now.min, 0.1)?, max: old.max.f_lerp(&now.max, 0.1)? }
-            }
-            (Some(old), Observer::Mse | Observer::Quantile) => {
-                Range { min: old.min.f_lerp(&now.min, weight)?, max: old.max.f_lerp(&now.max, weight)? }
-            }
+            (Some(old), Observer::MinMax) => Range {
+                min: old.min.f_minimum(&now.min)?,
+                max: old.max.f_maximum(&now.max)?,
+            },
+            (Some(old), Observer::EmaMinMax) => Range {
+                min: old.min.f_lerp(&now.min, 0.1)?,
+                max: old.max.f_lerp(&now.max, 0.1)?,
+            },
+            (Some(old), Observer::Mse | Observer::Quantile) => Range {
+                min: old.min.f_lerp(&now.min, weight)?,
+                max: old.max.f_lerp(&now.max, weight)?,
+            },
         });
         Ok(())
     }
@@ -95,7 +113,11 @@ impl Watch {
 /// Range of one tensor.
 pub fn batch_range(observer: Observer, spec: &FakeQuantSpec, x: &Tensor) -> Result<Range> {
     let x = x.detach().to_kind(Kind::Float);
-    let rows = if spec.per_channel { x.f_reshape([x.size()[0], -1])? } else { x.f_reshape([1, -1])? };
+    let rows = if spec.per_channel {
+        x.f_reshape([x.size()[0], -1])?
+    } else {
+        x.f_reshape([1, -1])?
+    };
     let (min, max) = (rows.f_amin(1, false)?, rows.f_amax(1, false)?);
     match observer {
         Observer::MinMax | Observer::EmaMinMax => Ok(Range { min, max }),
@@ -106,7 +128,10 @@ pub fn batch_range(observer: Observer, spec: &FakeQuantSpec, x: &Tensor) -> Resu
             let sample = rows.f_slice(1, 0, count, step)?.f_abs()?;
             let rank = ((sample.size()[1] as f64 * 0.99999).ceil() as i64).clamp(1, sample.size()[1]);
             let (clip, _) = sample.f_kthvalue(rank, 1, false)?;
-            Ok(Range { min: min.f_maximum(&clip.f_neg()?)?, max: max.f_minimum(&clip)? })
+            Ok(Range {
+                min: min.f_maximum(&clip.f_neg()?)?,
+                max: max.f_minimum(&clip)?,
+            })
         }
         Observer::Mse => best_clip(spec, &rows, &min, &max),
     }
@@ -118,19 +143,32 @@ fn best_clip(spec: &FakeQuantSpec, rows: &Tensor, min: &Tensor, max: &Tensor) ->
     const STEPS: usize = 40;
     // A sample of large activations estimates the error well enough.
     let count = rows.size()[1];
-    let step = if rows.size()[0] == 1 { (count / 200_000).max(1) } else { 1 };
+    let step = if rows.size()[0] == 1 {
+        (count / 200_000).max(1)
+    } else {
+        1
+    };
     let sample = rows.f_slice(1, 0, count, step)?;
-    let fixed = FakeQuantSpec { method: if spec.method == Method::Learnable { Method::Fixed } else { spec.method }, ..spec.clone() };
+    let fixed = FakeQuantSpec {
+        method: if spec.method == Method::Learnable {
+            Method::Fixed
+        } else {
+            spec.method
+        },
+        ..spec.clone()
+    };
     let mut best: Option<(Tensor, Tensor, Tensor)> = None;
     for i in 0..STEPS {
         let share = 1.0 - 0.02 * i as f64;
-        let range = Range { min: min.f_mul_scalar(share)?, max: max.f_mul_scalar(share)? };
+        let range = Range {
+            min: min.f_mul_scalar(share)?,
+            max: max.f_mul_scalar(share)?,
+        };
         let (scale, zero) = qparams(&range, spec)?;
-        let error = super::fake_quant(&sample, &fixed, &scale, &zero, false)?.f_sub(&sample)?.f_square()?.f_mean_dim(
-            1,
-            false,
-            Kind::Float,
-        )?;
+        let error = super::fake_quant(&sample, &fixed, &scale, &zero, false)?
+            .f_sub(&sample)?
+            .f_square()?
+            .f_mean_dim(1, false, Kind::Float)?;
         best = Some(match best {
             None => (error, range.min, range.max),
             Some((least, best_min, best_max)) => {
@@ -143,6 +181,9 @@ fn best_clip(spec: &FakeQuantSpec, rows: &Tensor, min: &Tensor, max: &Tensor) ->
             }
         });
     }
-    let (min, max) = best.map_or_else(|| (min.shallow_clone(), max.shallow_clone()), |(_, min, max)| (min, max));
+    let (min, max) = best.map_or_else(
+        || (min.shallow_clone(), max.shallow_clone()),
+        |(_, min, max)| (min, max),
+    );
     Ok(Range { min, max })
 }

@@ -26,7 +26,11 @@ pub struct Placement {
 impl Placement {
     /// A policy from lists of op names.
     pub fn inputs_of(ops: &[&str]) -> Self {
-        Self { inputs_of: ops.iter().map(|op| (*op).to_owned()).collect(), image: true, ..Self::default() }
+        Self {
+            inputs_of: ops.iter().map(|op| (*op).to_owned()).collect(),
+            image: true,
+            ..Self::default()
+        }
     }
 
     /// Values to quantize, in graph order. Parameters and constants never are.
@@ -64,9 +68,8 @@ impl Placement {
     }
 
     fn fused(&self, graph: &Graph, consumers: &[Vec<ValueId>], value: ValueId, reader: &Node) -> bool {
-        let single_conv = |value: ValueId| {
-            matches!(graph.node(value).op, Op::Conv2d { .. }) && consumers[value.index()].len() == 1
-        };
+        let single_conv =
+            |value: ValueId| matches!(graph.node(value).op, Op::Conv2d { .. }) && consumers[value.index()].len() == 1;
         // Only one side can fuse: the last that qualifies, as the later one is computed last.
         matches!(reader.op, Op::Add)
             && single_conv(value)
@@ -105,13 +108,19 @@ pub fn insert(
         }
         let name = quantizer_name(&node.name);
         rewriter.replace(node);
-        let Some(at) = values.iter().position(|v| *v == value) else { continue };
-        let Some((scale, zero_point)) = watches[at].qparams()? else { continue };
+        let Some(at) = values.iter().position(|v| *v == value) else {
+            continue;
+        };
+        let Some((scale, zero_point)) = watches[at].qparams()? else {
+            continue;
+        };
         quantized.insert(format!("{name}.scale"), scale.reshape([1]));
         quantized.insert(format!("{name}.zero_point"), zero_point.reshape([1]));
         let new = rewriter.insert(Node {
             name,
-            op: Op::FakeQuant { quant: activation.clone() },
+            op: Op::FakeQuant {
+                quant: activation.clone(),
+            },
             inputs: vec![rewriter.value(value)],
         });
         if !graph.outputs.contains(&value) {

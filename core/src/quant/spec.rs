@@ -55,7 +55,10 @@ impl FakeQuantSpec {
             role: if learned { ParamRole::Quant } else { ParamRole::Buffer },
             init: Init::Const(value),
         };
-        vec![spec("scale", 1.0, learned), spec("zero_point", 0.0, learned && !self.symmetric)]
+        vec![
+            spec("scale", 1.0, learned),
+            spec("zero_point", 0.0, learned && !self.symmetric),
+        ]
     }
 }
 
@@ -96,6 +99,12 @@ impl Scheme {
         } else {
             (0, (1i64 << self.bits) - 1)
         };
-        FakeQuantSpec { qmin, qmax, per_channel: self.per_channel, symmetric: self.symmetric, method: self.method }
+        FakeQuantSpec {
+            qmin,
+            qmax,
+            per_channel: self.per_channel,
+            symmetric: self.symmetric,
+            method: self.method,
+        }
     }
 }

@@ -132,7 +132,11 @@ pub(super) fn schema_complaint(schema: &Value) -> Option<String> {
 pub(super) fn complete(schema: &mut Value) {
     let properties = schema.get_mut("properties").and_then(Value::as_object_mut);
     for about in properties.into_iter().flat_map(|properties| properties.values_mut()) {
-        let nothing = if about["type"] == "boolean" { Value::Bool(false) } else { Value::from(0) };
+        let nothing = if about["type"] == "boolean" {
+            Value::Bool(false)
+        } else {
+            Value::from(0)
+        };
         if let Value::Object(about) = about {
             about.entry("default").or_insert(nothing);
         }

@@ -283,8 +283,12 @@ fn real_visdrone_annotations_give_the_published_labels() {
     };
     let dir = folder();
     let made = run(&Settings::new(Format::VisDrone, &source), dir.path()).expect("a data set");
-    let files = walkdir::WalkDir::new(&source).into_iter().map(|entry| entry.expect("a folder"));
-    let images = files.filter(|entry| entry.path().parent().is_some_and(|folder| folder.ends_with("images"))).count();
+    let files = walkdir::WalkDir::new(&source)
+        .into_iter()
+        .map(|entry| entry.expect("a folder"));
+    let images = files
+        .filter(|entry| entry.path().parent().is_some_and(|folder| folder.ends_with("images")))
+        .count();
     assert!(images > 0);
     assert_eq!((made.images, made.problems.len()), (images, 0), "{:?}", made.problems);
     let mut compared = 0;
@@ -314,7 +318,10 @@ fn real_visdrone_annotations_give_the_published_labels() {
             found += own.len();
         }
     }
-    assert!(compared == images && found > images, "{found} boxes in {compared} images");
+    assert!(
+        compared == images && found > images,
+        "{found} boxes in {compared} images"
+    );
 }
 
 #[test]

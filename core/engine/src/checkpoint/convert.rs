@@ -17,15 +17,25 @@ pub fn adopt(path: &Path, source: &PtModel, mut graph: Graph, image_size: i64) -
     if let Some(head) = &mut graph.head {
         if !source.anchors.is_empty() {
             if source.anchors.len() != head.anchors.len()
-                || source.anchors.iter().zip(&head.anchors).any(|(a, b)| a.len() != b.len())
+                || source
+                    .anchors
+                    .iter()
+                    .zip(&head.anchors)
+                    .any(|(a, b)| a.len() != b.len())
             {
-                return Err(Error::file(path, "its anchors have another number of levels or anchors than the model"));
+                return Err(Error::file(
+                    path,
+                    "its anchors have another number of levels or anchors than the model",
+                ));
             }
             head.anchors.clone_from(&source.anchors);
         }
     }
-    let settings: HashMap<&str, (f64, f64)> =
-        source.norms.iter().map(|n| (n.path.as_str(), (n.eps, n.momentum))).collect();
+    let settings: HashMap<&str, (f64, f64)> = source
+        .norms
+        .iter()
+        .map(|n| (n.path.as_str(), (n.eps, n.momentum)))
+        .collect();
     for node in &mut graph.nodes {
         if let Op::BatchNorm { eps, momentum, .. } = &mut node.op {
             if let Some(known) = settings.get(node.name.as_str()) {
@@ -39,24 +49,42 @@ pub fn adopt(path: &Path, source: &PtModel, mut graph: Graph, image_size: i64) -
         .iter()
         .map(|(key, raw)| {
             let tensor = raw.to_tensor()?;
-            let tensor = if tensor.is_floating_point() { tensor.f_to_kind(Kind::Float)? } else { tensor };
+            let tensor = if tensor.is_floating_point() {
+                tensor.f_to_kind(Kind::Float)?
+            } else {
+                tensor
+            };
             Ok((key.as_str(), tensor))
         })
         .collect::<Result<_>>()?;
     let report = transfer(&params, tensors.iter().map(|(key, tensor)| (*key, tensor)), &|_| false)?;
     if let Some(first) = report.missing.first() {
-        return Err(Error::file(path, format!("its weights don't fit the model: `{first}` is missing ({})", report.summary())));
+        return Err(Error::file(
+            path,
+            format!(
+                "its weights don't fit the model: `{first}` is missing ({})",
+                report.summary()
+            ),
+        ));
     }
     let summary = format!(
         "converted from {}{}",
         path.file_name().unwrap_or_default().to_string_lossy(),
-        source.date.as_ref().map(|date| format!(" of {date}")).unwrap_or_default()
+        source
+            .date
+            .as_ref()
+            .map(|date| format!(" of {date}"))
+            .unwrap_or_default()
     );
     let meta = Meta {
         names: source.names.clone(),
         image_size,
         config: source.yaml.clone(),
-        history: vec![Stage { kind: "convert".into(), summary, settings: serde_json::Value::Null }],
+        history: vec![Stage {
+            kind: "convert".into(),
+            summary,
+            settings: serde_json::Value::Null,
+        }],
         ..Meta::default()
     };
     Ok((Checkpoint { graph, params, meta }, report))

@@ -54,7 +54,10 @@ pub fn read_tensors(path: &Path) -> Result<TensorFile> {
             .map_err(|error| Error::file(path, format!("tensor `{name}`: {error}")))?;
         tensors.insert(name.to_owned(), tensor);
     }
-    Ok(TensorFile { tensors, metadata: header.metadata().clone().unwrap_or_default() })
+    Ok(TensorFile {
+        tensors,
+        metadata: header.metadata().clone().unwrap_or_default(),
+    })
 }
 
 fn explain(bytes: &[u8], error: &safetensors::SafeTensorError) -> String {
@@ -88,7 +91,11 @@ pub fn write_tensors<'a>(
 
 /// Writes a model, atomically.
 pub fn save(path: &Path, checkpoint: &Checkpoint) -> Result<()> {
-    write_tensors(path, checkpoint.params.iter(), describe(&checkpoint.graph, &checkpoint.meta)?)
+    write_tensors(
+        path,
+        checkpoint.params.iter(),
+        describe(&checkpoint.graph, &checkpoint.meta)?,
+    )
 }
 
 /// Metadata of a model.
@@ -131,10 +138,15 @@ pub(super) fn model_from(
         )));
     }
     let field = |name: &str| {
-        metadata.get(name).map(String::as_str).ok_or_else(|| fail(format!("its metadata has no `{name}`")))
+        metadata
+            .get(name)
+            .map(String::as_str)
+            .ok_or_else(|| fail(format!("its metadata has no `{name}`")))
     };
     let graph: Graph = serde_json::from_str(field("graph")?).map_err(|error| {
-        fail(format!("its graph can't be read ({error}); a plugin that it needs may be missing (`yolo list-plugins`)"))
+        fail(format!(
+            "its graph can't be read ({error}); a plugin that it needs may be missing (`yolo list-plugins`)"
+        ))
     })?;
     graph.validate().map_err(|error| fail(error.to_string()))?;
     let meta: Meta =
@@ -145,17 +157,32 @@ pub(super) fn model_from(
     for spec in graph.param_specs() {
         match tensors.shift_remove(&spec.key) {
             Some(tensor) if tensor.size() == spec.shape => {
-                let tensor =
-                    if tensor.is_floating_point() { tensor.f_to_kind(Kind::Float)? } else { tensor };
+                let tensor = if tensor.is_floating_point() {
+                    tensor.f_to_kind(Kind::Float)?
+                } else {
+                    tensor
+                };
                 params.insert(spec.key, tensor);
             }
-            Some(tensor) => reshaped.push(format!("`{}` {:?} instead of {:?}", spec.key, tensor.size(), spec.shape)),
+            Some(tensor) => reshaped.push(format!(
+                "`{}` {:?} instead of {:?}",
+                spec.key,
+                tensor.size(),
+                spec.shape
+            )),
             None => missing.push(format!("`{}`", spec.key)),
         }
     }
-    for (list, what) in [(missing, "it lacks"), (reshaped, "these have other shapes than its model:")] {
+    for (list, what) in [
+        (missing, "it lacks"),
+        (reshaped, "these have other shapes than its model:"),
+    ] {
         if let Some(first) = list.first() {
-            let more = if list.len() > 1 { format!(" and {} more", list.len() - 1) } else { String::new() };
+            let more = if list.len() > 1 {
+                format!(" and {} more", list.len() - 1)
+            } else {
+                String::new()
+            };
             return Err(fail(format!("{what} {first}{more}: the tensors are of another model")));
         }
     }

@@ -71,11 +71,19 @@ impl Checkpoint {
 
     /// A copy that shares no tensor.
     pub fn deep_clone(&self) -> Self {
-        Self { graph: self.graph.clone(), params: self.params.deep_clone(), meta: self.meta.clone() }
+        Self {
+            graph: self.graph.clone(),
+            params: self.params.deep_clone(),
+            meta: self.meta.clone(),
+        }
     }
 
     /// The largest stride, which image sizes must be multiples of (32 where there is no head).
     pub fn max_stride(&self) -> i64 {
-        self.graph.head.as_ref().and_then(|h| h.strides.iter().copied().max()).unwrap_or(32)
+        self.graph
+            .head
+            .as_ref()
+            .and_then(|h| h.strides.iter().copied().max())
+            .unwrap_or(32)
     }
 }

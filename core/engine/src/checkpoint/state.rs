@@ -50,7 +50,10 @@ pub fn save_state(
     all.extend(ema.iter().map(|(k, t)| (keyed(EMA, k), t)));
     all.extend(optimizer.iter().map(|(k, t)| (keyed(OPTIMIZER, k), t)));
     let mut metadata = describe(&model.graph, &model.meta)?;
-    metadata.insert("train_state".into(), serde_json::to_string(state).map_err(|e| Error::Core(e.into()))?);
+    metadata.insert(
+        "train_state".into(),
+        serde_json::to_string(state).map_err(|e| Error::Core(e.into()))?,
+    );
     write_tensors(path, all.iter().map(|(k, t)| (k.as_str(), *t)), metadata)
 }
 
@@ -58,7 +61,10 @@ pub fn save_state(
 pub fn load_state(path: &Path) -> Result<(Checkpoint, Params, IndexMap<String, Tensor>, TrainState)> {
     let file = read_tensors(path)?;
     let Some(text) = file.metadata.get("train_state") else {
-        return Err(Error::file(path, "this is a model, not the state of a training; use it as `--weights`"));
+        return Err(Error::file(
+            path,
+            "this is a model, not the state of a training; use it as `--weights`",
+        ));
     };
     let state: TrainState = serde_json::from_str(text)
         .map_err(|error| Error::file(path, format!("its training state can't be read ({error})")))?;

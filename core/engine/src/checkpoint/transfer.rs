@@ -28,8 +28,15 @@ impl TransferReport {
     pub fn summary(&self) -> String {
         let mut text = format!("{} of {} tensors taken over", self.taken, self.total);
         let list = |what: &str, keys: &[String]| {
-            let more = if keys.len() > 3 { format!(" and {} more", keys.len() - 3) } else { String::new() };
-            format!("; {what}: {}{more}", keys.iter().take(3).cloned().collect::<Vec<_>>().join(", "))
+            let more = if keys.len() > 3 {
+                format!(" and {} more", keys.len() - 3)
+            } else {
+                String::new()
+            };
+            format!(
+                "; {what}: {}{more}",
+                keys.iter().take(3).cloned().collect::<Vec<_>>().join(", ")
+            )
         };
         if !self.reshaped.is_empty() {
             text += &list("other shape", &self.reshaped);
@@ -37,7 +44,12 @@ impl TransferReport {
         let unknown: Vec<String> = self
             .dropped
             .iter()
-            .filter(|key| !self.reshaped.iter().any(|r| r.strip_prefix(key.as_str()).is_some_and(|t| t.starts_with(':'))))
+            .filter(|key| {
+                !self
+                    .reshaped
+                    .iter()
+                    .any(|r| r.strip_prefix(key.as_str()).is_some_and(|t| t.starts_with(':')))
+            })
             .cloned()
             .collect();
         if !unknown.is_empty() {
@@ -57,7 +69,10 @@ pub fn transfer<'a>(
     source: impl IntoIterator<Item = (&'a str, &'a Tensor)>,
     skip: &dyn Fn(&str) -> bool,
 ) -> Result<TransferReport> {
-    let mut report = TransferReport { total: target.iter().filter(|(key, _)| !skip(key)).count(), ..Default::default() };
+    let mut report = TransferReport {
+        total: target.iter().filter(|(key, _)| !skip(key)).count(),
+        ..Default::default()
+    };
     let mut taken = HashSet::new();
     for (key, tensor) in source {
         if skip(key) {
@@ -69,14 +84,20 @@ pub fn transfer<'a>(
                 taken.insert(key);
             }
             Some(slot) => {
-                report.reshaped.push(format!("{key}: {:?} instead of {:?}", tensor.size(), slot.size()));
+                report
+                    .reshaped
+                    .push(format!("{key}: {:?} instead of {:?}", tensor.size(), slot.size()));
                 report.dropped.push(key.to_owned());
             }
             None => report.dropped.push(key.to_owned()),
         }
     }
     report.taken = taken.len();
-    report.missing =
-        target.iter().map(|(key, _)| key).filter(|key| !skip(key) && !taken.contains(key)).map(str::to_owned).collect();
+    report.missing = target
+        .iter()
+        .map(|(key, _)| key)
+        .filter(|key| !skip(key) && !taken.contains(key))
+        .map(str::to_owned)
+        .collect();
     Ok(report)
 }

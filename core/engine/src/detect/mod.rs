@@ -32,6 +32,12 @@ pub fn detect(detector: &Detector, image: &Image, size: usize, options: &NmsOpti
     Nms::default().run(&rows, detector.classes() + 5, &[], options, &mut found);
     let gain = fit.ratio[0].min(fit.ratio[1]) as f32;
     let pad = fit.pad.map(|p| p as f32);
-    eval::scale_boxes(found.iter_mut().map(|d| &mut d.xyxy), gain, pad, image.width as f32, image.height as f32);
+    eval::scale_boxes(
+        found.iter_mut().map(|d| &mut d.xyxy),
+        gain,
+        pad,
+        image.width as f32,
+        image.height as f32,
+    );
     Ok(found)
 }

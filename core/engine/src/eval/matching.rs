@@ -136,12 +136,22 @@ mod tests {
 
     #[test]
     fn an_exact_box_counts_beside_a_sloppy_one_that_is_surer() {
-        let truth = Truth { class: 0, xyxy: [0.0, 0.0, 100.0, 100.0] };
-        let found = |right: f32, conf: f32| Detection { xyxy: [0.0, 0.0, right, 100.0], conf, class: 0 };
+        let truth = Truth {
+            class: 0,
+            xyxy: [0.0, 0.0, 100.0, 100.0],
+        };
+        let found = |right: f32, conf: f32| Detection {
+            xyxy: [0.0, 0.0, right, 100.0],
+            conf,
+            class: 0,
+        };
         // IoU 0.61 with confidence 0.9, IoU 0.92 with confidence 0.5.
         let detections = [found(61.0, 0.9), found(92.0, 0.5)];
         let hits = |rule| {
-            let mut matches = Matches { rule, ..Matches::default() };
+            let mut matches = Matches {
+                rule,
+                ..Matches::default()
+            };
             matches.add(&detections, &[truth]);
             matches.hits
         };

@@ -96,7 +96,12 @@ impl Loss {
             n => [4.0, 1.0, 0.25, 0.06, 0.02].iter().copied().cycle().take(n).collect(),
         };
         let anchors = head.anchors.iter().zip(&head.strides).map(cells).collect();
-        Self { options, anchors, classes: head.classes, balance }
+        Self {
+            options,
+            anchors,
+            classes: head.classes,
+            balance,
+        }
     }
 
     /// The weights in use.
@@ -124,7 +129,9 @@ impl Loss {
                 };
             }
         }
-        let options = maps.first().map_or((Kind::Float, tch::Device::Cpu), |m| (m.kind(), m.device()));
+        let options = maps
+            .first()
+            .map_or((Kind::Float, tch::Device::Cpu), |m| (m.kind(), m.device()));
         let gains = [self.options.box_gain, self.options.obj_gain, self.options.cls_gain];
         let parts = sums
             .into_iter()
@@ -136,7 +143,10 @@ impl Loss {
             .collect::<Result<Vec<_>>>()?;
         let parts = Tensor::f_stack(&parts, 0)?;
         let total = parts.f_sum(None::<Kind>)?.f_mul_scalar(batch as f64)?;
-        Ok(LossValue { total, parts: parts.detach() })
+        Ok(LossValue {
+            total,
+            parts: parts.detach(),
+        })
     }
 
     fn check_targets(&self, targets: &[[f32; 6]], batch: i64) -> Result<()> {
@@ -179,7 +189,10 @@ impl Loss {
         if n > 0 {
             let cells = Tensor::from_slice(&found.cells).f_to_device(device)?;
             let float = |values: &[f32], columns: i64| -> Result<Tensor> {
-                Ok(Tensor::f_from_slice(values)?.f_to_device(device)?.f_to_kind(kind)?.f_view([n, columns])?)
+                Ok(Tensor::f_from_slice(values)?
+                    .f_to_device(device)?
+                    .f_to_kind(kind)?
+                    .f_view([n, columns])?)
             };
             let chosen = rows.f_index_select(0, &cells)?;
             let box_part = chosen.f_narrow(1, 0, 4)?.f_sigmoid()?;
@@ -202,8 +215,10 @@ impl Loss {
             let _ = goal.f_index_put_(&[Some(unique)], &quality.f_index_select(0, &last)?, false)?;
 
             if self.classes > 1 {
-                let (positive, negative) =
-                    (1.0 - 0.5 * self.options.label_smoothing, 0.5 * self.options.label_smoothing);
+                let (positive, negative) = (
+                    1.0 - 0.5 * self.options.label_smoothing,
+                    0.5 * self.options.label_smoothing,
+                );
                 let mut wanted = Tensor::f_full([n, self.classes].as_slice(), negative, (kind, device))?;
                 let index = Tensor::from_slice(&found.classes).f_to_device(device)?.f_view([n, 1])?;
                 let _ = wanted.f_scatter_value_(1, &index, positive)?;
@@ -211,8 +226,9 @@ impl Loss {
                 classes = Some(self.bce(&scores, &wanted, self.options.cls_pw)?);
             }
         }
-        let objectness =
-            self.bce(&rows.f_select(1, 4)?, &goal, self.options.obj_pw)?.f_mul_scalar(self.balance[level])?;
+        let objectness = self
+            .bce(&rows.f_select(1, 4)?, &goal, self.options.obj_pw)?
+            .f_mul_scalar(self.balance[level])?;
         Ok([boxes, Some(objectness), classes])
     }
 
@@ -231,8 +247,12 @@ impl Loss {
             )?);
         }
         const ALPHA: f64 = 0.25;
-        let loss =
-            logits.f_binary_cross_entropy_with_logits(wanted, None::<Tensor>, weight.as_ref().map(Tensor::shallow_clone), Reduction::None)?;
+        let loss = logits.f_binary_cross_entropy_with_logits(
+            wanted,
+            None::<Tensor>,
+            weight.as_ref().map(Tensor::shallow_clone),
+            Reduction::None,
+        )?;
         let p = logits.f_sigmoid()?;
         let rest = wanted.f_neg()?.f_add_scalar(1.0)?;
         let p_t = wanted.f_mul(&p)?.f_add(&rest.f_mul(&p.f_neg()?.f_add_scalar(1.0)?)?)?;

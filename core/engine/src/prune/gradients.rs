@@ -10,9 +10,17 @@ use crate::train::{TrainOptions, loss_of, trainable};
 use crate::{Error, Result};
 
 /// Mean gradient of the loss over `batches` batches, under the keys of the tensors. The model is not changed.
-pub(super) fn mean_gradients(model: &Checkpoint, images: &Loader, batches: usize, options: &TrainOptions) -> Result<Params> {
-    let head =
-        model.graph.head.as_ref().ok_or_else(|| Error::Settings("the model has no detection head".into()))?;
+pub(super) fn mean_gradients(
+    model: &Checkpoint,
+    images: &Loader,
+    batches: usize,
+    options: &TrainOptions,
+) -> Result<Params> {
+    let head = model
+        .graph
+        .head
+        .as_ref()
+        .ok_or_else(|| Error::Settings("the model has no detection head".into()))?;
     let loss = loss_of(head, &options.hyp, images.options().size);
     let params = trainable(&model.graph, &model.params, &[]);
     let program = Program::new(&model.graph, &params)?;
@@ -29,7 +37,11 @@ pub(super) fn mean_gradients(model: &Checkpoint, images: &Loader, batches: usize
             .filter(|(_, tensor)| tensor.requires_grad())
             .map(|(key, tensor)| {
                 let grad = tensor.grad();
-                let grad = if grad.defined() { grad.f_div_scalar(count)? } else { tensor.f_zeros_like()? };
+                let grad = if grad.defined() {
+                    grad.f_div_scalar(count)?
+                } else {
+                    tensor.f_zeros_like()?
+                };
                 Ok((key.to_owned(), grad))
             })
             .collect::<Result<Vec<_>>>()

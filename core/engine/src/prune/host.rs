@@ -3,8 +3,8 @@
 use rayon::prelude::*;
 use tch::Tensor;
 use yolo_core::prune::{
-    Budget, ChannelGroups, CostModel, Evaluation, GroupTensors, PruneHost, PruneMetric, PrunePlan, Regulariser, Rounding,
-    Scores, apply, checked_score,
+    Budget, ChannelGroups, CostModel, Evaluation, GroupTensors, PruneHost, PruneMetric, PrunePlan, Regulariser,
+    Rounding, Scores, apply, checked_score,
 };
 use yolo_core::{Graph, Params};
 
@@ -39,7 +39,15 @@ impl<'a> Host<'a> {
         let cost = CostModel::of(&model.graph, &groups, size)?;
         // The shorter lifetime is all that this job needs.
         let progress: &'a mut Progress<'a> = progress;
-        Ok(Self { model, groups, cost, data, options, progress, gradients: None })
+        Ok(Self {
+            model,
+            groups,
+            cost,
+            data,
+            options,
+            progress,
+            gradients: None,
+        })
     }
 
     /// The model, trained if the pruner trained it.
@@ -57,7 +65,10 @@ impl<'a> Host<'a> {
         let progress = &mut *self.progress;
         let mut listen = |_: usize, _: usize| go_on(progress(0, 0, ""));
         let report = val::validate(graph, params, self.data.select, &NmsOptions::validation(), &mut listen)?;
-        Ok(Evaluation { map50: report.metrics.map50, map: report.metrics.map })
+        Ok(Evaluation {
+            map50: report.metrics.map50,
+            map: report.metrics.map,
+        })
     }
 }
 
@@ -85,7 +96,12 @@ impl PruneHost for Host<'_> {
     fn scores(&mut self, metric: &dyn PruneMetric) -> yolo_core::Result<Scores> {
         let wanted = metric.needs();
         if wanted.grad && self.gradients.is_none() {
-            let found = mean_gradients(&self.model, self.data.calib, self.options.calib_batches, &self.options.train);
+            let found = mean_gradients(
+                &self.model,
+                self.data.calib,
+                self.options.calib_batches,
+                &self.options.train,
+            );
             self.gradients = Some(found.map_err(plain)?);
         }
         let count = self.groups.groups.len();
@@ -127,15 +143,34 @@ impl PruneHost for Host<'_> {
     }
 
     fn train(&mut self, epochs: usize, regulariser: &mut dyn Regulariser) -> yolo_core::Result<()> {
-        let options = TrainOptions { epochs, val_every: epochs.max(1), patience: 0, ..self.options.train.clone() };
-        let mut hook = Regularise { groups: &self.groups, regulariser };
+        let options = TrainOptions {
+            epochs,
+            val_every: epochs.max(1),
+            patience: 0,
+            ..self.options.train.clone()
+        };
+        let mut hook = Regularise {
+            groups: &self.groups,
+            regulariser,
+        };
         let mut hooks: [&mut dyn Hook; 1] = [&mut hook];
         let progress = &mut *self.progress;
         let mut listen = |event: &Event<'_>| match event {
-            Event::Batch { epoch, done, total, loss } => progress(
+            Event::Batch {
+                epoch,
+                done,
+                total,
+                loss,
+            } => progress(
                 epoch * total + done,
                 epochs * total,
-                &format!("epoch {}/{epochs} box {:.4} obj {:.4} cls {:.4}", epoch + 1, loss[0], loss[1], loss[2]),
+                &format!(
+                    "epoch {}/{epochs} box {:.4} obj {:.4} cls {:.4}",
+                    epoch + 1,
+                    loss[0],
+                    loss[1],
+                    loss[2]
+                ),
             ),
             _ => progress(0, 0, ""),
         };
@@ -152,7 +187,11 @@ impl PruneHost for Host<'_> {
 }
 
 fn go_on(wanted: bool) -> Result<()> {
-    if wanted { Ok(()) } else { Err(yolo_core::Error::Cancelled.into()) }
+    if wanted {
+        Ok(())
+    } else {
+        Err(yolo_core::Error::Cancelled.into())
+    }
 }
 
 /// Pruners see errors of the core only.

@@ -70,7 +70,8 @@ pub fn prune(
     let plan = pruner.plan(&mut host)?;
     // A pruner may have trained the model.
     let trained = host.into_model();
-    let settings = json!({"pruner": pruner, "budget": options.budget, "rounding": options.rounding, "seed": options.seed});
+    let settings =
+        json!({"pruner": pruner, "budget": options.budget, "rounding": options.rounding, "seed": options.seed});
     let model = apply_plan(&trained, &plan, data.calib, options.calib_batches, settings)?;
     Ok(Pruned { model, plan })
 }

@@ -11,8 +11,12 @@ use crate::batch::image_tensor;
 /// Replaces the running statistics in `params` (in place) by averages over `batches` batches of `images`. The old ones have no
 /// weight. Nothing else changes.
 pub fn recalibrate(graph: &Graph, params: &Params, images: &Loader, batches: usize) -> Result<()> {
-    let norms: Vec<&str> =
-        graph.nodes.iter().filter(|n| matches!(n.op, Op::BatchNorm { .. })).map(|n| n.name.as_str()).collect();
+    let norms: Vec<&str> = graph
+        .nodes
+        .iter()
+        .filter(|n| matches!(n.op, Op::BatchNorm { .. }))
+        .map(|n| n.name.as_str())
+        .collect();
     if norms.is_empty() || batches == 0 {
         return Ok(());
     }

@@ -18,7 +18,15 @@ pub fn is_quantized(graph: &Graph) -> bool {
     graph.nodes.iter().any(|node| {
         matches!(
             node.op,
-            Op::FakeQuant { .. } | Op::Conv2d { weight_quant: Some(_), .. } | Op::Linear { weight_quant: Some(_), .. }
+            Op::FakeQuant { .. }
+                | Op::Conv2d {
+                    weight_quant: Some(_),
+                    ..
+                }
+                | Op::Linear {
+                    weight_quant: Some(_),
+                    ..
+                }
         )
     })
 }
@@ -32,14 +40,18 @@ pub fn calibrate(
     progress: &mut dyn FnMut(usize, usize) -> bool,
 ) -> Result<Checkpoint> {
     if is_quantized(&model.graph) {
-        return Err(Error::Settings("the model is quantized already; start from the float model".into()));
+        return Err(Error::Settings(
+            "the model is quantized already; start from the float model".into(),
+        ));
     }
     let backend = quantizer.backend();
     let (graph, params) = passes::fuse(&model.graph, &model.params)?;
     let params = params.deep_clone();
     let values = backend.placement.values(&graph);
-    let mut watches: Vec<Watch> =
-        values.iter().map(|_| Watch::new(backend.activation.observer, backend.activation.spec())).collect();
+    let mut watches: Vec<Watch> = values
+        .iter()
+        .map(|_| Watch::new(backend.activation.observer, backend.activation.spec()))
+        .collect();
     let program = Program::new(&graph, &params)?;
     let total = batches.clamp(1, images.batches());
     for (done, batch) in images.epoch(0).take(total).enumerate() {
@@ -58,10 +70,15 @@ pub fn calibrate(
         }
     }
     let weight = |node: &yolo_core::Node| {
-        quantizer.quantizes(node).then(|| (backend.weight.spec(), backend.weight.observer))
+        quantizer
+            .quantizes(node)
+            .then(|| (backend.weight.spec(), backend.weight.observer))
     };
     let (graph, params) = quant::insert(&graph, &params, &values, &watches, &backend.activation.spec(), &weight)?;
-    let params = params.iter().map(|(key, tensor)| (key.to_owned(), own(tensor))).collect();
+    let params = params
+        .iter()
+        .map(|(key, tensor)| (key.to_owned(), own(tensor)))
+        .collect();
     let mut meta = model.meta.clone();
     meta.metrics.clear();
     let described = serde_json::to_value(quantizer).map_err(yolo_core::Error::from)?;
@@ -82,5 +99,10 @@ fn own(tensor: &Tensor) -> Tensor {
 /// Hyper-parameters of quantization-aware training from those of training: the weights are trained already, so the learning
 /// rate is a tenth and nothing warms up.
 pub fn qat_hyp(hyp: &Hyp) -> Hyp {
-    Hyp { lr0: 0.1 * hyp.lr0, lrf: hyp.lrf.max(0.1), warmup_epochs: 0.0, ..hyp.clone() }
+    Hyp {
+        lr0: 0.1 * hyp.lr0,
+        lrf: hyp.lrf.max(0.1),
+        warmup_epochs: 0.0,
+        ..hyp.clone()
+    }
 }

@@ -18,7 +18,11 @@ pub struct Ema {
 impl Ema {
     /// Starts from a model.
     pub fn new(params: &Params) -> Self {
-        Self { params: params.deep_clone(), updates: 0, decay: 0.9999 }
+        Self {
+            params: params.deep_clone(),
+            updates: 0,
+            decay: 0.9999,
+        }
     }
 
     /// Weight of the old average at this update.

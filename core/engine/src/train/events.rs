@@ -50,12 +50,16 @@ impl Events {
     }
 
     fn write(&mut self, event: &[u8]) -> Result<()> {
-        self.file.write_all(&record(event)).map_err(Error::io(&self.path, "write it"))
+        self.file
+            .write_all(&record(event))
+            .map_err(Error::io(&self.path, "write it"))
     }
 }
 
 fn seconds() -> f64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |time| time.as_secs_f64())
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0.0, |time| time.as_secs_f64())
 }
 
 /// One record.
@@ -127,7 +131,10 @@ mod tests {
     fn checksums_are_those_of_tensorflow() {
         // CRC-32C of 32 zero bytes is 0x8a9136aa (RFC 3720, B.4).
         assert_eq!(crc32c::crc32c(&[0; 32]), 0x8a91_36aa);
-        assert_eq!(masked_crc(&[0; 32]), 0x8a91_36aa_u32.rotate_right(15).wrapping_add(0xa282_ead8));
+        assert_eq!(
+            masked_crc(&[0; 32]),
+            0x8a91_36aa_u32.rotate_right(15).wrapping_add(0xa282_ead8)
+        );
     }
 
     #[test]
@@ -140,8 +147,14 @@ mod tests {
         assert_eq!(records.len(), 2);
         assert!(records[0].ends_with(b"\x1a\x0dbrain.Event:2"));
         // Step 300 = 0xac 0x02; a summary of two values of 10 and 8 bytes.
-        let expected: &[u8] = b"\x10\xac\x02\x2a\x16\x0a\x0a\x0a\x03a/b\x15\x00\x00\xc0\x3f\x0a\x08\x0a\x01c\x15\x00\x00\x00\xc0";
+        let expected: &[u8] =
+            b"\x10\xac\x02\x2a\x16\x0a\x0a\x0a\x03a/b\x15\x00\x00\xc0\x3f\x0a\x08\x0a\x01c\x15\x00\x00\x00\xc0";
         assert_eq!(&records[1][9..], expected);
-        assert!(events.path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("events.out.tfevents.")));
+        assert!(
+            events
+                .path
+                .file_name()
+                .is_some_and(|name| name.to_string_lossy().starts_with("events.out.tfevents."))
+        );
     }
 }

@@ -14,6 +14,6 @@ pub use ema::Ema;
 pub use hook::{Hook, Regularise};
 pub use optim::{BIASES, Group, Optimizer, OptimizerKind};
 pub use results::Row;
-pub(crate) use run::{loss_of, trainable};
 pub use run::{Event, Listener, Outcome, TrainOptions, history, train};
+pub(crate) use run::{loss_of, trainable};
 pub use schedule::{Decay, NOMINAL_BATCH, Schedule, Step};

@@ -79,7 +79,13 @@ impl Optimizer {
         decay: f64,
         frozen: &dyn Fn(&str) -> bool,
     ) -> Result<Self> {
-        let group = |decay| Group { lr, decay, params: Vec::new(), first: Vec::new(), second: Vec::new() };
+        let group = |decay| Group {
+            lr,
+            decay,
+            params: Vec::new(),
+            first: Vec::new(),
+            second: Vec::new(),
+        };
         let mut groups = [group(0.0), group(decay), group(0.0)];
         for spec in graph.param_specs() {
             let index = match spec.role {
@@ -103,9 +109,16 @@ impl Optimizer {
             group.params.push((spec.key, tensor.shallow_clone()));
         }
         if groups.iter().all(Group::is_empty) {
-            return Err(Error::Settings("there is nothing to train: every parameter is frozen".into()));
+            return Err(Error::Settings(
+                "there is nothing to train: every parameter is frozen".into(),
+            ));
         }
-        Ok(Self { kind, groups, momentum, steps: 0 })
+        Ok(Self {
+            kind,
+            groups,
+            momentum,
+            steps: 0,
+        })
     }
 
     /// One update from the gradients that are there.
@@ -119,7 +132,14 @@ impl Optimizer {
                         continue;
                     }
                     match self.kind {
-                        OptimizerKind::Sgd => sgd(param, &grad, &mut group.first[index], group.lr, group.decay, self.momentum)?,
+                        OptimizerKind::Sgd => sgd(
+                            param,
+                            &grad,
+                            &mut group.first[index],
+                            group.lr,
+                            group.decay,
+                            self.momentum,
+                        )?,
                         kind => adam(
                             kind,
                             param,
@@ -144,8 +164,13 @@ impl Optimizer {
     /// Scales gradients so that their common norm is at most `limit`; returns the norm before.
     pub fn clip_gradients(&self, limit: f64) -> Result<f64> {
         tch::no_grad(|| {
-            let grads: Vec<Tensor> =
-                self.groups.iter().flat_map(|g| &g.params).map(|(_, p)| p.grad()).filter(Tensor::defined).collect();
+            let grads: Vec<Tensor> = self
+                .groups
+                .iter()
+                .flat_map(|g| &g.params)
+                .map(|(_, p)| p.grad())
+                .filter(Tensor::defined)
+                .collect();
             let mut sum = 0.0;
             for grad in &grads {
                 sum += grad.f_square()?.f_sum(Some(tch::Kind::Double))?.f_double_value(&[])?;
@@ -226,9 +251,14 @@ fn adam(
         let _ = grad.f_add_(&param.f_mul_scalar(decay)?)?;
     }
     let _ = first.f_lerp_(&grad, 1.0 - beta1)?;
-    let _ = second.f_mul_scalar_(BETA2)?.f_add_(&grad.f_square()?.f_mul_scalar(1.0 - BETA2)?)?;
+    let _ = second
+        .f_mul_scalar_(BETA2)?
+        .f_add_(&grad.f_square()?.f_mul_scalar(1.0 - BETA2)?)?;
     let correction = |beta: f64| 1.0 - beta.powf(step as f64);
-    let denominator = second.f_sqrt()?.f_div_scalar(correction(BETA2).sqrt())?.f_add_scalar(EPS)?;
+    let denominator = second
+        .f_sqrt()?
+        .f_div_scalar(correction(BETA2).sqrt())?
+        .f_add_scalar(EPS)?;
     let _ = param.f_sub_(&first.f_div(&denominator)?.f_mul_scalar(lr / correction(beta1))?)?;
     Ok(())
 }

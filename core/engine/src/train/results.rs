@@ -43,10 +43,14 @@ impl Row {
     pub(super) fn values(&self) -> [Option<f64>; 13] {
         let mut out = [None; 13];
         let measured = |out: &mut [Option<f64>], values: &[f64]| {
-            out.iter_mut().zip(values).for_each(|(slot, value)| *slot = Some(*value));
+            out.iter_mut()
+                .zip(values)
+                .for_each(|(slot, value)| *slot = Some(*value));
         };
         measured(&mut out[..3], &self.loss);
-        self.metrics.iter().for_each(|metrics| measured(&mut out[3..7], metrics));
+        self.metrics
+            .iter()
+            .for_each(|metrics| measured(&mut out[3..7], metrics));
         self.val_loss.iter().for_each(|loss| measured(&mut out[7..10], loss));
         measured(&mut out[10..], &self.lr);
         out
@@ -74,7 +78,9 @@ pub(super) fn append(path: &Path, row: &Row) -> Result<()> {
     crate::checkpoint::write_atomically(path, |file| {
         writeln!(file, "{}", COLUMNS.join(","))?;
         for row in &rows {
-            let values = row.values().map(|value| value.map_or_else(String::new, |v| format!("{v:.6}")));
+            let values = row
+                .values()
+                .map(|value| value.map_or_else(String::new, |v| format!("{v:.6}")));
             writeln!(file, "{},{}", row.epoch, values.join(","))?;
         }
         Ok(())
@@ -93,10 +99,18 @@ pub(super) fn read(path: &Path) -> Result<Vec<Row>> {
         let epoch = fields.next().and_then(|field| field.parse().ok());
         let values: Vec<Option<f64>> = fields.map(|field| field.parse().ok()).collect();
         epoch.and_then(|epoch| Row::from_values(epoch, &values)).ok_or_else(|| {
-            Error::file(path, format!("line {} is no row of a training; move the file away", index + 1))
+            Error::file(
+                path,
+                format!("line {} is no row of a training; move the file away", index + 1),
+            )
         })
     };
-    text.lines().enumerate().skip(1).filter(|(_, line)| !line.trim().is_empty()).map(row).collect()
+    text.lines()
+        .enumerate()
+        .skip(1)
+        .filter(|(_, line)| !line.trim().is_empty())
+        .map(row)
+        .collect()
 }
 
 #[cfg(test)]
@@ -107,8 +121,17 @@ mod tests {
     fn rows_come_back_and_a_repeated_epoch_replaces_what_follows() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("results.csv");
-        let plain = Row { loss: [0.5, 0.25, 0.125], lr: [0.01, 0.01, 0.1], ..Row::default() };
-        let measured = Row { epoch: 1, metrics: Some([0.1, 0.2, 0.3, 0.4]), val_loss: Some([1.0, 2.0, 3.0]), ..plain };
+        let plain = Row {
+            loss: [0.5, 0.25, 0.125],
+            lr: [0.01, 0.01, 0.1],
+            ..Row::default()
+        };
+        let measured = Row {
+            epoch: 1,
+            metrics: Some([0.1, 0.2, 0.3, 0.4]),
+            val_loss: Some([1.0, 2.0, 3.0]),
+            ..plain
+        };
         append(&path, &plain).unwrap();
         append(&path, &measured).unwrap();
         append(&path, &Row { epoch: 2, ..plain }).unwrap();
@@ -117,7 +140,10 @@ mod tests {
         assert_eq!(read(&path).unwrap(), [plain, measured]);
         let text = std::fs::read_to_string(&path).unwrap();
         assert!(text.starts_with("epoch,train/box_loss,"));
-        assert_eq!(text.lines().nth(1), Some("0,0.500000,0.250000,0.125000,,,,,,,,0.010000,0.010000,0.100000"));
+        assert_eq!(
+            text.lines().nth(1),
+            Some("0,0.500000,0.250000,0.125000,,,,,,,,0.010000,0.010000,0.100000")
+        );
     }
 
     #[test]

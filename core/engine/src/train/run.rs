@@ -137,7 +137,12 @@ pub fn train(
     listen: &mut Listener<'_>,
 ) -> Result<Outcome> {
     let mut run = Run::new(start, options, train, folder)?;
-    let head = run.model.graph.head.clone().ok_or_else(|| Error::Settings("the model has no detection head".into()))?;
+    let head = run
+        .model
+        .graph
+        .head
+        .clone()
+        .ok_or_else(|| Error::Settings("the model has no detection head".into()))?;
     let loss = loss_of(&head, &options.hyp, options.size);
     while run.state.epochs_done < options.epochs {
         let epoch = run.state.epochs_done;
@@ -191,7 +196,11 @@ pub(crate) fn loss_of(head: &DetectHead, hyp: &Hyp, size: usize) -> Loss {
 }
 
 fn go_on(wanted: bool) -> Result<()> {
-    if wanted { Ok(()) } else { Err(yolo_core::Error::Cancelled.into()) }
+    if wanted {
+        Ok(())
+    } else {
+        Err(yolo_core::Error::Cancelled.into())
+    }
 }
 
 /// State of a running training.
@@ -265,23 +274,44 @@ impl Run {
             &frozen,
         )?;
         let mut ema = Ema::new(&params);
-        let mut state = TrainState { last_step: -1, settings, best_fitness: -1.0, ..TrainState::default() };
+        let mut state = TrainState {
+            last_step: -1,
+            settings,
+            best_fitness: -1.0,
+            ..TrainState::default()
+        };
         if let Some((average, tensors, old)) = restored {
-            optimizer.restore(old.optimizer_steps, |key| tensors.get(key).map(tch::Tensor::shallow_clone))?;
+            optimizer.restore(old.optimizer_steps, |key| {
+                tensors.get(key).map(tch::Tensor::shallow_clone)
+            })?;
             ema.params = average;
             ema.updates = old.ema_updates;
             state = old;
         }
         let model = Checkpoint::new(start.graph, params, start.meta);
         let folder = folder.map(|(folder, _)| folder.to_owned());
-        let mut run = Self { model, program, ema, optimizer, schedule, state, best: None, folder, events: None };
+        let mut run = Self {
+            model,
+            program,
+            ema,
+            optimizer,
+            schedule,
+            state,
+            best: None,
+            folder,
+            events: None,
+        };
         run.restore_best()?;
         Ok(run)
     }
 
     /// The best model of an earlier part of this run.
     fn restore_best(&mut self) -> Result<()> {
-        let Some(path) = self.folder.as_ref().map(|folder| folder.join("weights/best.safetensors")) else {
+        let Some(path) = self
+            .folder
+            .as_ref()
+            .map(|folder| folder.join("weights/best.safetensors"))
+        else {
             return Ok(());
         };
         if self.state.epochs_done > 0 && path.exists() {
@@ -308,7 +338,15 @@ impl Run {
     ) -> Result<val::Report> {
         let detector = val::Detector::new(&self.model.graph, &self.ema.params)?;
         let (total, nms) = (loader.batches(), NmsOptions::validation());
-        val::measure(&detector, &mut loader.epoch(0), total, &nms, Some(loss), &mut |_| Ok(()), progress)
+        val::measure(
+            &detector,
+            &mut loader.epoch(0),
+            total,
+            &nms,
+            Some(loss),
+            &mut |_| Ok(()),
+            progress,
+        )
     }
 
     /// One epoch; returns the mean losses.
@@ -356,7 +394,11 @@ impl Run {
                 *mean += (part - *mean) / (index + 1) as f64;
             }
             if iteration as i64 - self.state.last_step >= step.accumulate as i64 {
-                let at = HookStep { step: iteration, total: options.epochs * total, per_epoch: total };
+                let at = HookStep {
+                    step: iteration,
+                    total: options.epochs * total,
+                    per_epoch: total,
+                };
                 for hook in hooks.iter_mut() {
                     hook.before_step(&self.model.params, at)?;
                 }
@@ -369,7 +411,12 @@ impl Run {
                 self.ema.update(&self.model.params)?;
                 self.state.last_step = iteration as i64;
             }
-            go_on(listen(&Event::Batch { epoch, done: index + 1, total, loss: mean }))?;
+            go_on(listen(&Event::Batch {
+                epoch,
+                done: index + 1,
+                total,
+                loss: mean,
+            }))?;
         }
         self.state.epochs_done = epoch + 1;
         Ok(mean)
@@ -377,7 +424,9 @@ impl Run {
 
     /// Keeps the average model if it is the best; without validation, the latest counts.
     fn keep_best(&mut self, epoch: usize, metrics: Option<Metrics>, blind: bool) -> bool {
-        let Some(metrics) = metrics.or_else(|| blind.then(Metrics::default)) else { return false };
+        let Some(metrics) = metrics.or_else(|| blind.then(Metrics::default)) else {
+            return false;
+        };
         let better = blind || metrics.fitness() > self.state.best_fitness;
         if better {
             self.state.best_fitness = metrics.fitness();
@@ -391,22 +440,32 @@ impl Run {
     fn checkpoint(&self, params: &Params, metrics: Option<&Metrics>) -> Checkpoint {
         let mut meta = self.model.meta.clone();
         if let Some(m) = metrics {
-            meta.metrics = [("map50", m.map50), ("map", m.map), ("precision", m.precision), ("recall", m.recall)]
-                .into_iter()
-                .map(|(name, value)| (name.to_owned(), value))
-                .collect();
+            meta.metrics = [
+                ("map50", m.map50),
+                ("map", m.map),
+                ("precision", m.precision),
+                ("recall", m.recall),
+            ]
+            .into_iter()
+            .map(|(name, value)| (name.to_owned(), value))
+            .collect();
         }
         meta.history.push(Stage {
             kind: "train".into(),
             summary: format!("{} epochs", self.state.epochs_done),
             settings: self.state.settings.clone(),
         });
-        let contiguous = params.iter().map(|(key, tensor)| (key.to_owned(), tensor.detach().contiguous())).collect();
+        let contiguous = params
+            .iter()
+            .map(|(key, tensor)| (key.to_owned(), tensor.detach().contiguous()))
+            .collect();
         Checkpoint::new(self.model.graph.clone(), contiguous, meta)
     }
 
     fn save(&mut self, row: &Row, best: bool) -> Result<()> {
-        let Some(folder) = self.folder.clone() else { return Ok(()) };
+        let Some(folder) = self.folder.clone() else {
+            return Ok(());
+        };
         self.state.ema_updates = self.ema.updates;
         self.state.optimizer_steps = self.optimizer.steps();
         results::append(&folder.join("results.csv"), row)?;
@@ -415,12 +474,21 @@ impl Run {
         }
         if let Some(events) = &mut self.events {
             let values = row.values();
-            let measured = COLUMNS[1..].iter().zip(values).filter_map(|(tag, value)| Some((*tag, value?)));
+            let measured = COLUMNS[1..]
+                .iter()
+                .zip(values)
+                .filter_map(|(tag, value)| Some((*tag, value?)));
             events.scalars(row.epoch, measured)?;
         }
-        checkpoint::save(&folder.join("weights/last.safetensors"), &self.checkpoint(&self.ema.params, None))?;
+        checkpoint::save(
+            &folder.join("weights/last.safetensors"),
+            &self.checkpoint(&self.ema.params, None),
+        )?;
         if let Some((params, metrics)) = self.best.as_ref().filter(|_| best) {
-            checkpoint::save(&folder.join("weights/best.safetensors"), &self.checkpoint(params, Some(metrics)))?;
+            checkpoint::save(
+                &folder.join("weights/best.safetensors"),
+                &self.checkpoint(params, Some(metrics)),
+            )?;
         }
         checkpoint::save_state(
             &folder.join("state.safetensors"),
@@ -433,14 +501,23 @@ impl Run {
 
     fn finish(self) -> Result<Outcome> {
         let weights = self.folder.as_ref().map(|folder| {
-            (folder.join("weights/best.safetensors"), folder.join("weights/last.safetensors"))
+            (
+                folder.join("weights/best.safetensors"),
+                folder.join("weights/last.safetensors"),
+            )
         });
         let last = self.checkpoint(&self.ema.params, None);
         let (best, metrics) = match &self.best {
             Some((params, metrics)) => (self.checkpoint(params, Some(metrics)), metrics.clone()),
             None => (self.checkpoint(&self.ema.params, None), Metrics::default()),
         };
-        Ok(Outcome { best, last, metrics, best_epoch: self.state.best_epoch, weights })
+        Ok(Outcome {
+            best,
+            last,
+            metrics,
+            best_epoch: self.state.best_epoch,
+            weights,
+        })
     }
 }
 
@@ -455,13 +532,21 @@ fn rescaled(images: &tch::Tensor, options: &TrainOptions, iteration: usize, stri
     if side == options.size as i64 {
         return Ok(images.shallow_clone());
     }
-    Ok(channels_last(&images.f_upsample_bilinear2d([side, side], false, None, None)?))
+    Ok(channels_last(&images.f_upsample_bilinear2d(
+        [side, side],
+        false,
+        None,
+        None,
+    )?))
 }
 
 /// Own copies of all tensors, channels last, with gradients where they are trained.
 pub(crate) fn trainable(graph: &Graph, params: &Params, freeze: &[String]) -> Params {
-    let specs: std::collections::HashMap<String, bool> =
-        graph.param_specs().into_iter().map(|spec| (spec.key, spec.role.trainable())).collect();
+    let specs: std::collections::HashMap<String, bool> = graph
+        .param_specs()
+        .into_iter()
+        .map(|spec| (spec.key, spec.role.trainable()))
+        .collect();
     params
         .iter()
         .map(|(key, tensor)| {

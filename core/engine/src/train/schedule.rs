@@ -78,7 +78,12 @@ impl Schedule {
     pub fn step(&self, iteration: usize, epoch: usize) -> Step {
         let lr = self.lr0 * self.factor(epoch);
         if iteration > self.warmup_iterations || self.warmup_iterations == 0 {
-            return Step { lr, bias_lr: lr, momentum: self.momentum, accumulate: self.full_accumulate() };
+            return Step {
+                lr,
+                bias_lr: lr,
+                momentum: self.momentum,
+                accumulate: self.full_accumulate(),
+            };
         }
         let done = iteration as f64 / self.warmup_iterations as f64;
         let between = |from: f64, to: f64| from + (to - from) * done;
@@ -118,12 +123,18 @@ mod tests {
     fn warm_up_rises_for_weights_and_falls_for_biases() {
         let s = schedule();
         let start = s.step(0, 0);
-        assert_eq!((start.lr, start.bias_lr, start.momentum, start.accumulate), (0.0, 0.1, 0.8, 1));
+        assert_eq!(
+            (start.lr, start.bias_lr, start.momentum, start.accumulate),
+            (0.0, 0.1, 0.8, 1)
+        );
         let middle = s.step(50, 0);
         assert!((middle.lr - 0.005).abs() < 1e-12 && (middle.bias_lr - 0.055).abs() < 1e-12);
         assert_eq!(middle.accumulate, 2, "2.5 rounds to even, as numpy does");
         let end = s.step(101, 0);
-        assert_eq!((end.lr, end.bias_lr, end.momentum, end.accumulate), (0.01, 0.01, 0.937, 4));
+        assert_eq!(
+            (end.lr, end.bias_lr, end.momentum, end.accumulate),
+            (0.01, 0.01, 0.937, 4)
+        );
     }
 
     #[test]
@@ -138,12 +149,22 @@ mod tests {
     #[test]
     fn decay_is_scaled_to_the_nominal_batch() {
         assert_eq!(schedule().scaled_decay(5e-4), 5e-4);
-        assert_eq!(Schedule { batch: 128, ..schedule() }.scaled_decay(5e-4), 1e-3);
+        assert_eq!(
+            Schedule {
+                batch: 128,
+                ..schedule()
+            }
+            .scaled_decay(5e-4),
+            1e-3
+        );
     }
 
     #[test]
     fn a_nominal_batch_of_one_batch_updates_after_each() {
-        let s = Schedule { nominal: 16, ..schedule() };
+        let s = Schedule {
+            nominal: 16,
+            ..schedule()
+        };
         assert!((0..200).all(|iteration| s.step(iteration, 0).accumulate == 1));
         assert_eq!(s.scaled_decay(5e-4), 5e-4);
     }

@@ -53,12 +53,19 @@ pub struct Detector {
 impl Detector {
     /// Prepares a model (the given tensors are not changed).
     pub fn new(graph: &Graph, params: &Params) -> Result<Self> {
-        let head =
-            graph.head.clone().ok_or_else(|| Error::Settings("the model has no detection head".into()))?;
+        let head = graph
+            .head
+            .clone()
+            .ok_or_else(|| Error::Settings("the model has no detection head".into()))?;
         let (graph, params) = passes::fuse(graph, params)?;
-        let params: Params =
-            params.iter().map(|(key, tensor)| (key.to_owned(), channels_last(&tensor.detach()))).collect();
-        Ok(Self { program: Program::new(&graph, &params)?, head })
+        let params: Params = params
+            .iter()
+            .map(|(key, tensor)| (key.to_owned(), channels_last(&tensor.detach())))
+            .collect();
+        Ok(Self {
+            program: Program::new(&graph, &params)?,
+            head,
+        })
     }
 
     /// Boxes `[N, M, 5 + classes]` in pixels of the input.
@@ -74,7 +81,12 @@ impl Detector {
     /// Boxes `[N, M, 5 + classes]` from raw maps, in pixels of the input.
     pub fn decode(&self, maps: &[Tensor]) -> Result<Tensor> {
         tch::no_grad(|| {
-            Ok(self.head.decode(maps)?.f_to_device(Device::Cpu)?.f_to_kind(Kind::Float)?.f_contiguous()?)
+            Ok(self
+                .head
+                .decode(maps)?
+                .f_to_device(Device::Cpu)?
+                .f_to_kind(Kind::Float)?
+                .f_contiguous()?)
         })
     }
 
@@ -156,10 +168,17 @@ pub fn measure(
         for (origin, (detections, truths)) in batch.images.iter().zip(&found) {
             matches.add(detections, truths);
             confusion.add(detections, truths);
-            each(ImageResult { origin, detections, truths })?;
+            each(ImageResult {
+                origin,
+                detections,
+                truths,
+            })?;
         }
         let end = Instant::now();
-        for (sum, (from, to)) in seconds.iter_mut().zip([(start, ready), (ready, inferred), (inferred, end)]) {
+        for (sum, (from, to)) in seconds
+            .iter_mut()
+            .zip([(start, ready), (ready, inferred), (inferred, end)])
+        {
             *sum += (to - from).as_secs_f64();
         }
         batches_done += 1;
@@ -167,10 +186,18 @@ pub fn measure(
     }
     let metrics = eval::evaluate(&matches);
     let per_image = |seconds: f64| seconds * 1e3 / metrics.images.max(1) as f64;
-    let speed =
-        Speed { preprocess: per_image(seconds[0]), inference: per_image(seconds[1]), nms: per_image(seconds[2]) };
+    let speed = Speed {
+        preprocess: per_image(seconds[0]),
+        inference: per_image(seconds[1]),
+        nms: per_image(seconds[2]),
+    };
     let loss = loss.map(|_| losses.map(|sum| sum / batches_done.max(1) as f64));
-    Ok(Report { metrics, confusion, speed, loss })
+    Ok(Report {
+        metrics,
+        confusion,
+        speed,
+        loss,
+    })
 }
 
 /// Detections and labels of each image of a batch, in pixels of its file, where the reference compares them.
@@ -186,7 +213,13 @@ fn boxes_of(
     let (w, h) = (batch.size[1] as f32, batch.size[0] as f32);
     let image = |nms: &mut Nms, index: usize, origin: &Origin| {
         let mut detections = Vec::new();
-        nms.run(&rows[index * per_image..][..per_image], columns, &[], options, &mut detections);
+        nms.run(
+            &rows[index * per_image..][..per_image],
+            columns,
+            &[],
+            options,
+            &mut detections,
+        );
         let own = batch.targets.iter().filter(|target| target[0] as usize == index);
         let mut truths: Vec<Truth> = own
             .map(|[_, class, cx, cy, bw, bh]| Truth {
@@ -202,5 +235,7 @@ fn boxes_of(
         (detections, truths)
     };
     let images = batch.images.par_iter().enumerate();
-    Ok(images.map_init(Nms::default, |nms, (index, origin)| image(nms, index, origin)).collect())
+    Ok(images
+        .map_init(Nms::default, |nms, (index, origin)| image(nms, index, origin))
+        .collect())
 }

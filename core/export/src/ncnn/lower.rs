@@ -106,9 +106,16 @@ impl Lowering<'_> {
     /// Adds a layer with one result, which gets the layer's name. Layers that share weights have one name; their blobs must not,
     /// since ncnn finds blobs by name.
     pub(super) fn layer(&mut self, kind: &str, name: &str, inputs: &[&str], params: Vec<(i64, Value)>) -> String {
-        let taken = |blob: &str| self.layers.iter().any(|layer| layer.outputs.iter().any(|output| output == blob));
+        let taken = |blob: &str| {
+            self.layers
+                .iter()
+                .any(|layer| layer.outputs.iter().any(|output| output == blob))
+        };
         let more = (2..).map(|nth| format!("{name}_{nth}"));
-        let blob = std::iter::once(name.to_owned()).chain(more).find(|blob| !taken(blob)).unwrap_or_else(|| name.to_owned());
+        let blob = std::iter::once(name.to_owned())
+            .chain(more)
+            .find(|blob| !taken(blob))
+            .unwrap_or_else(|| name.to_owned());
         self.layers.push(Layer {
             kind: kind.to_owned(),
             name: name.to_owned(),

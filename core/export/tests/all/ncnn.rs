@@ -150,7 +150,10 @@ fn integers_are_those_of_the_simulation() {
         "file {file:?}, float {noise:?}"
     );
     let own = ncnn::check(&net, &plain, &plain_weights, &x).unwrap();
-    assert!(own.raw > 0.5 * noise.raw && own.raw < 2.0 * noise.raw, "file {own:?}, simulation {noise:?}");
+    assert!(
+        own.raw > 0.5 * noise.raw && own.raw < 2.0 * noise.raw,
+        "file {own:?}, simulation {noise:?}"
+    );
 
     let table = ncnn::calibration_table(&quantized, &weights).unwrap();
     assert_eq!(table.lines().count(), 2 * int8);
@@ -218,6 +221,9 @@ fn a_chain_of_integer_convolutions_equals_the_simulation() {
     let want = run(&quantized, &weights);
     let noise = (run(&plain, &plain_weights) - &want).abs().max().double_value(&[]);
     let got = ncnn::run(&net, &x).unwrap().remove(0).1;
-    let worst = (got.reshape(want.size().as_slice()) - &want).abs().max().double_value(&[]);
+    let worst = (got.reshape(want.size().as_slice()) - &want)
+        .abs()
+        .max()
+        .double_value(&[]);
     assert!(worst < 0.01 * noise, "{worst} where rounding makes {noise}");
 }

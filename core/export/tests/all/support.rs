@@ -8,7 +8,10 @@ pub fn fill(graph: &Graph, a: f64) -> Params {
     let mut params = testing::fill_params(graph, a);
     for spec in graph.param_specs().iter().filter(|spec| spec.role == ParamRole::Quant) {
         let value = if spec.key.ends_with("scale") { 1.0 } else { 0.0 };
-        params.insert(&spec.key, Tensor::full(spec.shape.as_slice(), value, (Kind::Float, Device::Cpu)));
+        params.insert(
+            &spec.key,
+            Tensor::full(spec.shape.as_slice(), value, (Kind::Float, Device::Cpu)),
+        );
     }
     params
 }
