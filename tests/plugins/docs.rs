@@ -5,7 +5,7 @@ use std::process::Command;
 
 use super::twin::{succeed, twin};
 use super::wasm::{blocks, words};
-use crate::support::{random_weights, root, small_data, tiny_model, yolo};
+use crate::support::{random_weights, root, small_data, yolo};
 
 fn page(name: &str) -> Vec<(String, String)> {
     blocks(&std::fs::read_to_string(root().join("docs/plugins").join(name)).expect("the page"))

@@ -185,7 +185,7 @@ pub fn bench(context: &Context<'_>, stage: &BenchStage, before: &[(Record, bool)
     bar.finish();
     let last = before.last().map(|(record, _)| record.clone()).unwrap_or_default();
     Ok(Record {
-        fps: speeds.values().last().and_then(Value::as_f64),
+        fps: speeds.values().next_back().and_then(Value::as_f64),
         details: json!({"engine": engine, "threads": stage.threads, "fps": speeds}),
         ..last
     })

@@ -270,20 +270,12 @@ impl Recipe {
             }
         }
         let mut recipe: Self = located.read()?;
-        let beside = |file: &PathBuf| -> PathBuf {
-            let local = path.parent().unwrap_or(Path::new("")).join(file);
-            if file.is_relative() && local.exists() {
-                local
-            } else {
-                file.clone()
-            }
-        };
-        recipe.data = beside(&recipe.data);
+        recipe.data = beside(path, &recipe.data);
         if !recipe.data.exists() {
             let message = format!("the data set {} does not exist", recipe.data.display());
             return Err(located.value_error("data", &message, None).into());
         }
-        recipe.weights = recipe.weights.as_ref().map(beside);
+        recipe.weights = recipe.weights.as_ref().map(|file| beside(path, file));
         if let Some(weights) = recipe.weights.as_ref().filter(|weights| !weights.exists()) {
             let message = format!("the weights {} do not exist", weights.display());
             return Err(located.value_error("weights", &message, None).into());
@@ -311,5 +303,15 @@ impl Recipe {
         self.out
             .clone()
             .unwrap_or_else(|| Path::new("runs/compress").join(&self.name))
+    }
+}
+
+/// A file that is named in a recipe: beside the recipe if it is there, else as it is named.
+fn beside(recipe: &Path, file: &Path) -> PathBuf {
+    let local = recipe.parent().unwrap_or(Path::new("")).join(file);
+    if file.is_relative() && local.exists() {
+        local
+    } else {
+        file.to_owned()
     }
 }

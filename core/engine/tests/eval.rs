@@ -1,5 +1,8 @@
 //! NMS, IoU, mAP, the confusion matrix and COCO's numbers against the reference.
 
+// Helpers of tests may panic as tests do.
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use common::{fixture, numbers, r, u};

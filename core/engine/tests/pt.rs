@@ -1,5 +1,8 @@
 //! Reading Ultralytics checkpoints: bit-exact tensors, what the file says about itself, hostile and broken files.
 
+// Helpers of tests may panic as tests do.
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use std::io::Write as _;

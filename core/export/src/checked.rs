@@ -129,7 +129,6 @@ fn write_onnx(graph: &Graph, params: &Params, request: &Request, path: &Path) ->
         profile,
         names: request.names.clone(),
         nms: request.nms.clone(),
-        ..onnx::Options::default()
     };
     let bytes = onnx::export(graph, params, &options)?.model.to_bytes()?;
     let mut written = Written {

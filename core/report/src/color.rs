@@ -21,7 +21,7 @@ pub fn class_color(class: usize) -> [u8; 3] {
     FIRST.get(class).copied().unwrap_or_else(|| {
         // Golden angle: neighbouring classes get far hues, no hue repeats.
         let hue = (class as f64 * 137.507_764).rem_euclid(360.0);
-        let value = if class % 2 == 0 { 0.95 } else { 0.7 };
+        let value = if class.is_multiple_of(2) { 0.95 } else { 0.7 };
         hsv(hue, 0.75, value)
     })
 }

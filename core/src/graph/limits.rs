@@ -90,10 +90,8 @@ impl Op {
                 within("size", &[*size], 1)?;
                 within("shift", &[*shift], 0)?;
             }
-            Self::RelativePositionBias { size } => {
-                if !(1..=64).contains(size) {
-                    return Err(format!("the window {size} is not between 1 and 64"));
-                }
+            Self::RelativePositionBias { size } if !(1..=64).contains(size) => {
+                return Err(format!("the window {size} is not between 1 and 64"));
             }
             Self::Slice { start, len, .. } => {
                 within("start", &[*start], 0)?;

@@ -113,7 +113,7 @@ impl Library {
             PluginError::new(Code::BadTable, format!("{}: {reason}", path.display()))
                 .help("rebuild it with this yolo's SDK; a plugin in C sets every field of its table, `struct_size` with sizeof")
         };
-        if table.is_null() || table.addr() % align_of::<YoloPluginV1>() != 0 {
+        if table.is_null() || !table.addr().is_multiple_of(align_of::<YoloPluginV1>()) {
             return Err(bad("its entry table has a null or crooked address".into()));
         }
         // SAFETY: exported under the name of a table, whose first fields are the same in every version.

@@ -300,7 +300,10 @@ impl Regulariser for Shrink {
     fn after_step(&mut self, groups: &ChannelGroups, params: &prune::Params, step: Step) -> Result<()> {
         self.calls += 10 * (step.total - step.step) as u32;
         let key = groups.norm_weights()[0].clone();
-        tch::no_grad(|| Ok(drop(params.require(&key)?.shallow_clone().f_mul_scalar_(0.5)?)))
+        tch::no_grad(|| {
+            let _: () = drop(params.require(&key)?.shallow_clone().f_mul_scalar_(0.5)?);
+            Ok(())
+        })
     }
 }
 

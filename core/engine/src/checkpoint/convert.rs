@@ -14,22 +14,22 @@ use crate::{Error, Result};
 /// normalisations come from the file. An error if tensors of the model are missing in the file; what the file has beyond the
 /// model is in the report.
 pub fn adopt(path: &Path, source: &PtModel, mut graph: Graph, image_size: i64) -> Result<(Checkpoint, TransferReport)> {
-    if let Some(head) = &mut graph.head {
-        if !source.anchors.is_empty() {
-            if source.anchors.len() != head.anchors.len()
-                || source
-                    .anchors
-                    .iter()
-                    .zip(&head.anchors)
-                    .any(|(a, b)| a.len() != b.len())
-            {
-                return Err(Error::file(
-                    path,
-                    "its anchors have another number of levels or anchors than the model",
-                ));
-            }
-            head.anchors.clone_from(&source.anchors);
+    if let Some(head) = &mut graph.head
+        && !source.anchors.is_empty()
+    {
+        if source.anchors.len() != head.anchors.len()
+            || source
+                .anchors
+                .iter()
+                .zip(&head.anchors)
+                .any(|(a, b)| a.len() != b.len())
+        {
+            return Err(Error::file(
+                path,
+                "its anchors have another number of levels or anchors than the model",
+            ));
         }
+        head.anchors.clone_from(&source.anchors);
     }
     let settings: HashMap<&str, (f64, f64)> = source
         .norms
@@ -37,10 +37,10 @@ pub fn adopt(path: &Path, source: &PtModel, mut graph: Graph, image_size: i64) -
         .map(|n| (n.path.as_str(), (n.eps, n.momentum)))
         .collect();
     for node in &mut graph.nodes {
-        if let Op::BatchNorm { eps, momentum, .. } = &mut node.op {
-            if let Some(known) = settings.get(node.name.as_str()) {
-                (*eps, *momentum) = *known;
-            }
+        if let Op::BatchNorm { eps, momentum, .. } = &mut node.op
+            && let Some(known) = settings.get(node.name.as_str())
+        {
+            (*eps, *momentum) = *known;
         }
     }
     let params = Params::init(&graph, 0);

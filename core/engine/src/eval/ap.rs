@@ -162,12 +162,12 @@ fn class_metrics(matches: &Matches, class: usize, labels: usize, order: &[u32]) 
         recall: zeros(),
         precision_at_recall: zeros(),
     };
-    let mut ap = [0.0; 10];
+    let mut ap = [0.0; IOU_THRESHOLDS.len()];
     if order.is_empty() {
         return (ap, curves);
     }
     let (mut recall, mut precision) = (Vec::with_capacity(order.len()), Vec::with_capacity(order.len()));
-    for threshold in 0..IOU_THRESHOLDS.len() {
+    for (threshold, ap) in ap.iter_mut().enumerate() {
         recall.clear();
         precision.clear();
         let mut hits = 0u32;
@@ -177,7 +177,7 @@ fn class_metrics(matches: &Matches, class: usize, labels: usize, order: &[u32]) 
             precision.push(f64::from(hits) / (rank + 1) as f64);
         }
         let (x, y) = envelope(&recall, &precision);
-        ap[threshold] = area(&x, &y);
+        *ap = area(&x, &y);
         if threshold == 0 {
             let falling: Vec<f64> = order.iter().map(|i| -f64::from(matches.conf[*i as usize])).collect();
             for i in 0..CURVE {

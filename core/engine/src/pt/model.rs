@@ -169,10 +169,10 @@ fn attributes(tensors: &mut Tensors<'_>, module: Id, model: &mut PtModel) -> Res
         let mut budget = 100_000;
         model.yaml = to_json(pickle, yaml, 32, &mut budget);
     }
-    if let Some(stride) = pickle.attr(module, "stride") {
-        if let Some(tensor) = tensors.resolve(stride, "stride")? {
-            model.strides = tensor.to_f64();
-        }
+    if let Some(stride) = pickle.attr(module, "stride")
+        && let Some(tensor) = tensors.resolve(stride, "stride")?
+    {
+        model.strides = tensor.to_f64();
     }
     model.classes = pickle
         .attr(module, "nc")
@@ -185,10 +185,10 @@ fn attributes(tensors: &mut Tensors<'_>, module: Id, model: &mut PtModel) -> Res
                 .and_then(serde_json::Value::as_i64)
         })
         .or_else(|| (!model.names.is_empty()).then_some(model.names.len() as i64));
-    if let Some(detect) = &model.detect {
-        if let Some(anchors) = model.state.get(&format!("{detect}.anchors")) {
-            model.anchors = anchors_in_pixels(&tensors.path, anchors, &model.strides)?;
-        }
+    if let Some(detect) = &model.detect
+        && let Some(anchors) = model.state.get(&format!("{detect}.anchors"))
+    {
+        model.anchors = anchors_in_pixels(&tensors.path, anchors, &model.strides)?;
     }
     Ok(())
 }
@@ -311,7 +311,7 @@ const KNOWN: &[&str] = &[
 ];
 
 /// The first module whose class is not known.
-pub(super) fn unknown_module<'a>(model: &'a PtModel) -> Option<&'a PtModule> {
+pub(super) fn unknown_module(model: &PtModel) -> Option<&PtModule> {
     let known = |class: &str| {
         let (module, name) = class.rsplit_once('.').unwrap_or(("", class));
         let official = module.starts_with("torch.nn.") || module == "models.yolo" || module == "models.common";

@@ -1,5 +1,8 @@
 //! Files that were written are opened and run again, and compared with the network they came from.
 
+// Helpers of tests may panic as tests do.
+#![allow(clippy::unwrap_used)]
+
 mod checked;
 mod ncnn;
 mod onnx_model;

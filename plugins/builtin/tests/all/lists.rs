@@ -184,12 +184,12 @@ impl List {
                 outputs.push(block);
             }
         }
-        for level in 1..levels {
+        for (level, &skip) in skips.iter().enumerate().skip(1) {
             self.conv(path.widths[level - 1], 3, 2);
             let skip = if path.skip_block == Some(level) {
                 self.block_of(path, level)
             } else {
-                skips[level]
+                skip
             };
             self.cat(&[skip]);
             outputs.push(self.row(3, path.block, &format!("{}, False", path.widths[level])));

@@ -136,7 +136,7 @@ impl Regulariser for State {
     fn before_step(&mut self, groups: &ChannelGroups, params: &prune::Params, step: Step) -> Result<()> {
         tch::no_grad(|| {
             self.every = (self.epochs * step.per_epoch).max(1);
-            if step.step % self.every == 0 {
+            if step.step.is_multiple_of(self.every) {
                 self.project(groups, params)?;
             }
             for slot in &self.slots {

@@ -63,7 +63,7 @@ struct Ramp {
 
 impl Regulariser for Ramp {
     fn after_step(&mut self, groups: &ChannelGroups, params: &prune::Params, step: Step) -> Result<()> {
-        if step.step % self.every == 0 {
+        if step.step.is_multiple_of(self.every) {
             // Masks are full after three quarters of the training, so that the rest adapts to them.
             let t = (step.step as f64 / (0.75 * step.total.max(1) as f64)).min(1.0);
             let done = 1.0 - (1.0 - t).powi(3);
