@@ -7,6 +7,7 @@
 No file of the checkout is changed and nothing is fetched. What has to be bridged, once and here:
 * torch.load refuses pickled models by default since torch 2.6;
 * names that numpy dropped (np.int, np.trapz);
+* a font that it would fetch where it is not installed: the one of Pillow serves;
 * the checks that would fetch fonts, packages or news. They would only slow the reference down.
 """
 import argparse
@@ -21,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import ImageFont
 
 
 def bridge(checkout):
@@ -33,6 +35,15 @@ def bridge(checkout):
             setattr(np, name, now)
     if not hasattr(np, "trapz"):
         np.trapz = np.trapezoid
+    truetype = ImageFont.truetype
+
+    def any_font(font=None, size=10, *args, **kwargs):
+        try:
+            return truetype(font, size, *args, **kwargs)
+        except OSError:
+            return ImageFont.load_default(size)
+
+    ImageFont.truetype = any_font
     connect = socket.socket.connect
 
     def local_only(self, address):
