@@ -130,6 +130,8 @@ fn mistakes_in_recipes_are_explained() {
     );
     run(&good.replace("flops: 0.7", "flop: 0.7")).fails(2, &["bad.yaml:12:", "`flop`", "did you mean `flops`"]);
     run(&good.replace("batch-size", "batch_size")).fails(2, &["bad.yaml:5:1", "batch_size"]);
+    run(&good.replace("batch-size: 4", "batch-size: 4\nnominal-batch: 0"))
+        .fails(2, &["bad.yaml:6:16", "nominal-batch must be at least 1"]);
     run(&good.replace("stages:", "stage:")).fails(2, &["stages"]);
     run(&good.replace("cfg: tiny.yaml", "cfg: tinny")).fails(2, &["tinny"]);
     run(&good.replace("cfg: tiny.yaml\n", "")).fails(2, &["`cfg`, `weights`"]);

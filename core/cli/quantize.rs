@@ -1,5 +1,6 @@
 //! `yolo quantize`.
 
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
@@ -58,6 +59,9 @@ pub struct QuantizeArgs {
     /// Continue an interrupted QAT in --out
     #[arg(long)]
     resume: bool,
+    /// Gradients of QAT are accumulated to this many images
+    #[arg(long, visible_alias = "nbs", default_value = "64")]
+    nominal_batch: NonZeroUsize,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -78,6 +82,7 @@ pub fn run(args: &QuantizeArgs) -> CliResult {
         workers: args.workers,
         hyp: yolo_engine::quant::qat_hyp(&data_args::hyp(args.hyp.as_ref(), &[])?),
         seed: args.seed,
+        nominal_batch: args.nominal_batch.get(),
         calib_batches: args.calib_batches,
         qat_epochs: args.qat_epochs,
         folder: &args.out,
@@ -130,6 +135,8 @@ pub struct Job<'a> {
     pub hyp: Hyp,
     /// Seed.
     pub seed: u64,
+    /// Images per step of QAT.
+    pub nominal_batch: usize,
     /// Calibration batches.
     pub calib_batches: usize,
     /// Epochs of QAT.
@@ -177,6 +184,7 @@ impl Job<'_> {
         let options = TrainOptions {
             patience: 0,
             seed: self.seed,
+            nominal_batch: self.nominal_batch,
             ..TrainOptions::new(self.qat_epochs, self.batch, self.img, self.hyp.clone())
         };
         let qat = train::Job {

@@ -135,7 +135,7 @@ fn common_part(recipe: &Recipe, dataset: &yolo_data::Dataset) -> CliResult<Value
         .map(|config| config.value);
     let weights = recipe.weights.as_deref().map(cache::file_hash).transpose()?;
     Ok(json!({
-        "img": recipe.img, "batch": recipe.batch_size, "seed": recipe.seed, "hyp": recipe.hyp, "config": config,
+        "img": recipe.img, "batch": recipe.batch_size, "nominal": recipe.nominal_batch, "seed": recipe.seed, "hyp": recipe.hyp, "config": config,
         "weights": weights, "names": dataset.names, "data": cache::listing_hash(files.iter().map(PathBuf::as_path)),
     }))
 }

@@ -29,6 +29,10 @@ pub struct Recipe {
     /// Images per step.
     #[serde(default = "default_batch")]
     pub batch_size: usize,
+    /// Gradients of smaller batches are accumulated to this many images before a step (Ultralytics' 64). Small data sets need a
+    /// smaller one, or an epoch has too few steps.
+    #[serde(default = "default_nominal")]
+    pub nominal_batch: usize,
     /// Seed of everything random.
     #[serde(default)]
     pub seed: u64,
@@ -51,6 +55,10 @@ fn default_img() -> i64 {
 
 fn default_batch() -> usize {
     16
+}
+
+fn default_nominal() -> usize {
+    yolo_engine::train::NOMINAL_BATCH
 }
 
 fn default_workers() -> usize {
@@ -279,6 +287,16 @@ impl Recipe {
         if let Some(weights) = recipe.weights.as_ref().filter(|weights| !weights.exists()) {
             let message = format!("the weights {} do not exist", weights.display());
             return Err(located.value_error("weights", &message, None).into());
+        }
+        for (key, value) in [
+            ("batch-size", recipe.batch_size),
+            ("nominal-batch", recipe.nominal_batch),
+        ] {
+            if value == 0 {
+                return Err(located
+                    .value_error(key, &format!("{key} must be at least 1"), None)
+                    .into());
+            }
         }
         if recipe.cfg.is_none() && recipe.weights.is_none() {
             return Err(CliError::Usage(format!(

@@ -108,6 +108,7 @@ impl<'a> Context<'a> {
         TrainOptions {
             decay: if cosine { Decay::Cosine } else { Decay::Linear },
             seed: self.recipe.seed,
+            nominal_batch: self.recipe.nominal_batch,
             patience: 0,
             ..TrainOptions::new(epochs, self.recipe.batch_size, self.size(), hyp)
         }
@@ -200,6 +201,7 @@ impl<'a> Context<'a> {
             workers: self.recipe.workers,
             hyp,
             seed: self.recipe.seed,
+            nominal_batch: self.recipe.nominal_batch,
             calib_batches: stage.calib_batches,
             qat_epochs: stage.qat_epochs,
             folder: place,
