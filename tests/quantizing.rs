@@ -84,7 +84,7 @@ fn every_backend_writes_its_files() {
     }
 }
 
-/// QAT changes weights and scales, and what is saved is the quantized network. Nine epochs: a step follows when 64 images are added up.
+/// QAT changes weights and scales, and what is saved is the quantized network. A step follows every batch of four.
 #[test]
 fn scales_learn() {
     let dir = tempfile::tempdir().expect("a folder");
@@ -110,8 +110,10 @@ fn scales_learn() {
             "1",
             "--img",
             "64",
+            "--nominal-batch",
+            "4",
             "--qat-epochs",
-            "9",
+            "2",
             "--out",
             "int8",
         ],

@@ -109,8 +109,8 @@ pub struct TrainArgs {
     json: bool,
 }
 
-/// Of runs that were started before there was an option.
-fn nominal_batch() -> usize {
+/// Where nothing is said: recipes without the key, and runs that were started before there was an option.
+pub fn nominal_batch() -> usize {
     NOMINAL_BATCH
 }
 

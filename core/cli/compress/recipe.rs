@@ -31,7 +31,7 @@ pub struct Recipe {
     pub batch_size: usize,
     /// Gradients of smaller batches are accumulated to this many images before a step (Ultralytics' 64). Small data sets need a
     /// smaller one, or an epoch has too few steps.
-    #[serde(default = "default_nominal")]
+    #[serde(default = "crate::train::nominal_batch")]
     pub nominal_batch: usize,
     /// Seed of everything random.
     #[serde(default)]
@@ -55,10 +55,6 @@ fn default_img() -> i64 {
 
 fn default_batch() -> usize {
     16
-}
-
-fn default_nominal() -> usize {
-    yolo_engine::train::NOMINAL_BATCH
 }
 
 fn default_workers() -> usize {
