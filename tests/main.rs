@@ -14,6 +14,7 @@ mod golden_loss;
 mod plugins;
 mod pruning;
 mod quantizing;
+mod start;
 mod support;
 mod train;
 mod val;

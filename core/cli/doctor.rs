@@ -20,8 +20,9 @@ pub struct DoctorArgs {
 
 /// Runs the command.
 pub fn run(args: &DoctorArgs) -> CliResult {
-    let libtorch = libtorch();
-    let version = libtorch.as_deref().and_then(libtorch_version);
+    let root = yolo_registry::dynamic::libtorch();
+    let version = root.as_deref().and_then(libtorch_version);
+    let libtorch = root.map(|root| root.join("lib/libtorch_cpu.so"));
     let cuda = if tch::Cuda::is_available() {
         tch::Cuda::device_count()
     } else {
@@ -117,19 +118,8 @@ pub fn run(args: &DoctorArgs) -> CliResult {
     Ok(())
 }
 
-/// The library that this process runs on, from the list of what is mapped into it.
-fn libtorch() -> Option<PathBuf> {
-    let maps = std::fs::read_to_string("/proc/self/maps").ok()?;
-    let paths = maps.lines().filter_map(|line| line.find('/').map(|at| &line[at..]));
-    paths
-        .map(Path::new)
-        .find(|path| path.file_name().is_some_and(|name| name == "libtorch_cpu.so"))
-        .map(Path::to_owned)
-}
-
 /// `build-version` beside its folder, as every distribution of libtorch has it; else the header.
-fn libtorch_version(library: &Path) -> Option<String> {
-    let root = library.parent()?.parent()?;
+fn libtorch_version(root: &Path) -> Option<String> {
     if let Ok(text) = std::fs::read_to_string(root.join("build-version")) {
         return Some(text.trim().to_owned());
     }

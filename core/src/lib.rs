@@ -7,6 +7,9 @@
 //!
 //! This crate does no file or network input or output, never prints and never loads foreign code.
 
+/// Keeps libtorch out of the program's start: its trampolines must be in every program that has tensors.
+use yolo_torch as _;
+
 pub mod block;
 pub mod config;
 pub mod conformance;

@@ -92,6 +92,8 @@ impl Library {
     /// Opens the file at `path`, which must not be open yet.
     pub(super) fn open(path: &Path, crate_name: Option<&str>) -> Result<Self> {
         let peek = peek(path, crate_name)?;
+        // The program's libtorch comes first: a library that asks for one by name then gets that.
+        yolo_torch::load().map_err(|reason| no_libtorch(&reason))?;
         let before = maps::loaded();
         // SAFETY: the library's constructors run. That is what the user asked for: plugins in libraries run with full rights.
         let handle = unsafe { Handle::open(Some(path), RTLD_NOW | RTLD_LOCAL) };
@@ -334,6 +336,15 @@ fn refused(path: &Path, peek: &Peek, error: &libloading::Error) -> PluginError {
         )
     };
     out.help(help)
+}
+
+/// Without libtorch no library is loaded, since it could bring one of its own.
+fn no_libtorch(reason: &str) -> PluginError {
+    PluginError::new(
+        Code::LoadFailed,
+        format!("the libtorch of yolo can't be loaded: {reason}"),
+    )
+    .help("`cargo xtask setup` puts it in place; then build yolo again")
 }
 
 /// Refuses a library that brought another libtorch along.

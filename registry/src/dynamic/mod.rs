@@ -79,8 +79,9 @@ fn no_drift(manifest: &crate::Manifest, library: &Library) -> Result<()> {
         .help("write in `[[provides]]` what the library has, or rebuild it"))
 }
 
-/// Root of the libtorch that this process runs (`lib` and `include` are in it).
+/// Root of the libtorch that this process runs (`lib` and `include` are in it). Loads it if it is not.
 pub fn libtorch() -> Option<std::path::PathBuf> {
+    yolo_torch::load().ok()?;
     let library = maps::loaded().into_iter().next()?;
     Some(library.parent()?.parent()?.to_owned())
 }

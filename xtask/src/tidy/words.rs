@@ -5,9 +5,10 @@ const MACHINE_PATHS: [&str; 3] = [concat!("/wo", "rk/"), concat!("/ro", "ot/"), 
 
 /// Where `unsafe` is at home: the C boundary, machine code that was compiled earlier, and one view of memory that another library
 /// owns.
-const UNSAFE: [&str; 6] = [
+const UNSAFE: [&str; 7] = [
     "core/abi/",
     "core/sdk/",
+    "core/torch/",
     "registry/src/dynamic",
     "registry/src/leave.rs",
     "registry/src/wasm/cache.rs",

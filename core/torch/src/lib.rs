@@ -1,0 +1,32 @@
+//! libtorch, loaded at the first call into it instead of with the program. Commands that need no tensors start in milliseconds.
+//!
+//! What lives here: the trampolines between the C functions of torch-sys and the library that has them (`build.rs`,
+//! `trampoline.S`, `bind.c`). What must not: anything about tensors; that is `tch`.
+
+// Keeps torch-sys in the link, behind the trampolines.
+use torch_sys as _;
+
+#[cfg(lazy_libtorch)]
+unsafe extern "C" {
+    fn yolo_torch_load() -> *const std::ffi::c_char;
+}
+
+/// Loads libtorch now, if it is not loaded. The first call of any of its functions does so too; this is for those who need it in
+/// the process before other code runs, or want the reason why it can't be loaded instead of the end of the process.
+///
+/// # Errors
+/// The dynamic linker's reason, which names the file.
+pub fn load() -> Result<(), String> {
+    #[cfg(lazy_libtorch)]
+    {
+        // SAFETY: takes nothing; returns null or a C string that lives until this thread's next call of the dynamic linker.
+        let reason = unsafe { yolo_torch_load() };
+        if !reason.is_null() {
+            // SAFETY: as above.
+            return Err(unsafe { std::ffi::CStr::from_ptr(reason) }
+                .to_string_lossy()
+                .into_owned());
+        }
+    }
+    Ok(())
+}
