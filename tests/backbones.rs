@@ -13,7 +13,7 @@ use yolo_engine::val::validate;
 use crate::support::small_data;
 
 const SIZE: usize = 96;
-const BATCH: usize = 2;
+const BATCH: usize = 4;
 const EPOCHS: usize = 100;
 
 /// Training pictures: more than a batch, few enough to be learned by heart.
@@ -26,7 +26,7 @@ struct Pictures {
 impl Pictures {
     fn new() -> Self {
         let folder = tempfile::tempdir().expect("a folder");
-        let data = Dataset::open(&small_data(folder.path(), 10, SIZE)).expect("a data set");
+        let data = Dataset::open(&small_data(folder.path(), 12, SIZE)).expect("a data set");
         let mut items = data.samples(Split::Train, Policy::Strict).expect("samples").items;
         items.truncate(2 * BATCH);
         assert_eq!(items.len(), 2 * BATCH);
