@@ -56,7 +56,7 @@ fn bccd(arguments: &[String]) -> Outcome {
 fn light(arguments: &[String]) -> Outcome {
     let yolo = yolo()?;
     let value = |name: &str, usual: &'static str| option(arguments, name).map_or(usual.to_owned(), str::to_owned);
-    let (epochs, batch) = (value("--epochs", "3"), value("--batch", "4"));
+    let (epochs, batch) = (value("--epochs", "10"), value("--batch", "4"));
     crate::light::light(
         &yolo,
         &value("--data", "../shared/data/bccd/bccd.yaml"),

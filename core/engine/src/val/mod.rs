@@ -58,6 +58,7 @@ impl Detector {
             .clone()
             .ok_or_else(|| Error::Settings("the model has no detection head".into()))?;
         let (graph, params) = passes::fuse(graph, params)?;
+        let (graph, params) = passes::upsample_late(&graph, &params)?;
         let params: Params = params
             .iter()
             .map(|(key, tensor)| (key.to_owned(), channels_last(&tensor.detach())))

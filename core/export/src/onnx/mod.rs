@@ -215,9 +215,10 @@ fn metadata(graph: &Graph, options: &Options) -> Vec<(String, String)> {
     entries
 }
 
-/// Folds batch norms and replaces plugin ops by the primitive ops that they supply.
+/// Folds batch norms, saves work at upsampled maps and replaces plugin ops by the primitive ops that they supply.
 pub(crate) fn prepare(graph: &Graph, params: &Params) -> Result<(Graph, Params)> {
     let (graph, params) = passes::fuse(graph, params)?;
+    let (graph, params) = passes::upsample_late(&graph, &params)?;
     if !graph.nodes.iter().any(|node| matches!(node.op, Op::Custom { .. })) {
         return Ok((graph, params));
     }

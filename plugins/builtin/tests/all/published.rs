@@ -103,9 +103,10 @@ fn another_number_of_classes_changes_the_head_only() {
     assert!(model::with_classes(&ten, 0).is_err());
 }
 
-/// Folding the batch norms, wherever they stand, leaves the predictions.
+/// The passes for inference leave the predictions: folding the batch norms, wherever they stand, and upsampling late, which has to
+/// save work in every neck.
 #[test]
-fn folded_batch_norms_leave_the_outputs() {
+fn passes_for_inference_leave_the_outputs() {
     let _guard = tch::no_grad_guard();
     for name in [
         "yolov5n",
@@ -113,6 +114,8 @@ fn folded_batch_norms_leave_the_outputs() {
         "yolov5l-mobilenetv3-small",
         "yolov5l-shufflenetv2",
         "yolov5l-pplcnet",
+        "yolov5x-p2-cbam",
+        "yolov5x-tph",
     ] {
         let graph = graph(name);
         let params = yolo_core::testing::fill_params(&graph, 2.5);
@@ -123,16 +126,34 @@ fn folded_batch_norms_leave_the_outputs() {
             .filter(|node| matches!(node.op, yolo_core::Op::BatchNorm { .. }))
             .count();
         assert_eq!(norms, 0, "{name}");
+        let (late, split) = yolo_core::passes::upsample_late(&folded, &fewer).expect("a graph that upsamples late");
+        let work = |graph: &Graph| graph.cost(64).expect("a cost").gflops();
+        assert!(
+            work(&late) < work(&folded),
+            "{name}: {} >= {}",
+            work(&late),
+            work(&folded)
+        );
+        // What no node reads: the anchors, before and after.
+        let unread = |graph: &Graph, params: &yolo_core::Params| -> Vec<String> {
+            let read: Vec<String> = graph.param_specs().into_iter().map(|spec| spec.key).collect();
+            let unread = params.iter().filter(|(key, _)| !read.iter().any(|read| read == key));
+            unread.map(|(key, _)| key.to_owned()).collect()
+        };
+        assert_eq!(unread(&late, &split), unread(&folded, &fewer), "{name}");
         let image = yolo_core::testing::input(1, 3, 64, 96);
         let run = |graph, params| {
             let program = yolo_core::Program::new(graph, params).expect("tensors fit");
             program.run(&image, yolo_core::Mode::Eval).expect("a forward")
         };
-        for (a, b) in run(&graph, &params).iter().zip(run(&folded, &fewer)) {
-            let scale = a.abs().max().double_value(&[]).max(1.0);
-            let difference = (a - b).abs().max().double_value(&[]);
-            // Sixty layers of single precision, rounded in another order.
-            assert!(difference < 1e-3 * scale, "{name}: {difference} at {scale}");
+        let wanted = run(&graph, &params);
+        for (pass, found) in [("fuse", run(&folded, &fewer)), ("upsample_late", run(&late, &split))] {
+            for (a, b) in wanted.iter().zip(found) {
+                let scale = a.abs().max().double_value(&[]).max(1.0);
+                let difference = (a - b).abs().max().double_value(&[]);
+                // Sixty layers of single precision, rounded in another order.
+                assert!(difference < 1e-3 * scale, "{name}, {pass}: {difference} at {scale}");
+            }
         }
     }
 }
