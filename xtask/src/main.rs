@@ -2,6 +2,7 @@
 
 mod bench;
 mod demo;
+mod guests;
 mod light;
 mod setup;
 mod tidy;
@@ -45,10 +46,12 @@ pub fn cargo() -> Command {
 fn test(arguments: &[String]) -> Outcome {
     setup::setup()?;
     tidy::tidy()?;
+    let path = guests::compilers()?;
     // Tests run beside each other: one thread for each is faster than all of them waiting for each other's.
     run(cargo()
         .args(["test", "--workspace"])
         .args(arguments)
+        .env("PATH", path)
         .env("OMP_NUM_THREADS", "1"))
 }
 
@@ -72,7 +75,7 @@ cargo xtask COMMAND
 
   setup              fetch libtorch and onnxruntime (pinned, hash-checked; does nothing when they are there)
   demo               set up, build, make the synthetic data set and run the main job on it
-  test [ARGS]        set up, check the repository, run all tests
+  test [ARGS]        set up, with compilers for WebAssembly guests, check the repository, run all tests
   tidy               check the repository: crate edges, forbidden words, sizes, plugin folders
   lint               rustfmt and clippy, as CI runs them
   bench NAME [ARGS]  slow measurements: bccd, visdrone, engines, light, reference (see `cargo xtask bench`)";

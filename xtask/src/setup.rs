@@ -6,16 +6,16 @@ use std::process::{Command, Stdio};
 
 use crate::{Outcome, fail, root, run};
 
-/// A library that comes as wheels.
-struct Bundle {
+/// A library or tool that comes as wheels.
+pub struct Bundle {
     /// Folder below the repository root.
-    folder: &'static str,
+    pub folder: &'static str,
     /// What is pinned: requirement, sha256 of the wheel.
-    wheels: &'static [(&'static str, &'static str)],
+    pub wheels: &'static [(&'static str, &'static str)],
     /// Members to unpack: start of their names, and the folder that they go to.
-    members: &'static [(&'static str, &'static str)],
+    pub members: &'static [(&'static str, &'static str)],
     /// Text files that the wheels lack.
-    written: &'static [(&'static str, &'static str)],
+    pub written: &'static [(&'static str, &'static str)],
 }
 
 /// tch 0.26 is made for libtorch 2.13.0. libtorch_cpu.so of the wheel needs the two CUDA libraries to load, even on a CPU; the
@@ -75,11 +75,12 @@ const ONNXRUNTIME: Bundle = Bundle {
 };
 
 /// Platform tags of the pinned wheels, newest first: each is tagged with the oldest system that it runs on.
-const PLATFORMS: [&str; 4] = [
+const PLATFORMS: [&str; 5] = [
     "manylinux_2_28_x86_64",
     "manylinux_2_25_x86_64",
     "manylinux_2_17_x86_64",
     "manylinux2014_x86_64",
+    "manylinux2010_x86_64",
 ];
 
 /// Makes sure that both libraries are there.
@@ -120,12 +121,16 @@ fn is_installed(bundle: &Bundle, root: &Path) -> bool {
     std::fs::read_to_string(marker).is_ok_and(|text| text == pin(bundle))
 }
 
-fn install(bundle: &Bundle, root: &Path) -> Outcome {
+/// Puts a bundle in its folder, unless it is there.
+pub fn install(bundle: &Bundle, root: &Path) -> Outcome {
     if is_installed(bundle, root) {
         return Ok(());
     }
     if !supported() {
-        return fail("libtorch is fetched for Linux on x86-64 only; install libtorch 2.13.0 yourself and set LIBTORCH");
+        return fail(format!(
+            "{} is fetched for Linux on x86-64 only; install it yourself (libtorch: 2.13.0, with LIBTORCH pointing to it)",
+            bundle.folder
+        ));
     }
     let pip = Command::new("python3")
         .args(["-m", "pip", "--version"])

@@ -86,33 +86,21 @@ impl CostModel {
         let mut seen = std::collections::HashSet::new();
         for (value, node) in graph.values().zip(&graph.nodes) {
             let shape = &shapes[value.index()];
+            let product = |factor: i64, of_input: bool| Term {
+                factor,
+                a: width(value),
+                b: of_input.then(|| width(node.inputs[0])),
+            };
             match &node.op {
                 Op::Conv2d { kernel, groups: 1, .. } | Op::DeformConv2d { kernel, .. } => {
-                    let factor = shape[0] * shape[2] * shape[3] * kernel[0] * kernel[1];
-                    macs.push(Term {
-                        factor,
-                        a: width(value),
-                        b: Some(width(node.inputs[0])),
-                    });
+                    macs.push(product(shape[0] * shape[2] * shape[3] * kernel[0] * kernel[1], true));
                 }
                 Op::Conv2d {
                     cin, kernel, groups, ..
                 } if groups == cin => {
-                    let factor = shape[0] * shape[2] * shape[3] * kernel[0] * kernel[1];
-                    macs.push(Term {
-                        factor,
-                        a: width(value),
-                        b: None,
-                    });
+                    macs.push(product(shape[0] * shape[2] * shape[3] * kernel[0] * kernel[1], false));
                 }
-                Op::Linear { .. } => {
-                    let factor: i64 = shape[..shape.len() - 1].iter().product();
-                    macs.push(Term {
-                        factor,
-                        a: width(value),
-                        b: Some(width(node.inputs[0])),
-                    });
-                }
+                Op::Linear { .. } => macs.push(product(shape[..shape.len() - 1].iter().product(), true)),
                 Op::Conv2d {
                     cin, kernel, groups, ..
                 } => {
