@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::process::{Command, Output};
 
+use crate::support::root;
+
 const YOLO: &str = env!("CARGO_BIN_EXE_yolo");
 
 fn run(program: &Path, arguments: &[&str], trace: bool) -> Output {
@@ -42,7 +44,16 @@ fn a_libtorch_that_cant_be_loaded_is_one_clear_error() {
     let folder = tempfile::tempdir().unwrap();
     let program = folder.path().join("yolo");
     std::fs::copy(YOLO, &program).unwrap();
-    let library = format!("libyolo_tch_{}.so", env!("CARGO_PKG_VERSION"));
+    // Named after the version of torch-sys.
+    let manifest = std::fs::read_to_string(root().join("Cargo.toml")).unwrap();
+    let version = manifest
+        .split_once("torch-sys = \"=")
+        .unwrap()
+        .1
+        .split_once('"')
+        .unwrap()
+        .0;
+    let library = format!("libyolo_tch_{version}.so");
     std::fs::write(folder.path().join(&library), "not a library").unwrap();
 
     let listing = run(&program, &["list-plugins"], false);

@@ -50,6 +50,18 @@ fn build() -> Result<()> {
     Ok(())
 }
 
+/// The one version that the workspace asks for.
+fn version_of_torch_sys() -> Result<String> {
+    let manifest = Path::new(&variable("CARGO_MANIFEST_DIR")?).join("../../Cargo.toml");
+    let text = fs::read_to_string(&manifest).map_err(|error| format!("{}: {error}", manifest.display()))?;
+    let version = text
+        .lines()
+        .find_map(|line| line.strip_prefix("torch-sys = \"=")?.strip_suffix('"'));
+    version
+        .map(str::to_owned)
+        .ok_or_else(|| format!("{}: no line `torch-sys = \"=VERSION\"`", manifest.display()))
+}
+
 fn variable(name: &str) -> Result<String> {
     env::var(name).map_err(|error| format!("{name}: {error}"))
 }
@@ -107,9 +119,9 @@ fn functions_of(archive: &Path) -> Result<Vec<String>> {
 
 /// Links the archive as a shared library that brings libtorch with it; that of CUDA too, which no symbol asks for.
 fn link_shared(archive: &Path, libtorch: &Path, out: &Path) -> Result<PathBuf> {
-    // Each version of yolo asks for exactly one version of torch-sys. With it in the name, a plugin that was built with another
-    // one never gets functions of other signatures.
-    let name = format!("libyolo_tch_{}.so", variable("CARGO_PKG_VERSION")?);
+    // Plugins share the library of the program, whatever version of yolo they were built with. With the version of torch-sys in
+    // the name they never get functions of other signatures.
+    let name = format!("libyolo_tch_{}.so", version_of_torch_sys()?);
     let library = out.join(&name);
     let compiler = cc::Build::new().cpp(true).cargo_metadata(false).get_compiler();
     let mut command = compiler.to_command();

@@ -96,14 +96,16 @@ fn npm(root: &Path, folder: &Path) -> Outcome {
     Ok(())
 }
 
-fn target() -> Outcome {
+/// Of the toolchain that the repository asks for.
+fn target(root: &Path) -> Outcome {
     let mut rustc = Command::new("rustc");
     rustc.args(["--print", "target-libdir", "--target", TARGET]);
+    rustc.current_dir(root);
     let folder = rustc.output().map_err(|e| format!("can't run `rustc`: {e}"))?.stdout;
     if Path::new(String::from_utf8_lossy(&folder).trim()).is_dir() {
         return Ok(());
     }
-    if quiet(Command::new("rustup").args(["target", "add", TARGET])) {
+    if quiet(Command::new("rustup").args(["target", "add", TARGET]).current_dir(root)) {
         return Ok(());
     }
     fail(format!("`rustup target add {TARGET}` failed"))

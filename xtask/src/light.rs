@@ -106,7 +106,7 @@ fn speeds(yolo: &dyn Fn() -> Command) -> Outcome<Vec<(f64, f64)>> {
 }
 
 /// Standard output of a command that must succeed; its progress is shown.
-fn output(command: &mut Command) -> Outcome<String> {
+pub fn output(command: &mut Command) -> Outcome<String> {
     let out = command
         .stderr(Stdio::inherit())
         .output()
@@ -119,7 +119,7 @@ fn output(command: &mut Command) -> Outcome<String> {
 }
 
 /// All numbers that follow `"key":` in JSON.
-fn numbers(text: &str, key: &str) -> Vec<f64> {
+pub fn numbers(text: &str, key: &str) -> Vec<f64> {
     text.split(&format!("\"{key}\":"))
         .skip(1)
         .filter_map(|rest| {

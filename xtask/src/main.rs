@@ -4,6 +4,7 @@ mod bench;
 mod demo;
 mod guests;
 mod light;
+mod seeds;
 mod setup;
 mod tidy;
 
@@ -78,7 +79,7 @@ cargo xtask COMMAND
   test [ARGS]        set up, with compilers for WebAssembly guests, check the repository, run all tests
   tidy               check the repository: crate edges, forbidden words, sizes, plugin folders
   lint               rustfmt and clippy, as CI runs them
-  bench NAME [ARGS]  slow measurements: bccd, visdrone, engines, light, reference (see `cargo xtask bench`)";
+  bench NAME [ARGS]  slow measurements: bccd, seeds, light, reference (see `cargo xtask bench`)";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
