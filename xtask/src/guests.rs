@@ -38,7 +38,7 @@ pub fn compilers() -> Outcome<OsString> {
     for (language, result) in [
         ("C", zig(&root)),
         ("AssemblyScript", npm(&root, &asc)),
-        ("Rust", target()),
+        ("Rust", target(&root)),
     ] {
         if let Err(reason) = result {
             eprintln!("setup: no compiler for guests in {language}: {reason}");
