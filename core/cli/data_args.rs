@@ -46,10 +46,13 @@ pub fn same_classes(weights: &Path, model: &yolo_engine::Checkpoint, data: &Path
         return Ok(());
     }
     Err(CliError::Usage(format!(
-        "{} has {classes} classes, {} has {}: they don't belong together",
+        "{} has {classes} classes, {} has {}: they don't belong together\n  help: train it on this data first: `yolo train \
+         --weights {} --data {} --epochs N`",
         weights.display(),
         data.display(),
-        dataset.names.len()
+        dataset.names.len(),
+        weights.display(),
+        data.display(),
     )))
 }
 

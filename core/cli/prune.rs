@@ -34,10 +34,10 @@ pub struct PruneArgs {
     /// Option of the pruner, `candidates=20`
     #[arg(long = "set", value_name = "KEY=VALUE")]
     options: Vec<String>,
-    /// Share of the FLOPs to keep
+    /// Largest share of the FLOPs that may stay
     #[arg(long)]
     flops: Option<f64>,
-    /// Share of the parameters to keep
+    /// Largest share of the parameters that may stay
     #[arg(long)]
     params: Option<f64>,
     /// Widths become multiples of this
@@ -125,7 +125,14 @@ pub fn run(args: &PruneArgs) -> CliResult {
     };
     let pruned = match &args.plan {
         Some(path) => job.replay(&model, path)?,
-        None => job.run(&model, "--pruner", &value)?,
+        None => {
+            let place = if args.metric.is_some() {
+                "--pruner with --metric"
+            } else {
+                "--pruner"
+            };
+            job.run(&model, place, &value)?
+        }
     };
     let mut result = pruned.model;
     let after = if args.noval {
@@ -170,6 +177,13 @@ pub fn run(args: &PruneArgs) -> CliResult {
         share(new.gflops(), old.gflops()),
         args.out.display()
     );
+    if let Some(flops) = args.flops.filter(|flops| new.gflops() / old.gflops() < flops - 0.02) {
+        println!(
+            "at most {:.1} % of the FLOPs were asked for; widths stay multiples of {} (--multiple), so the steps are coarse",
+            100.0 * flops,
+            job.rounding.multiple
+        );
+    }
     Ok(())
 }
 

@@ -140,7 +140,7 @@ fn make(folder: &Path) -> CliResult {
         status.code().unwrap_or(-1)
     );
     Err(PluginError::new(Code::BuildFailed, message)
-        .help("what it said stands above")
+        .help("what it said stands above; a module in C needs clang with lld, or zig")
         .into())
 }
 

@@ -60,6 +60,15 @@ pub fn metric(metric: &dyn PruneMetric) -> Report {
         let what = format!("{channels} channels x {elements}: one finite score each");
         first.push(report.get(what, || score(&layer(channels, parts, 0.1))));
     }
+    report.check("channels of other weights get other scores", || {
+        match first[4].as_deref() {
+            Some([score, rest @ ..]) if rest.iter().all(|other| other == score) => Err(format!(
+                "all {} channels of a layer of random weights got {score}: an option that the description lacks reads as 0",
+                rest.len() + 1
+            )),
+            _ => Ok(()),
+        }
+    });
     report.check(
         "the same layer gets the same scores, whatever was scored in between",
         || {

@@ -89,6 +89,15 @@ pub struct ChannelGroups {
     pub(crate) atoms: Atoms,
 }
 
+impl<'a> IntoIterator for &'a ChannelGroups {
+    type Item = &'a ChannelGroup;
+    type IntoIter = std::slice::Iter<'a, ChannelGroup>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.groups.iter()
+    }
+}
+
 impl ChannelGroups {
     /// Finds the groups of a graph. Exact: removing a channel whose producers are silent leaves the outputs unchanged.
     pub fn of(graph: &Graph) -> Result<Self> {

@@ -6,10 +6,18 @@
 
 /* One layer, as yolo lays it out. Pointers are null for what yolo_needs does not ask for. */
 typedef struct {
-  uint32_t size, channels, elements, layer_index, layer_count;
+  uint32_t size, channels, elements, index, count;
   uint32_t stride;     /* floats from one row to the next */
   const float *weight; /* `channels` rows of `elements` weights */
+  const float *gamma, *beta, *mean, *variance, *grad, *activation;
+  uint32_t params_count; /* options, in the order of their schema */
+  const float *params;
 } Layer;
+
+/* An option `scale` would be layer->params[0]. It must be declared: in a file about.json, put into the module after each build by
+   `yolo plugin describe template_crate.wasm about.json`:
+   {"kind": "metric", "name": "template-name", "summary": "...",
+    "schema": {"properties": {"scale": {"type": "number", "default": 1.0, "description": "Factor"}}}} */
 
 /* Memory is handed out from the end of the program upwards. */
 extern unsigned char __heap_base;
@@ -18,7 +26,7 @@ static uintptr_t top;
 /* The version of this interface: 1.0. */
 EXPORT("yolo_metric_abi") int32_t yolo_metric_abi(void) { return 1 << 16; }
 
-/* What the metric looks at: 1 weights, 2 batch norm, 4 gradients, 8 activations; added up. */
+/* What the metric looks at: 1 weights, 2 batch norm, 4 gradients; added up. */
 EXPORT("yolo_needs") int32_t yolo_needs(void) { return 1; }
 
 /* Memory for the layer; 0 where there is none. */

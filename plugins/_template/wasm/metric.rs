@@ -15,6 +15,8 @@ static ABOUT: [u8; ABOUT_TEXT.len()] = {
 };
 const ABOUT_TEXT: &str = r#"{"kind": "metric", "name": "template-name", "version": "0.1.0", "license": "MIT OR Apache-2.0",
     "summary": "Sum of absolute weights"}"#;
+// An option `scale` would be `*layer.params`. It must be declared above, as a further key:
+//  "schema": {"properties": {"scale": {"type": "number", "default": 1.0, "description": "Factor"}}}
 
 /// One layer, as `yolo` lays it out. Pointers are 0 for what `yolo_needs` does not ask for.
 #[repr(C)]
@@ -22,12 +24,17 @@ pub struct Layer {
     size: u32,
     channels: u32,
     elements: u32,
-    layer_index: u32,
-    layer_count: u32,
+    index: u32,
+    count: u32,
     /// Floats from one row to the next.
     stride: u32,
     /// `channels` rows of `elements` weights.
     weight: *const f32,
+    /// Gamma, beta, mean and variance of batch norm, gradients of the weights, activations.
+    more: [*const f32; 6],
+    params_count: u32,
+    /// Options, in the order of their schema.
+    params: *const f32,
 }
 
 /// The version of this interface: 1.0.
@@ -36,7 +43,7 @@ pub extern "C" fn yolo_metric_abi() -> i32 {
     1 << 16
 }
 
-/// What the metric looks at: 1 weights, 2 batch norm, 4 gradients, 8 activations; added up.
+/// What the metric looks at: 1 weights, 2 batch norm, 4 gradients; added up.
 #[unsafe(no_mangle)]
 pub extern "C" fn yolo_needs() -> i32 {
     1

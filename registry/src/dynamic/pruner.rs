@@ -261,14 +261,19 @@ fn find(config: Value) -> Result<Box<dyn PruneMetric>> {
         return Ok(serde_json::from_value(Value::Object(options))?);
     }
     let Some(part) = table::part(Kind::Metric, &name) else {
-        let names = linked
+        let names: Vec<&str> = linked
             .iter()
             .filter(|info| info.kind == Kind::Metric)
-            .map(|info| info.name);
+            .map(|info| info.name)
+            .collect();
         let mut error = PluginError::new(Code::UnknownName, format!("there is no prune metric `{name}`"));
-        if let Some(hint) = yolo_core::suggest::did_you_mean(&name, names) {
-            error = error.help(hint);
-        }
+        error = error.help(match yolo_core::suggest::did_you_mean(&name, names.iter().copied()) {
+            Some(hint) => hint,
+            None => format!(
+                "linked in are {}; others are found through --plugin and YOLO_PLUGIN_PATH",
+                names.join(", ")
+            ),
+        });
         return Err(error.into());
     };
     options.remove("type");

@@ -84,9 +84,24 @@ pub fn write_tensors<'a>(
         .into_iter()
         .map(|(key, tensor)| Ok((key.to_owned(), RawTensor::from_tensor(tensor)?)))
         .collect::<Result<_>>()?;
-    let bytes = safetensors::serialize(raw.iter().map(|(key, tensor)| (key.as_str(), tensor)), Some(metadata))
+    let mut bytes = safetensors::serialize(raw.iter().map(|(key, tensor)| (key.as_str(), tensor)), Some(metadata))
         .map_err(|error| Error::file(path, error.to_string()))?;
+    sort_metadata(&mut bytes);
     write_atomically(path, |file| file.write_all(&bytes))
+}
+
+/// Puts the metadata of a header into order: they come from a hash map, and the same model shall be the same file. The header is
+/// JSON after its length in 8 bytes, and as long afterwards.
+fn sort_metadata(bytes: &mut [u8]) -> Option<()> {
+    let (length, rest) = bytes.split_first_chunk_mut::<8>()?;
+    let header = rest.get_mut(..usize::try_from(u64::from_le_bytes(*length)).ok()?)?;
+    let mut value: serde_json::Value = serde_json::from_slice(header).ok()?;
+    value.get_mut("__metadata__")?.as_object_mut()?.sort_keys();
+    let sorted = serde_json::to_vec(&value).ok()?;
+    let (text, padding) = header.split_at_mut_checked(sorted.len())?;
+    text.copy_from_slice(&sorted);
+    padding.fill(b' ');
+    Some(())
 }
 
 /// Writes a model, atomically.
@@ -195,4 +210,28 @@ pub(super) fn model_from(
         params.insert(key, tensor);
     }
     Ok(Checkpoint { graph, params, meta })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_tensors_are_the_same_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let tensor = Tensor::from_slice(&[1.0f32, 2.0]);
+        let write = |name: &str| {
+            let path = folder.path().join(name);
+            // A new map has its keys in another order.
+            let metadata = ["b \"quoted\"", "a", "d", "é", "c", "f"].map(|key| (key.to_owned(), format!("{key}\n")));
+            write_tensors(&path, [("x", &tensor)], HashMap::from(metadata)).unwrap();
+            (std::fs::read(&path).unwrap(), read_tensors(&path).unwrap())
+        };
+        let (first, file) = write("first.safetensors");
+        for _ in 0..8 {
+            assert_eq!(write("again.safetensors").0, first);
+        }
+        assert_eq!(file.metadata["b \"quoted\""], "b \"quoted\"\n");
+        assert_eq!(file.tensors["x"].size(), [2]);
+    }
 }
