@@ -13,7 +13,7 @@ fn run(program: &Path, arguments: &[&str], trace: bool) -> Output {
         // The dynamic linker writes each file that it loads to standard error.
         command.env("LD_DEBUG", "files");
     }
-    command.args(arguments).output().unwrap()
+    command.args(arguments).output().expect("the program starts")
 }
 
 fn loads_libtorch(arguments: &[&str]) -> bool {
