@@ -48,8 +48,9 @@ __attribute__((visibility("hidden"))) void *yolo_torch_bind(uint64_t index) {
         /* There is no way back into the caller, who expects a tensor. */
         fprintf(stderr,
                 "error: libtorch: can't be loaded: %s\n"
-                "  help: `cargo xtask setup` puts it in place; then build yolo again\n",
-                dlerror());
+                "  help: `cargo xtask setup` puts it in place, then build yolo again; a program that outlives its build folder needs %s "
+                "(in target/*/build/yolo-torch-*/out) beside it\n",
+                dlerror(), LIBRARY);
         _exit(1);
     }
     __atomic_store_n(&yolo_torch_slots[index], function, __ATOMIC_RELEASE);

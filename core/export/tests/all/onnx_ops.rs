@@ -225,7 +225,9 @@ pub fn cases() -> Vec<(&'static str, Body)> {
             g.add("z", Op::Add, &[y, k])
         }),
         ("attention", |g, x| {
-            let [_, c, h, w] = *g.shape(x) else { unreachable!() };
+            let [_, c, h, w] = *g.shape(x) else {
+                panic!("a map has four sizes")
+            };
             let _ = (h, w);
             let t = g.add(
                 "t",
