@@ -247,7 +247,12 @@ pub fn write_artifacts(
         written.push(path);
     }
     let path = folder.join(format!("{stem}_qdq.onnx"));
-    match onnx::write(&model.graph, &model.params, &options(onnx::Profile::TensorRt), &path) {
+    let profile = if quantizer.backend().integer_ops {
+        onnx::Profile::Ort
+    } else {
+        onnx::Profile::TensorRt
+    };
+    match onnx::write(&model.graph, &model.params, &options(profile), &path) {
         Ok(_) => written.push(path),
         // A logarithmic or power-of-two grid with odd rounding has no QDQ form; the backend's own files are all there is.
         Err(error) if written.is_empty() => return Err(export_failed(error)),

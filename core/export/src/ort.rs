@@ -66,12 +66,12 @@ impl Session {
 
     fn with_level(model: &[u8], threads: usize, level: GraphOptimizationLevel) -> Result<Self> {
         let environment = environment()?;
+        let exact = if sums_bytes_exactly() { "0" } else { "1" };
         let inner = guarded(|| {
             Inner::builder(&environment)?
                 .with_optimization_level(level)?
                 .with_intra_threads(threads)?
-                // Without VNNI, x86 adds products of bytes in 16 bits, which overflow: results would depend on the machine.
-                .with_config_entry("session.x64quantprecision", "1")?
+                .with_config_entry("session.x64quantprecision", exact)?
                 .commit_from_memory(model)
         })?;
         Ok(Self { inner })
@@ -244,6 +244,16 @@ fn library_in(folder: &Path) -> Option<PathBuf> {
         .collect();
     names.sort();
     names.into_iter().next()
+}
+
+/// Without VNNI, x86 adds products of bytes in 16 bits, which overflow: results would depend on the machine, unless onnxruntime is
+/// told to take a slower way.
+fn sums_bytes_exactly() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    let exact = std::arch::is_x86_feature_detected!("avx512vnni") || std::arch::is_x86_feature_detected!("avxvnni");
+    #[cfg(not(target_arch = "x86_64"))]
+    let exact = true;
+    exact
 }
 
 fn environment() -> Result<Environment> {

@@ -2,8 +2,8 @@
 
 use super::model::{backward, finite};
 use super::{Report, because};
-use crate::quant::{self, Quantizer, Watch, emit};
-use crate::{Graph, Mode, Node, Params, Program, passes, testing};
+use crate::quant::{Calibration, Quantizer, emit};
+use crate::{Graph, Mode, Params, Program, passes, testing};
 
 /// A quantizer on a small network: calibrated, run, trained, and its files written.
 pub fn quantizer(quantizer: &dyn Quantizer) -> Report {
@@ -96,28 +96,10 @@ fn fused() -> Result<(Graph, Params), String> {
 }
 
 fn calibrated(quantizer: &dyn Quantizer) -> Result<(Graph, Params), String> {
-    let backend = quantizer.backend();
-    let (graph, params) = fused()?;
-    let values = backend.placement.values(&graph);
-    let watch = |_| Watch::new(backend.activation.observer, backend.activation.spec());
-    let mut watches: Vec<Watch> = values.iter().map(watch).collect();
-    let program = Program::new(&graph, &params).map_err(because)?;
-    tch::no_grad(|| {
-        program.run_observed(&testing::input(2, 3, 32, 32), Mode::Eval, |value, tensor| match values
-            .iter()
-            .position(|wanted| *wanted == value)
-        {
-            Some(at) => watches[at].see(tensor),
-            None => Ok(()),
-        })
-    })
-    .map_err(because)?;
-    let weight = |node: &Node| {
-        quantizer
-            .quantizes(node)
-            .then(|| (backend.weight.spec(), backend.weight.observer))
-    };
-    let activation = backend.activation.spec();
-    let (graph, params) = quant::insert(&graph, &params, &values, &watches, &activation, &weight).map_err(because)?;
+    let graph = super::prune::network().map_err(because)?;
+    let params = testing::fill_params(&graph, 2.5);
+    let mut calibration = Calibration::new(quantizer, &graph, &params).map_err(because)?;
+    calibration.see(&testing::input(2, 3, 32, 32)).map_err(because)?;
+    let (graph, params) = calibration.finish().map_err(because)?;
     Ok((graph, params.deep_clone()))
 }

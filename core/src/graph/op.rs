@@ -390,6 +390,23 @@ impl Op {
         }
     }
 
+    /// Whether the result holds elements of the inputs only.
+    pub fn moves_values(&self) -> bool {
+        matches!(
+            self,
+            Self::Concat { .. }
+                | Self::Slice { .. }
+                | Self::ChannelShuffle { .. }
+                | Self::SpaceToDepth
+                | Self::MaxPool { .. }
+                | Self::Upsample { .. }
+                | Self::Reshape { .. }
+                | Self::Permute { .. }
+                | Self::Dropout { .. }
+                | Self::DropPath { .. }
+        )
+    }
+
     /// A plain convolution: bias and quantizer off, dilation 1.
     pub fn conv(cin: i64, cout: i64, kernel: i64, stride: i64, padding: i64, groups: i64, bias: bool) -> Self {
         Self::Conv2d {

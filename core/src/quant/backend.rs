@@ -19,6 +19,26 @@ pub struct BackendSpec {
     pub placement: Placement,
     /// Quantize linear layers too.
     pub linear: bool,
+    /// Whether the engine runs an op on integers only between two quantizers (onnxruntime). Then SiLU becomes a sigmoid and a
+    /// product before anything is quantized, and files repeat a quantizer behind ops that move values.
+    #[serde(default)]
+    pub integer_ops: bool,
+}
+
+impl Default for BackendSpec {
+    /// Symmetric int8, convolutions and linear layers with what they read.
+    fn default() -> Self {
+        Self {
+            weight: Scheme {
+                per_channel: true,
+                ..Scheme::INT8
+            },
+            activation: Scheme::INT8,
+            placement: Placement::inputs_of(&["conv2d", "linear"]),
+            linear: true,
+            integer_ops: false,
+        }
+    }
 }
 
 /// A file that a backend's toolchain reads.

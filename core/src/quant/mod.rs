@@ -2,6 +2,7 @@
 //! with batch norm folded: what is simulated is what is exported.
 
 mod backend;
+mod calibration;
 pub mod emit;
 mod fake_quant;
 mod observer;
@@ -9,7 +10,8 @@ mod placement;
 mod spec;
 
 pub use backend::{Artifact, BackendSpec, Quantizer, ranges};
+pub use calibration::Calibration;
 pub use fake_quant::fake_quant;
 pub use observer::{Observer, Range, Watch, batch_range, qparams};
-pub use placement::{Placement, insert, quantizer_name};
+pub use placement::{Placement, quantizer_name};
 pub use spec::{FakeQuantSpec, Method, Scheme};

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{FakeQuantSpec, Watch};
-use crate::graph::{Graph, Node, Op, Rewriter, ValueId};
+use crate::graph::{Activation, Graph, Node, Op, Rewriter, ValueId};
 use crate::{Params, Result};
 
 /// Which values get a quantizer, by the names of ops (`conv2d`, `add`, ...).
@@ -18,6 +18,11 @@ pub struct Placement {
     pub image: bool,
     /// The head's raw maps are quantized too.
     pub network_outputs: bool,
+    /// The result of a convolution is quantized even where an activation follows: for engines that run the two as two steps.
+    /// ReLU and ReLU6 are clipping, which the quantizer behind them does anyway.
+    pub before_activations: bool,
+    /// What only moves elements of a quantized value gets no quantizer of its own.
+    pub moved_is_quantized: bool,
     /// Of the two inputs of an add, the one that comes straight from a convolution that nobody else reads stays float, since
     /// compilers fuse that add into the convolution.
     pub fuse_conv_add: bool,
@@ -35,36 +40,82 @@ impl Placement {
 
     /// Values to quantize, in graph order. Parameters and constants never are.
     pub fn values(&self, graph: &Graph) -> Vec<ValueId> {
-        let has = |list: &[String], op: &Op| list.iter().any(|name| name == op.name());
         let consumers = graph.consumers();
-        graph
-            .values()
-            .filter(|value| {
-                let node = graph.node(*value);
-                if matches!(
-                    node.op,
-                    Op::Parameter { .. } | Op::Constant { .. } | Op::WindowMask { .. } | Op::RelativePositionBias { .. }
-                ) {
-                    return false;
-                }
-                if graph.outputs.contains(value) {
-                    return self.network_outputs;
-                }
-                if *value == ValueId::IMAGE && !self.image {
-                    return false;
-                }
-                // Float until the activation: a convolution is one step with what follows it.
-                let feeds_act = matches!(consumers[value.index()].as_slice(), [only] if matches!(graph.node(*only).op, Op::Act { .. }));
-                let made = has(&self.outputs_of, &node.op) && !feeds_act
-                    || matches!(node.op, Op::Act { .. })
-                        && node.inputs.first().is_some_and(|input| has(&self.outputs_of, &graph.node(*input).op));
-                let read = consumers[value.index()].iter().any(|reader| {
-                    let reader = graph.node(*reader);
-                    has(&self.inputs_of, &reader.op) && !(self.fuse_conv_add && self.fused(graph, &consumers, *value, reader))
-                });
-                made || read
-            })
-            .collect()
+        // Those that lie on the grid of a quantizer, their own or that of what they were moved from.
+        let mut on_grid = vec![false; graph.nodes.len()];
+        let mut values = Vec::new();
+        for value in graph.values() {
+            let moved = self.is_moved(graph, value, &on_grid);
+            let wanted = !moved && self.wants(graph, &consumers, value);
+            on_grid[value.index()] = moved || wanted;
+            if wanted {
+                values.push(value);
+            }
+        }
+        values
+    }
+
+    /// Whether an engine finds a quantizer before and behind each node, so that it runs it on integers. `values` are those that
+    /// have one.
+    pub fn on_integers(&self, graph: &Graph, values: &[ValueId]) -> Vec<bool> {
+        let consumers = graph.consumers();
+        let mut on_grid = vec![false; graph.nodes.len()];
+        for value in graph.values() {
+            on_grid[value.index()] = values.contains(&value) || self.is_moved(graph, value, &on_grid);
+        }
+        let behind = |value: ValueId| match consumers[value.index()].as_slice() {
+            [only] if self.one_step(&graph.node(*only).op) => on_grid[only.index()],
+            _ => on_grid[value.index()],
+        };
+        let before = |value: ValueId| graph.node(value).inputs.first().is_some_and(|x| on_grid[x.index()]);
+        graph.values().map(|value| before(value) && behind(value)).collect()
+    }
+
+    fn is_moved(&self, graph: &Graph, value: ValueId, on_grid: &[bool]) -> bool {
+        let node = graph.node(value);
+        let one = node.op.moves_values() && !matches!(node.op, Op::Concat { .. });
+        self.moved_is_quantized && one && node.inputs.first().is_some_and(|x| on_grid[x.index()])
+    }
+
+    fn wants(&self, graph: &Graph, consumers: &[Vec<ValueId>], value: ValueId) -> bool {
+        let has = |list: &[String], op: &Op| list.iter().any(|name| name == op.name());
+        let node = graph.node(value);
+        if matches!(
+            node.op,
+            Op::Parameter { .. } | Op::Constant { .. } | Op::WindowMask { .. } | Op::RelativePositionBias { .. }
+        ) {
+            return false;
+        }
+        if graph.outputs.contains(&value) {
+            return self.network_outputs;
+        }
+        if value == ValueId::IMAGE && !self.image {
+            return false;
+        }
+        // Float until the activation: a convolution is one step with what follows it.
+        let feeds_act = match consumers[value.index()].as_slice() {
+            [only] => self.one_step(&graph.node(*only).op),
+            _ => false,
+        };
+        let made = has(&self.outputs_of, &node.op) && !feeds_act
+            || matches!(node.op, Op::Act { .. })
+                && node
+                    .inputs
+                    .first()
+                    .is_some_and(|input| has(&self.outputs_of, &graph.node(*input).op));
+        let read = consumers[value.index()].iter().any(|reader| {
+            let reader = graph.node(*reader);
+            has(&self.inputs_of, &reader.op) && !(self.fuse_conv_add && self.fused(graph, consumers, value, reader))
+        });
+        made || read
+    }
+
+    /// Whether an op is an activation that runs in one step with the convolution before it.
+    fn one_step(&self, op: &Op) -> bool {
+        match op {
+            Op::Act { act } => !self.before_activations || matches!(act, Activation::Relu | Activation::Relu6),
+            _ => false,
+        }
     }
 
     fn fused(&self, graph: &Graph, consumers: &[Vec<ValueId>], value: ValueId, reader: &Node) -> bool {
@@ -84,19 +135,19 @@ pub fn quantizer_name(producer: &str) -> String {
 
 /// Inserts a fake quantizer after each of `values` and gives every convolution and linear layer for which `weight` says so a weight quantizer.
 /// Scales of activations come from `watches` (one per value), scales of weights from the weights.
-pub fn insert(
+pub(super) fn insert(
     graph: &Graph,
     params: &Params,
     values: &[ValueId],
     watches: &[Watch],
     activation: &FakeQuantSpec,
-    weight: &dyn Fn(&Node) -> Option<(FakeQuantSpec, super::Observer)>,
+    weight: &dyn Fn(ValueId, &Node) -> Option<(FakeQuantSpec, super::Observer)>,
 ) -> Result<(Graph, Params)> {
     let mut quantized = params.shallow_clone();
     let mut rewriter = Rewriter::new(graph);
     for (value, node) in graph.values().zip(&graph.nodes) {
         let mut node = node.clone();
-        if let Some((spec, observer)) = weight(&node)
+        if let Some((spec, observer)) = weight(value, &node)
             && let Op::Conv2d { weight_quant, .. } | Op::Linear { weight_quant, .. } = &mut node.op
         {
             let tensor = params.require(&format!("{}.weight", node.name))?;

@@ -29,6 +29,7 @@ impl Quantizer for TemplateName {
             // The inputs of these ops are quantized.
             placement: Placement::inputs_of(&["conv2d", "add"]),
             linear: false,
+            ..BackendSpec::default()
         }
     }
 

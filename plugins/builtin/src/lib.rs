@@ -22,6 +22,7 @@ use yolo_plugin_netadapt as _;
 use yolo_plugin_nnie as _;
 use yolo_plugin_oneshot as _;
 use yolo_plugin_onnx_qnn as _;
+use yolo_plugin_onnxruntime as _;
 use yolo_plugin_openvino as _;
 use yolo_plugin_pp_lcnet as _;
 use yolo_plugin_ppl as _;

@@ -328,6 +328,7 @@ impl Quantizer for Ranges {
             activation: Scheme::INT8,
             placement: Placement::inputs_of(&["conv2d", "add"]),
             linear: false,
+            ..BackendSpec::default()
         }
     }
     fn quantizes(&self, node: &Node) -> bool {

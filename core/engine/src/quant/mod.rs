@@ -5,8 +5,8 @@
 //! What must not be here: schemes, placement and file formats of backends (plugins and `yolo_core::quant`).
 
 use tch::{Device, Tensor};
-use yolo_core::quant::{self, Quantizer, Watch};
-use yolo_core::{Graph, Mode, Op, Program, passes};
+use yolo_core::quant::{Calibration, Quantizer};
+use yolo_core::{Graph, Op};
 use yolo_data::{Hyp, Loader};
 
 use crate::batch::image_tensor;
@@ -44,37 +44,16 @@ pub fn calibrate(
             "the model is quantized already; start from the float model".into(),
         ));
     }
-    let backend = quantizer.backend();
-    let (graph, params) = passes::fuse(&model.graph, &model.params)?;
-    let params = params.deep_clone();
-    let values = backend.placement.values(&graph);
-    let mut watches: Vec<Watch> = values
-        .iter()
-        .map(|_| Watch::new(backend.activation.observer, backend.activation.spec()))
-        .collect();
-    let program = Program::new(&graph, &params)?;
+    let mut calibration = Calibration::new(quantizer, &model.graph, &model.params)?;
     let total = batches.clamp(1, images.batches());
     for (done, batch) in images.epoch(0).take(total).enumerate() {
-        let batch = batch?;
-        let image = image_tensor(&batch, Device::Cpu)?;
-        tch::no_grad(|| {
-            program.run_observed(&image, Mode::Eval, |value, tensor| {
-                match values.iter().position(|wanted| *wanted == value) {
-                    Some(at) => watches[at].see(tensor),
-                    None => Ok(()),
-                }
-            })
-        })?;
+        calibration.see(&image_tensor(&batch?, Device::Cpu)?)?;
         if !progress(done + 1, total) {
             return Err(yolo_core::Error::Cancelled.into());
         }
     }
-    let weight = |node: &yolo_core::Node| {
-        quantizer
-            .quantizes(node)
-            .then(|| (backend.weight.spec(), backend.weight.observer))
-    };
-    let (graph, params) = quant::insert(&graph, &params, &values, &watches, &backend.activation.spec(), &weight)?;
+    let activations = calibration.activations();
+    let (graph, params) = calibration.finish()?;
     let params = params
         .iter()
         .map(|(key, tensor)| (key.to_owned(), own(tensor)))
@@ -84,7 +63,7 @@ pub fn calibrate(
     let described = serde_json::to_value(quantizer).map_err(yolo_core::Error::from)?;
     meta.history.push(Stage {
         kind: "quantize".into(),
-        summary: format!("{} activation ranges from {total} batches", values.len()),
+        summary: format!("{activations} activation ranges from {total} batches"),
         settings: described.clone(),
     });
     meta.quantizer = Some(described);

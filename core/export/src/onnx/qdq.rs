@@ -141,10 +141,10 @@ impl Quantizers {
             }
             // Padding of an average is zeros; padding of windows, too.
             Op::AvgPool { .. } | Op::WindowPartition { .. } => (hull().0.min(0.0), hull().1.max(0.0)),
-            _ if moves_values(&node.op) => hull(),
+            _ if node.op.moves_values() => hull(),
             _ => ANY,
         };
-        let grid = if moves_values(&node.op) || matches!(node.op, Op::WindowPartition { .. }) {
+        let grid = if node.op.moves_values() || matches!(node.op, Op::WindowPartition { .. }) {
             let first = node.inputs.first().and_then(|v| self.grids[v.index()].clone());
             let data = if matches!(node.op, Op::Concat { .. }) {
                 node.inputs.len()
@@ -161,23 +161,6 @@ impl Quantizers {
         };
         Ok((grid, bounds))
     }
-}
-
-/// Ops whose result holds elements of their inputs only.
-fn moves_values(op: &Op) -> bool {
-    matches!(
-        op,
-        Op::Concat { .. }
-            | Op::Slice { .. }
-            | Op::ChannelShuffle { .. }
-            | Op::SpaceToDepth
-            | Op::MaxPool { .. }
-            | Op::Upsample { .. }
-            | Op::Reshape { .. }
-            | Op::Permute { .. }
-            | Op::Dropout { .. }
-            | Op::DropPath { .. }
-    )
 }
 
 impl Grid {
@@ -339,7 +322,7 @@ impl Lowering<'_> {
     /// In the onnxruntime profile, repeats the pair behind an op that moved values of one grid.
     pub(super) fn repeat_pair(&mut self, value: ValueId, node: &Node, name: String) -> String {
         let repeats = self.quantizers.profile == Profile::Ort
-            && (moves_values(&node.op) || matches!(node.op, Op::WindowPartition { .. }))
+            && (node.op.moves_values() || matches!(node.op, Op::WindowPartition { .. }))
             && !matches!(node.op, Op::Dropout { .. } | Op::DropPath { .. });
         let Some(grid) = self.quantizers.grids[value.index()].clone().filter(|_| repeats) else {
             return name;

@@ -35,6 +35,7 @@ impl Quantizer for Academic {
             activation: self.activation,
             placement: Placement::inputs_of(&["conv2d", "linear"]),
             linear: true,
+            ..BackendSpec::default()
         }
     }
 }

@@ -31,6 +31,7 @@ impl Quantizer for OnnxQnn {
                 ..Placement::inputs_of(&["conv2d", "add", "avg-pool"])
             },
             linear: false,
+            ..BackendSpec::default()
         };
         if let Some(observer) = self.observer {
             backend.activation.observer = observer;

@@ -28,6 +28,7 @@ impl Quantizer for OpenVino {
             },
             placement: Placement::inputs_of(&["conv2d", "linear", "avg-pool", "add", "max-pool"]),
             linear: true,
+            ..BackendSpec::default()
         };
         if let Some(observer) = self.observer {
             backend.activation.observer = observer;

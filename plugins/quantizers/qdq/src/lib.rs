@@ -23,6 +23,7 @@ impl Quantizer for Qdq {
             activation: Scheme { ..Scheme::INT8 },
             placement: Placement::inputs_of(&["conv2d", "linear", "max-pool", "avg-pool", "add", "mul"]),
             linear: true,
+            ..BackendSpec::default()
         };
         if let Some(observer) = self.observer {
             backend.activation.observer = observer;

@@ -34,6 +34,7 @@ impl Quantizer for Snpe {
                 ..Placement::inputs_of(&["conv2d", "linear", "max-pool", "avg-pool", "upsample", "add", "mul"])
             },
             linear: true,
+            ..BackendSpec::default()
         };
         if let Some(observer) = self.observer {
             backend.activation.observer = observer;

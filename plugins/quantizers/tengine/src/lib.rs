@@ -38,6 +38,7 @@ impl Quantizer for Tengine {
                 ])
             },
             linear: true,
+            ..BackendSpec::default()
         };
         if let Some(observer) = self.observer {
             backend.activation.observer = observer;

@@ -27,6 +27,7 @@ impl Quantizer for TensorRt {
                 ..Placement::inputs_of(&["conv2d", "linear", "max-pool", "avg-pool", "add"])
             },
             linear: true,
+            ..BackendSpec::default()
         };
         if let Some(observer) = self.observer {
             backend.activation.observer = observer;

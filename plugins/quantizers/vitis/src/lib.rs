@@ -36,6 +36,7 @@ impl Quantizer for Vitis {
                 ..Placement::inputs_of(&["conv2d"])
             },
             linear: true,
+            ..BackendSpec::default()
         };
         if let Some(observer) = self.observer {
             backend.activation.observer = observer;
