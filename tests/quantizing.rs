@@ -1,6 +1,11 @@
 //! Quantization: every backend from the command line, files that agree with the simulation.
 
-use tch::Kind;
+use serde_json::json;
+use tch::{Kind, Tensor};
+use yolo_core::config::Located;
+use yolo_core::graph::Activation;
+use yolo_core::quant::{Calibration, Quantizer};
+use yolo_core::{Graph, Op, Params, model, testing};
 use yolo_export::{onnx, ort};
 
 use crate::support::{random_weights, small_data, tiny_model, yolo};
@@ -215,4 +220,110 @@ fn the_qdq_file_computes_what_was_simulated() {
             );
         }
     }
+}
+
+/// A published network at a fraction of its size.
+fn small(file: &str) -> Graph {
+    let config = json!({"extends": file, "scale": {"depth": 0.33, "width": 0.125}});
+    model::build(&Located::from_value(file, config), Some(3)).expect("a model")
+}
+
+/// The quantized form of a network, calibrated on two images.
+fn calibrated(graph: &Graph, backend: &str) -> (Graph, Params) {
+    let quantizer: Box<dyn Quantizer> = serde_json::from_value(json!({"type": backend})).expect("a backend");
+    let params = testing::fill_params(graph, 2.5);
+    let mut calibration = Calibration::new(quantizer.as_ref(), graph, &params).expect("a calibration");
+    calibration.see(&testing::input(2, 3, 96, 96)).expect("a forward");
+    calibration.finish().expect("a quantized network")
+}
+
+/// With the backend `onnxruntime` the engine finds integers to work on everywhere between the first convolution and those of the head,
+/// whatever the backbone: no convolution in between stays in float, and no SiLU.
+#[test]
+fn onnxruntime_runs_the_whole_network_on_integers() {
+    if let Err(reason) = ort::available() {
+        eprintln!("skipped: {reason}");
+        return;
+    }
+    for file in [
+        "yolov5n",
+        "yolov5l-ghostnet",
+        "yolov5l-shufflenetv2",
+        "yolov5l-mobilenetv3-small",
+        "yolov5l-efficientlite0",
+        "yolov5l-pplcnet",
+        "yolov5x-p2-cbam",
+    ] {
+        let (graph, params) = calibrated(&small(file), "onnxruntime");
+        let convolutions = |quantized: bool| {
+            let wanted = |op: &Op| matches!(op, Op::Conv2d { weight_quant, .. } if weight_quant.is_some() == quantized);
+            let nodes = graph.nodes.iter().filter(|node| wanted(&node.op));
+            nodes.map(|node| node.name.as_str()).collect::<Vec<_>>()
+        };
+        assert!(
+            graph
+                .nodes
+                .iter()
+                .all(|node| !matches!(node.op, Op::Act { act: Activation::Silu })),
+            "{file}: SiLU is split"
+        );
+        let float = convolutions(false);
+        assert_eq!(float.len(), 1 + graph.outputs.len(), "{file}: {float:?}");
+
+        let options = onnx::Options {
+            image: [96; 2],
+            outputs: onnx::Outputs::Raw,
+            profile: onnx::Profile::Ort,
+            ..onnx::Options::default()
+        };
+        let file_bytes = onnx::export(&graph, &params, &options)
+            .expect("a file")
+            .model
+            .to_bytes()
+            .expect("bytes");
+        let fused = ort::fused(&file_bytes)
+            .expect("onnxruntime reads it")
+            .graph
+            .expect("a graph");
+        let count = |ops: &[&str]| {
+            fused
+                .node
+                .iter()
+                .filter(|node| ops.contains(&node.op_type.as_str()))
+                .count()
+        };
+        assert_eq!(count(&["QLinearConv"]), convolutions(true).len(), "{file}");
+        assert_eq!(count(&["Conv", "FusedConv"]), float.len(), "{file}");
+        // CBAM ends in sigmoids that are no SiLU; they run on integers as well.
+        assert_eq!(count(&["Sigmoid", "QuickGelu"]), 0, "{file}");
+
+        // A sum in another order may put a value on the next step of its grid, and from there on all roundings fall otherwise. Then file
+        // and simulation are two roundings of one network, each as far from it as the grid puts them: sqrt(2) of that apart.
+        let mut session = ort::Session::from_bytes(&file_bytes, 1).expect("a session");
+        let share = distance_in_grid_errors(&mut session, &graph, &params);
+        println!("{file}: {share}");
+        assert!(share < 1.5, "{file}: {share} grid errors from the simulation");
+    }
+}
+
+/// How far a file is from the simulation, on average, in units of how far the simulation is from the float network.
+fn distance_in_grid_errors(session: &mut ort::Session, graph: &Graph, params: &Params) -> f64 {
+    let image = testing::input(1, 3, 96, 96);
+    let run = |graph: &Graph, params: &Params| {
+        let program = yolo_core::Program::new(graph, params).expect("tensors fit");
+        tch::no_grad(|| program.run(&image, yolo_core::Mode::Eval)).expect("a forward")
+    };
+    let (plain, plain_params) = onnx::strip(graph, params).expect("a float network");
+    let (simulated, float) = (run(graph, params), run(&plain, &plain_params));
+    let results = session.run(&[("images", &image)]).expect("a run");
+    let head = graph.head.as_ref().expect("a head");
+    let raw = |map| head.raw(map).expect("a map");
+    let distance = |a: &Tensor, b: &Tensor| (a - b).abs().sum(Kind::Double).double_value(&[]);
+    let (mut file, mut grid) = (0.0, 0.0);
+    for ((_, got), (simulated, float)) in results.iter().zip(simulated.iter().zip(&float)) {
+        file += distance(got, &raw(simulated));
+        grid += distance(&raw(simulated), &raw(float));
+    }
+    assert!(grid > 0.0, "a quantized network differs from the float one");
+    file / grid
 }

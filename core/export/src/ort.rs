@@ -9,12 +9,15 @@ use std::{
 
 use ort::{
     environment::Environment,
-    session::{Session as Inner, SessionInputValue, builder::GraphOptimizationLevel},
+    session::{
+        Session as Inner, SessionInputValue,
+        builder::{GraphOptimizationLevel, SessionBuilder},
+    },
     value::{TensorElementType, TensorRef, ValueType},
 };
 use tch::{Device, Kind, Tensor};
 
-use crate::{Error, Result};
+use crate::{Error, Result, onnx::proto::ModelProto};
 
 const ENGINE: &str = "onnxruntime";
 const HELP: &str = "run `cargo xtask setup`, or set ORT_DYLIB_PATH to the library (version 1.22 or later)";
@@ -66,12 +69,9 @@ impl Session {
 
     fn with_level(model: &[u8], threads: usize, level: GraphOptimizationLevel) -> Result<Self> {
         let environment = environment()?;
-        let exact = if sums_bytes_exactly() { "0" } else { "1" };
         let inner = guarded(|| {
-            Inner::builder(&environment)?
-                .with_optimization_level(level)?
+            builder(&environment, level)?
                 .with_intra_threads(threads)?
-                .with_config_entry("session.x64quantprecision", exact)?
                 .commit_from_memory(model)
         })?;
         Ok(Self { inner })
@@ -244,6 +244,26 @@ fn library_in(folder: &Path) -> Option<PathBuf> {
         .collect();
     names.sort();
     names.into_iter().next()
+}
+
+/// A network as onnxruntime rewrites it for this machine: which ops it fuses, and which it runs on integers.
+pub fn fused(model: &[u8]) -> Result<ModelProto> {
+    let environment = environment()?;
+    let folder = tempfile::tempdir().map_err(|source| Error::write(&std::env::temp_dir(), source))?;
+    let path = folder.path().join("fused.onnx");
+    guarded(|| {
+        builder(&environment, GraphOptimizationLevel::All)?
+            .with_optimized_model_path(&path)?
+            .commit_from_memory(model)
+    })?;
+    ModelProto::read(&path)
+}
+
+fn builder(environment: &Environment, level: GraphOptimizationLevel) -> ort::Result<SessionBuilder> {
+    let exact = if sums_bytes_exactly() { "0" } else { "1" };
+    Ok(Inner::builder(environment)?
+        .with_optimization_level(level)?
+        .with_config_entry("session.x64quantprecision", exact)?)
 }
 
 /// Without VNNI, x86 adds products of bytes in 16 bits, which overflow: results would depend on the machine, unless onnxruntime is

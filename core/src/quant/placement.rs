@@ -14,7 +14,7 @@ pub struct Placement {
     pub inputs_of: Vec<String>,
     /// Results of these ops are quantized.
     pub outputs_of: Vec<String>,
-    /// The image is quantized if an op of `inputs_of` reads it.
+    /// The image (and what only moves its pixels) is quantized if an op of `inputs_of` reads it.
     pub image: bool,
     /// The head's raw maps are quantized too.
     pub network_outputs: bool,
@@ -89,7 +89,7 @@ impl Placement {
         if graph.outputs.contains(&value) {
             return self.network_outputs;
         }
-        if value == ValueId::IMAGE && !self.image {
+        if !self.image && is_image(graph, value) {
             return false;
         }
         // Float until the activation: a convolution is one step with what follows it.
@@ -126,6 +126,13 @@ impl Placement {
             && single_conv(value)
             && reader.inputs.iter().rev().find(|input| single_conv(**input)) == Some(&value)
     }
+}
+
+/// Whether a value is the image, or its pixels in another order.
+fn is_image(graph: &Graph, value: ValueId) -> bool {
+    let node = graph.node(value);
+    value == ValueId::IMAGE
+        || node.op.moves_values() && !node.inputs.is_empty() && node.inputs.iter().all(|input| is_image(graph, *input))
 }
 
 /// Name of the quantizer of a value.

@@ -12,16 +12,13 @@ pub struct OnnxRuntime {
     pub observer: Observer,
     /// Weights in -64..63: for CPUs without VNNI, whose sums of two 8-bit products saturate at 16 bits.
     pub reduce_range: bool,
-    /// The raw maps of the head, too: a little faster, less exact boxes.
-    pub raw_maps: bool,
 }
 
 impl Default for OnnxRuntime {
     fn default() -> Self {
         Self {
-            observer: Observer::Mse,
+            observer: Observer::EmaMinMax,
             reduce_range: false,
-            raw_maps: false,
         }
     }
 }
@@ -44,7 +41,6 @@ impl Quantizer for OnnxRuntime {
             },
             placement: Placement {
                 outputs_of: outputs.map(str::to_owned).to_vec(),
-                network_outputs: self.raw_maps,
                 before_activations: true,
                 moved_is_quantized: true,
                 // The first convolution is faster in float, and more exact: three channels fill no vector of bytes.
