@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use comfy_table::{CellAlignment, Table};
 use serde::Serialize;
 use serde_json::json;
+use yolo_core::passes;
 use yolo_engine::Checkpoint;
 use yolo_engine::val::Detector;
 use yolo_export::bench::{self, Latency, Plan};
@@ -71,6 +72,8 @@ pub struct Row {
     pub fps: f64,
     /// Bytes of the file that the engine ran.
     pub size_bytes: u64,
+    /// Billions of operations of a run, after the passes that every engine gets; unknown for ONNX files.
+    pub gflops: Option<f64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -196,28 +199,29 @@ fn measure(weights: &Path, engine: Engine, asked: bool, setup: Setup) -> CliResu
         };
     }
     let mut size_bytes = file_size(weights)?;
-    let (latency, precision, img) = if is_onnx {
+    let (latency, precision, img, gflops) = if is_onnx {
         let file = ModelProto::read(weights).map_err(export_failed)?;
         let img = setup.side.unwrap_or(640) as i64;
         let latency = bench::onnx_batch(weights, batch as i64, [img; 2], threads, plan).map_err(export_failed)?;
-        (latency, if file.is_quantized() { "int8" } else { "f32" }, img)
+        (latency, if file.is_quantized() { "int8" } else { "f32" }, img, None)
     } else {
         let model = load::checkpoint(weights)?;
         let img = settings::image_size(setup.side, &model)? as i64;
         let quantized = onnx::is_quantized(&model.graph);
-        match engine {
+        let (latency, precision) = match engine {
             Engine::Torch => {
                 let latency = torch_batch(&model, img, batch, threads, plan)?;
-                (latency, if quantized { "int8 (simulated)" } else { "f32" }, img)
+                (latency, if quantized { "int8 (simulated)" } else { "f32" })
             }
             Engine::Ort => {
                 let file = temporary_onnx(&model, img, batch)?;
                 size_bytes = file_size(file.path())?;
                 let latency =
                     bench::onnx_batch(file.path(), batch as i64, [img; 2], threads, plan).map_err(export_failed)?;
-                (latency, if quantized { "int8" } else { "f32" }, img)
+                (latency, if quantized { "int8" } else { "f32" })
             }
-        }
+        };
+        (latency, precision, img, Some(batch as f64 * gflops(&model, img)?))
     };
     let Latency {
         ms_median, ms_p95, fps, ..
@@ -233,7 +237,15 @@ fn measure(weights: &Path, engine: Engine, asked: bool, setup: Setup) -> CliResu
         ms_p95,
         fps,
         size_bytes,
+        gflops,
     }))
+}
+
+/// Billions of operations for one image in the form that engines run.
+fn gflops(model: &Checkpoint, img: i64) -> CliResult<f64> {
+    let (graph, params) = passes::fuse(&model.graph, &model.params)?;
+    let (graph, _) = passes::upsample_late(&graph, &params)?;
+    Ok(graph.cost(img)?.gflops())
 }
 
 /// The fused network on libtorch, one image at a time.

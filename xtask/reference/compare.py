@@ -111,7 +111,7 @@ def forward(given, work):
     measure.need(given.weights)
     with measure.Reference(given.repo, given.threads) as reference:
         reference.ask("load", name="network", weights=str(given.weights))
-        times, note = measure.forward(given, work, reference, given.weights, seconds=4)
+        times, note, _ = measure.forward(given, work, reference, given.weights, seconds=4)
     name = f"{given.weights.stem} forward"
     yield Row.faster(f"{name}, torch", "ms", times["torch"], times["reference"], 1, note)
     yield Row.faster(f"{name}, onnxruntime", "ms", times["ort"], times["reference"], 1.8, note)
@@ -126,16 +126,23 @@ def train(given, work):
 def light(given, work):
     if given.repo2 is None:
         raise Missing("--repo2 was not given (a checkout of Gumpest/YOLOv5-Multibackbone-Compression)")
+    classes = measure.classes(given.data)
     with measure.Reference(given.repo2, given.threads) as reference:
         for ours, theirs in LIGHT.items():
             cfg = given.repo2 / "models/lightModels" / theirs
-            measure.need(cfg)
+            measure.need(cfg, given.data)
             state, weights = work / f"{ours}-state.safetensors", work / f"{ours}.safetensors"
-            reference.ask("build", name="network", cfg=str(cfg), classes=10, save=str(state))
-            measure.seconds([given.yolo, "convert", state, weights, "--cfg", ours, "--nc", "10"], work, weights)
-            times, note = measure.forward(given, work, reference, weights, seconds=8)
+            reference.ask("build", name="network", cfg=str(cfg), classes=classes, save=str(state))
+            measure.seconds([given.yolo, "convert", state, weights, "--cfg", ours, "--nc", str(classes)], work, weights)
+            int8 = measure.quantize(given, work, weights)
+            # As near to the other times as can be: clocks of processors drift.
+            peak = reference.ask("fastest-convolution", seconds=0.5)["gflops_per_second"]
+            times, note, gflops = measure.forward(given, work, reference, weights, seconds=8, int8=int8)
+            bound = median(times["reference"]) / (1e3 * gflops / peak)
+            bound = f"{bound:.2f}x if all {gflops:.1f} GFLOPs ran at the {peak:.0f} GFLOP/s of the fastest dense convolution"
             yield Row.faster(f"{ours} forward, torch", "ms", times["torch"], times["reference"], 1, note)
-            yield Row.faster(f"{ours} forward, onnxruntime", "ms", times["ort"], times["reference"], 1.5, note)
+            yield Row.faster(f"{ours} forward, onnxruntime", "ms", times["ort"], times["reference"], 1.5, bound)
+            yield Row.faster(f"{ours} forward, onnxruntime int8", "ms", times["ort-int8"], times["reference"], 1.5)
 
 
 MEASUREMENTS = {"list": list_plugins, "detect": detect, "forward": forward, "train": train, "light": light}

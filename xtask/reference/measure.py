@@ -142,14 +142,16 @@ def same_function(given, work, reference, weights):
     return f"error of the outputs {errors['ours']:.0e}, the reference's {errors['reference']:.0e}"
 
 
-def forward(given, work, reference, weights, seconds):
-    """Milliseconds of a forward of one image at 640 with decoded boxes: medians per turn, by engine."""
+def forward(given, work, reference, weights, seconds, int8=None):
+    """Milliseconds of a forward of one image at 640 with decoded boxes: medians per turn, by engine. `ort-int8` runs the checkpoint
+    `int8` on onnxruntime. Also billions of operations of our network."""
     note = same_function(given, work, reference, weights)
+    work_done = set()
 
     def theirs():
         return median(reference.ask("time", name="network", size=640, warm_up=3, runs=5, seconds=seconds)["ms"])
 
-    def ours(engine):
+    def ours(engine, weights=weights):
         command = [
             given.yolo, "bench", "--weights", weights, "--engine", engine, "--img", "640", "--threads", given.threads, "--json",
         ]  # fmt: skip
@@ -159,10 +161,33 @@ def forward(given, work, reference, weights, seconds):
         rows = [row for row in json.loads(done.stdout)["rows"] if row["engine"] == engine]
         if len(rows) != 1 or rows[0]["threads"] != given.threads:
             raise Failed(f"`yolo bench` answered {done.stdout}")
+        work_done.add(rows[0]["gflops"])
         return rows[0]["ms_median"]
 
-    taken = in_turns(given.runs, lambda: ours("torch"), theirs, lambda: ours("ort"))
-    return dict(zip(("torch", "reference", "ort"), taken)), note
+    sides = {"torch": lambda: ours("torch"), "reference": theirs, "ort": lambda: ours("ort")}
+    if int8 is not None:
+        sides["ort-int8"] = lambda: ours("ort", int8)
+    taken = in_turns(given.runs, *sides.values())
+    return dict(zip(sides, taken)), note, max(work_done)
+
+
+def quantize(given, work, weights):
+    """Our int8 form of a checkpoint for onnxruntime."""
+    folder = work / f"{weights.stem}-int8"
+    quantized = folder / "quantized.safetensors"
+    command = [
+        given.yolo, "quantize", "--weights", weights, "--data", given.data, "--backend", "onnxruntime", "--img", "640",
+        "--calib-batches", "1", "--batch-size", "4", "--out", folder,
+    ]  # fmt: skip
+    seconds(command, work, quantized)
+    return quantized
+
+
+def classes(data):
+    """Number of classes of a data set."""
+    import yaml
+
+    return len(yaml.safe_load(data.read_text())["names"])
 
 
 def mirror(data, work):

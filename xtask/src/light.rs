@@ -18,7 +18,8 @@ const MODELS: [(&str, &str); 7] = [
 /// Image side of training and timing.
 const SIDE: &str = "320";
 
-/// Trains each model unless its run is there already, times all of them one after the other, prints the table.
+/// Trains each model unless its run is there already, quantizes it for onnxruntime, times all of them one after the other, prints the
+/// table.
 pub fn light(yolo: &dyn Fn() -> Command, data: &str, epochs: &str, batch: &str) -> Outcome {
     let folder = root().join("runs/light");
     let mut trained = Vec::new();
@@ -30,10 +31,17 @@ pub fn light(yolo: &dyn Fn() -> Command, data: &str, epochs: &str, batch: &str) 
         }
         trained.push(std::fs::read_to_string(&record).map_err(|e| format!("{}: {e}", record.display()))?);
     }
-    let speeds = speeds(yolo)?;
+    let quantized = MODELS
+        .iter()
+        .map(|(model, _)| quantize(yolo, model, data))
+        .collect::<Outcome<Vec<String>>>()?;
+    let torch = speeds(yolo, "torch", "weights/best.safetensors")?;
+    let ort = speeds(yolo, "ort", "weights/best.safetensors")?;
+    let int8 = speeds(yolo, "ort", "int8/quantized.safetensors")?;
     println!(
-        "| model | parameters | GFLOPs at 640 | mAP50 | mAP | FPS onnxruntime | FPS libtorch | peak memory | seconds per epoch |\n\
-         |---|---:|---:|---:|---:|---:|---:|---:|---:|"
+        "| model | parameters | GFLOPs at 640 | mAP50 | mAP | int8 mAP50 | int8 mAP | FPS int8 onnxruntime | FPS onnxruntime | \
+         FPS libtorch | peak memory | seconds per epoch |\n\
+         |---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|"
     );
     for (index, ((model, label), outcome)) in MODELS.iter().zip(&trained).enumerate() {
         let about = output(yolo().args(["model", model, "--nc", "3", "--json"]))?;
@@ -45,14 +53,17 @@ pub fn light(yolo: &dyn Fn() -> Command, data: &str, epochs: &str, batch: &str) 
         };
         let epochs: f64 = epochs.parse().map_err(|_| format!("--epochs {epochs} is no number"))?;
         println!(
-            "| {label} | {:.2} M | {:.2} | {:.3} | {:.3} | {:.1} | {:.1} | {:.2} GB | {:.0} |",
+            "| {label} | {:.2} M | {:.2} | {:.3} | {:.3} | {:.3} | {:.3} | {:.1} | {:.1} | {:.1} | {:.2} GB | {:.0} |",
             // The sum is the largest of the numbers by layer.
             numbers(&about, "params").into_iter().fold(0.0, f64::max) / 1e6,
             number(&about, "gflops")?,
             number(outcome, "map50")?,
             number(outcome, "map")?,
-            speeds[index].1,
-            speeds[index].0,
+            number(&quantized[index], "map50_quant")?,
+            number(&quantized[index], "map_quant")?,
+            int8[index],
+            ort[index],
+            torch[index],
             number(outcome, "peak_memory_bytes")? / 1e9,
             number(outcome, "seconds")? / epochs,
         );
@@ -88,21 +99,28 @@ fn train(yolo: &dyn Fn() -> Command, model: &str, data: &str, epochs: &str, batc
         .ok_or_else(|| format!("`yolo train --cfg {model}` said nothing"))
 }
 
-/// Images per second on libtorch and on onnxruntime, per model.
-fn speeds(yolo: &dyn Fn() -> Command) -> Outcome<Vec<(f64, f64)>> {
-    let weights = MODELS.map(|(model, _)| format!("runs/light/{model}/weights/best.safetensors"));
+/// Calibrates a trained model for onnxruntime; returns the JSON document that describes the outcome.
+fn quantize(yolo: &dyn Fn() -> Command, model: &str, data: &str) -> Outcome<String> {
+    let run = format!("runs/light/{model}");
+    output(
+        yolo()
+            .args(["quantize", "--weights", &format!("{run}/weights/best.safetensors")])
+            .args(["--data", data, "--img", SIDE, "--backend", "onnxruntime", "--json"])
+            .args(["--out", &format!("{run}/int8")]),
+    )
+}
+
+/// Images per second on an engine, per model.
+fn speeds(yolo: &dyn Fn() -> Command, engine: &str, file: &str) -> Outcome<Vec<f64>> {
+    let weights = MODELS.map(|(model, _)| format!("runs/light/{model}/{file}"));
     let mut command = yolo();
     command.arg("bench").arg("--weights").args(weights);
-    command.args(["--img", SIDE, "--engine", "torch", "--engine", "ort", "--json"]);
+    command.args(["--img", SIDE, "--engine", engine, "--json"]);
     let fps = numbers(&output(&mut command)?, "fps");
-    if fps.len() != 2 * MODELS.len() {
-        return fail(format!(
-            "`yolo bench` gave {} rows instead of {}",
-            fps.len(),
-            2 * MODELS.len()
-        ));
+    if fps.len() != MODELS.len() {
+        return fail(format!("`yolo bench` gave {} rows instead of {}", fps.len(), MODELS.len()));
     }
-    Ok(fps.chunks_exact(2).map(|pair| (pair[0], pair[1])).collect())
+    Ok(fps)
 }
 
 /// Standard output of a command that must succeed; its progress is shown.
