@@ -14,6 +14,7 @@ use crate::{load, ui};
 ///           yolo convert best.safetensors state.safetensors --state-dict
 ///           yolo convert state.safetensors model.safetensors --cfg yolov5l-ghostnet --nc 10
 #[derive(clap::Args)]
+#[command(verbatim_doc_comment)]
 pub struct ConvertArgs {
     /// `.pt` or `.safetensors`
     input: PathBuf,

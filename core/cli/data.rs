@@ -30,6 +30,7 @@ enum Command {
 ///
 /// Example: yolo data check bccd.yaml --json
 #[derive(clap::Args)]
+#[command(verbatim_doc_comment)]
 struct CheckArgs {
     /// Data set YAML
     data: PathBuf,
@@ -81,6 +82,7 @@ struct ConvertArgs {
 ///
 /// Example: yolo data synth --out synth --images 320 --img 192
 #[derive(clap::Args)]
+#[command(verbatim_doc_comment)]
 struct SynthArgs {
     /// Folder to make
     #[arg(long)]
@@ -109,6 +111,7 @@ struct SynthArgs {
 ///
 /// Example: yolo data anchors visdrone.yaml --img 640 --count 12
 #[derive(clap::Args)]
+#[command(verbatim_doc_comment)]
 struct AnchorsArgs {
     /// Data set YAML
     data: PathBuf,

@@ -22,6 +22,7 @@ use crate::{load, plots, settings, ui};
 /// Examples: yolo detect --weights yolov5n.pt --source street.jpg
 ///           yolo detect --weights best.safetensors --source 'photos/*.jpg' --save-txt --json
 #[derive(clap::Args)]
+#[command(verbatim_doc_comment)]
 pub struct DetectArgs {
     /// Checkpoint (.safetensors or .pt)
     #[arg(long)]

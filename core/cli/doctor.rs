@@ -12,6 +12,7 @@ use crate::{plugins, ui};
 ///
 /// Example: yolo doctor --json
 #[derive(clap::Args)]
+#[command(verbatim_doc_comment)]
 pub struct DoctorArgs {
     /// Print JSON
     #[arg(long)]

@@ -11,6 +11,7 @@ use crate::ui;
 ///
 /// Example: yolo explain yolo::wasm::out_of_fuel
 #[derive(clap::Args)]
+#[command(verbatim_doc_comment)]
 pub struct ExplainArgs {
     /// The code; without one, all codes are listed
     code: Option<String>,

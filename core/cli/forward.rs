@@ -12,6 +12,7 @@ use crate::load;
 ///
 /// Example: yolo forward --cfg yolov5n --nc 10 --weights w.safetensors --input x.safetensors --output y.safetensors
 #[derive(clap::Args)]
+#[command(verbatim_doc_comment)]
 pub struct ForwardArgs {
     /// Model configuration (name or file); not needed for a self-describing checkpoint
     #[arg(long)]

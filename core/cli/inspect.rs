@@ -20,6 +20,7 @@ use options::{PluginOption, flow};
 /// Examples: yolo inspect ghostnet
 ///           yolo inspect neck-block/spp --json
 #[derive(clap::Args)]
+#[command(verbatim_doc_comment)]
 pub struct InspectArgs {
     /// Its name; `KIND/NAME` where several kinds have it; a .wasm file
     name: String,

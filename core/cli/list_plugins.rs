@@ -15,6 +15,7 @@ use crate::{plugins, ui};
 /// Examples: yolo list-plugins '*net*'
 ///           yolo list-plugins --kind metric --plugin ./lab --json
 #[derive(clap::Args)]
+#[command(verbatim_doc_comment)]
 pub struct ListPluginsArgs {
     /// Names to list, with `*` and `?`
     pattern: Option<String>,

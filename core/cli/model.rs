@@ -13,6 +13,7 @@ use crate::{load, ui};
 ///
 /// Example: yolo model yolov5n --nc 10 --layers --graph yolov5n.svg
 #[derive(clap::Args)]
+#[command(verbatim_doc_comment)]
 pub struct ModelArgs {
     /// Name in configs/models, YAML file (ours or Ultralytics'), or checkpoint
     model: String,

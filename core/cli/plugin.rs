@@ -15,6 +15,7 @@ use crate::{load, ui};
 ///
 /// Example: yolo plugin test ./my-metric
 #[derive(clap::Args)]
+#[command(verbatim_doc_comment)]
 pub struct PluginCommand {
     #[command(subcommand)]
     action: Action,
@@ -42,6 +43,7 @@ pub fn run(args: &PluginCommand) -> CliResult {
 ///
 /// Example: yolo plugin describe my-metric.wasm about.json
 #[derive(clap::Args)]
+#[command(verbatim_doc_comment)]
 struct DescribeArgs {
     /// The module
     module: PathBuf,

@@ -18,6 +18,7 @@ use crate::{components, data_args, load, settings, ui};
 /// Examples: yolo prune --weights best.safetensors --data bccd.yaml --pruner slimming --flops 0.6 --out pruned.safetensors
 ///           yolo prune --weights best.safetensors --data bccd.yaml --pruner oneshot --metric fpgm --flops 0.5 --out pruned.safetensors
 #[derive(clap::Args)]
+#[command(verbatim_doc_comment)]
 pub struct PruneArgs {
     /// Checkpoint (.safetensors or .pt)
     #[arg(long)]

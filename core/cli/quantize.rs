@@ -19,6 +19,7 @@ use crate::{components, data_args, load, settings, train, ui};
 ///
 /// Example: yolo quantize --weights best.safetensors --data bccd.yaml --backend tensorrt --qat-epochs 3 --out int8
 #[derive(clap::Args)]
+#[command(verbatim_doc_comment)]
 pub struct QuantizeArgs {
     /// Float checkpoint (.safetensors or .pt)
     #[arg(long)]

@@ -18,6 +18,7 @@ use crate::{data_args, load, settings, ui};
 ///
 /// Example: yolo val --weights best.safetensors --data bccd.yaml --img 320 --plots
 #[derive(clap::Args)]
+#[command(verbatim_doc_comment)]
 pub struct ValArgs {
     /// Checkpoint (.safetensors or .pt)
     #[arg(long)]

@@ -66,7 +66,7 @@ fn builtins_are_listed_with_what_tools_rely_on() {
         ("metric", "l1 l2 fpgm bn-gamma taylor random"),
         (
             "quantizer",
-            "tensorrt nnie snpe ppl-w8a16 academic vitis openvino onnx-qnn ppl-cuda tengine-u8 qdq stpu",
+            "onnxruntime tensorrt nnie snpe ppl-w8a16 academic vitis openvino onnx-qnn ppl-cuda tengine-u8 qdq stpu",
         ),
     ] {
         let of_kind = yolo(dir.path(), &["list-plugins", "--json", "--kind", kind])
@@ -97,7 +97,7 @@ fn builtins_are_listed_with_what_tools_rely_on() {
         "{text}"
     );
     assert!(
-        text.contains("7 backbones, 8 neck blocks, 6 pruners, 6 prune metrics, 12 quantizers"),
+        text.contains("7 backbones, 8 neck blocks, 6 pruners, 6 prune metrics, 13 quantizers"),
         "{text}"
     );
 }

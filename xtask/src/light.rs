@@ -118,7 +118,11 @@ fn speeds(yolo: &dyn Fn() -> Command, engine: &str, file: &str) -> Outcome<Vec<f
     command.args(["--img", SIDE, "--engine", engine, "--json"]);
     let fps = numbers(&output(&mut command)?, "fps");
     if fps.len() != MODELS.len() {
-        return fail(format!("`yolo bench` gave {} rows instead of {}", fps.len(), MODELS.len()));
+        return fail(format!(
+            "`yolo bench` gave {} rows instead of {}",
+            fps.len(),
+            MODELS.len()
+        ));
     }
     Ok(fps)
 }

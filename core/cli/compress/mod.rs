@@ -25,6 +25,7 @@ use stages::Context;
 ///
 /// Example: yolo compress configs/recipes/demo.yaml --resume
 #[derive(clap::Args)]
+#[command(verbatim_doc_comment)]
 pub struct CompressArgs {
     /// Recipe (YAML)
     recipe: PathBuf,

@@ -20,6 +20,7 @@ pub use files::{File, Language, Names, Way};
 ///           yolo new-plugin metric my-metric --wasm --lang c
 ///           yolo new-plugin backbone tiny-net --static
 #[derive(clap::Args)]
+#[command(verbatim_doc_comment)]
 pub struct NewPluginArgs {
     /// backbone, neck-block, op, pruner, metric or quantizer
     kind: String,

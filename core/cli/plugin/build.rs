@@ -16,6 +16,7 @@ const WASM_TARGET: &str = "wasm32-unknown-unknown";
 ///
 /// Example: yolo plugin build ./my-pruner
 #[derive(clap::Args)]
+#[command(verbatim_doc_comment)]
 pub struct BuildArgs {
     /// Folder with the yolo-plugin.toml
     #[arg(default_value = ".")]

@@ -18,6 +18,7 @@ use crate::ui;
 ///
 /// Example: yolo plugin check my-metric.wasm
 #[derive(clap::Args)]
+#[command(verbatim_doc_comment)]
 pub struct CheckArgs {
     /// A .wasm file, a library, a manifest, or a folder with one
     file: PathBuf,
@@ -30,6 +31,7 @@ pub struct CheckArgs {
 ///
 /// Example: yolo plugin test ./my-pruner
 #[derive(clap::Args)]
+#[command(verbatim_doc_comment)]
 pub struct TestArgs {
     /// A .wasm file, a library, a manifest, or a folder with one
     file: PathBuf,

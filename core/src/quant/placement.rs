@@ -140,6 +140,9 @@ pub fn quantizer_name(producer: &str) -> String {
     format!("{producer}.act_quant")
 }
 
+/// How the weight of a node is quantized and its range found, if it is.
+pub(super) type WeightQuant<'a> = &'a dyn Fn(ValueId, &Node) -> Option<(FakeQuantSpec, super::Observer)>;
+
 /// Inserts a fake quantizer after each of `values` and gives every convolution and linear layer for which `weight` says so a weight quantizer.
 /// Scales of activations come from `watches` (one per value), scales of weights from the weights.
 pub(super) fn insert(
@@ -148,7 +151,7 @@ pub(super) fn insert(
     values: &[ValueId],
     watches: &[Watch],
     activation: &FakeQuantSpec,
-    weight: &dyn Fn(ValueId, &Node) -> Option<(FakeQuantSpec, super::Observer)>,
+    weight: WeightQuant<'_>,
 ) -> Result<(Graph, Params)> {
     let mut quantized = params.shallow_clone();
     let mut rewriter = Rewriter::new(graph);

@@ -56,6 +56,6 @@ impl Quantizer for OnnxRuntime {
 yolo_sdk::plugin! {
     quantizer OnnxRuntime = "onnxruntime" {
         summary: "Int8 that is fast on CPUs (onnxruntime): SiLU on integers, too",
-        paper: ("Integer Quantization for Deep Learning Inference", "https://arxiv.org/abs/2004.09602", 2020, "arXiv"),
+        paper: ("Integer Quantization for Deep Learning Inference", "https://arxiv.org/abs/2004.09602", 2020, "Wu et al. (arXiv 2020)"),
     }
 }
