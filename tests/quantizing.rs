@@ -6,6 +6,7 @@ use yolo_core::config::Located;
 use yolo_core::graph::Activation;
 use yolo_core::quant::{Calibration, Quantizer};
 use yolo_core::{Graph, Op, Params, model, testing};
+use yolo_export::checked::{Format, Request, write};
 use yolo_export::{onnx, ort};
 
 use crate::support::{random_weights, small_data, tiny_model, yolo};
@@ -303,6 +304,27 @@ fn onnxruntime_runs_the_whole_network_on_integers() {
         let share = distance_in_grid_errors(&mut session, &graph, &params);
         println!("{file}: {share}");
         assert!(share < 1.5, "{file}: {share} grid errors from the simulation");
+    }
+}
+
+/// ncnn's integers are symmetric: a network with none of those would become a float file without a word.
+#[test]
+fn ncnn_refuses_a_network_that_it_would_run_in_float() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let request = Request::new(Format::Ncnn, [96; 2]);
+    for (backend, fits) in [("onnxruntime", false), ("tensorrt", true)] {
+        let (graph, params) = calibrated(&small("yolov5n"), backend);
+        let path = dir.path().join(format!("{backend}.param"));
+        match write(&graph, &params, &request, &path) {
+            Ok(_) => assert!(fits && path.exists(), "{backend}"),
+            Err(error) => {
+                assert!(
+                    !fits && error.to_string().contains("--backend tensorrt"),
+                    "{backend}: {error}"
+                );
+                assert!(!path.exists() && !path.with_extension("bin").exists(), "{backend}");
+            }
+        }
     }
 }
 

@@ -205,6 +205,15 @@ fn write_ncnn(graph: &Graph, params: &Params, request: &Request, path: &Path) ->
             precision,
         },
     )?;
+    let on_integers =
+        |layer: &ncnn::model::Layer| layer.weights.iter().any(|w| matches!(w, ncnn::model::Weight::Int8(_)));
+    if quantized && !net.layers.iter().any(on_integers) {
+        return Err(Error::Unsupported(
+            "none of its quantizers is symmetric int8, the only kind that ncnn has: the file would be a float network. Quantize for it \
+             with `--backend tensorrt`, or export the float model"
+                .into(),
+        ));
+    }
     let (text, bytes) = (net.to_param(), net.to_bin());
     let (param, bin) = ncnn::paths(path);
     let mut written = Written {

@@ -1,7 +1,7 @@
 //! The academic setting: weights and activations of convolutions and linear layers only, schemes chosen freely.
 //! Outputs of the network stay float.
 
-use yolo_sdk::prelude::quant::{BackendSpec, Placement, Scheme};
+use yolo_sdk::prelude::quant::{BackendSpec, Scheme};
 use yolo_sdk::prelude::*;
 
 /// Schemes of the academic setting.
@@ -17,13 +17,8 @@ pub struct Academic {
 
 impl Default for Academic {
     fn default() -> Self {
-        Self {
-            weight: Scheme {
-                per_channel: true,
-                ..Scheme::INT8
-            },
-            activation: Scheme::INT8,
-        }
+        let BackendSpec { weight, activation, .. } = BackendSpec::default();
+        Self { weight, activation }
     }
 }
 
@@ -33,8 +28,6 @@ impl Quantizer for Academic {
         BackendSpec {
             weight: self.weight,
             activation: self.activation,
-            placement: Placement::inputs_of(&["conv2d", "linear"]),
-            linear: true,
             ..BackendSpec::default()
         }
     }
