@@ -1,9 +1,10 @@
 //! Makes libtorch a library that is loaded at the first call into it, not with the program: to start it takes libtorch longer than
 //! `yolo list-plugins` may take in all.
 //!
-//! torch-sys compiles its C functions into an archive. Here that archive becomes a shared library which needs libtorch, and the
-//! program gets a trampoline of the same name for each of its functions. The trampolines are linked ahead of the archive, so
-//! nothing of it, and nothing of libtorch, is linked into the program. Linux on x86-64 only; elsewhere libtorch is linked as torch-sys asks for.
+//! torch-sys compiles its C functions into an archive. Here that archive, and C functions of our own (`native/*.cpp`) for what
+//! torch-sys leaves out, become a shared library which needs libtorch, and the program gets a trampoline of the same name for each
+//! of the functions. The trampolines are linked ahead of the archive, so nothing of it, and nothing of libtorch, is linked into the
+//! program. Linux on x86-64 only; elsewhere libtorch is linked as torch-sys asks for.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -17,13 +18,41 @@ fn main() {
         println!("cargo:rerun-if-changed={file}");
     }
     println!("cargo:rerun-if-env-changed=LIBTORCH");
+    println!("cargo:rerun-if-changed=native");
     println!("cargo:rustc-check-cfg=cfg(lazy_libtorch)");
-    if env::var("TARGET").as_deref() != Ok("x86_64-unknown-linux-gnu") {
-        return;
-    }
-    if let Err(reason) = build() {
+    let lazy = env::var("TARGET").as_deref() == Ok("x86_64-unknown-linux-gnu");
+    if let Err(reason) = if lazy { build() } else { native(true).map(drop) } {
         println!("cargo:error={reason}");
     }
+}
+
+/// Compiles our own functions; returns the archive.
+fn native(link: bool) -> Result<PathBuf> {
+    let libtorch = PathBuf::from(variable("DEP_TCH_LIBTORCH_LIB")?);
+    let include = libtorch.parent().ok_or("libtorch has no folder")?.join("include");
+    let mut files = Vec::new();
+    for entry in fs::read_dir("native").map_err(|error| format!("native: {error}"))? {
+        let path = entry.map_err(|error| error.to_string())?.path();
+        if path.extension().is_some_and(|extension| extension == "cpp") {
+            files.push(path);
+        }
+    }
+    files.sort();
+    cc::Build::new()
+        .cpp(true)
+        .pic(true)
+        .opt_level(2)
+        .debug(false)
+        .warnings(false)
+        .std("c++17")
+        .define("_GLIBCXX_USE_CXX11_ABI", "1")
+        .include(&include)
+        .include(include.join("torch/csrc/api/include"))
+        .files(&files)
+        .cargo_metadata(link)
+        .try_compile("yolo_native")
+        .map_err(|error| error.to_string())?;
+    Ok(PathBuf::from(variable("OUT_DIR")?).join("libyolo_native.a"))
 }
 
 fn build() -> Result<()> {
@@ -31,8 +60,9 @@ fn build() -> Result<()> {
     let libtorch = PathBuf::from(variable("DEP_TCH_LIBTORCH_LIB")?);
     let archive = archive_of_torch_sys(&out, &libtorch)?;
     println!("cargo:rerun-if-changed={}", archive.display());
-    let functions = functions_of(&archive)?;
-    let library = link_shared(&archive, &libtorch, &out)?;
+    let archives = [archive, native(false)?];
+    let functions = functions_of(&archives)?;
+    let library = link_shared(&archives, &libtorch, &out)?;
     fs::write(out.join("functions.h"), tables(&functions, &library)?).map_err(|error| error.to_string())?;
     fs::write(out.join("functions.S"), trampolines(&functions)).map_err(|error| error.to_string())?;
     // `cc` prints the archive without the modifier that this needs: all of it is linked, before torch-sys is looked at.
@@ -95,13 +125,13 @@ fn archive_of_torch_sys(out: &Path, libtorch: &Path) -> Result<PathBuf> {
     })
 }
 
-/// The names of the C functions in the archive. What C++ mangled is called by nobody outside of it.
-fn functions_of(archive: &Path) -> Result<Vec<String>> {
+/// The names of the C functions in the archives. What C++ mangled is called by nobody outside of them.
+fn functions_of(archives: &[PathBuf]) -> Result<Vec<String>> {
     let nm = env::var("NM").unwrap_or_else(|_| "nm".to_owned());
     let text = output(
         Command::new(nm)
             .args(["--defined-only", "--extern-only", "--format=posix"])
-            .arg(archive),
+            .args(archives),
     )?;
     let mut names: Vec<String> = text
         .lines()
@@ -112,13 +142,13 @@ fn functions_of(archive: &Path) -> Result<Vec<String>> {
     names.sort();
     names.dedup();
     if names.is_empty() {
-        return Err(format!("{} has no C functions", archive.display()));
+        return Err("torch-sys' archive has no C functions".to_owned());
     }
     Ok(names)
 }
 
-/// Links the archive as a shared library that brings libtorch with it; that of CUDA too, which no symbol asks for.
-fn link_shared(archive: &Path, libtorch: &Path, out: &Path) -> Result<PathBuf> {
+/// Links the archives as a shared library that brings libtorch with it; that of CUDA too, which no symbol asks for.
+fn link_shared(archives: &[PathBuf], libtorch: &Path, out: &Path) -> Result<PathBuf> {
     // Plugins share the library of the program, whatever version of yolo they were built with. With the version of torch-sys in
     // the name they never get functions of other signatures.
     let name = format!("libyolo_tch_{}.so", version_of_torch_sys()?);
@@ -130,7 +160,7 @@ fn link_shared(archive: &Path, libtorch: &Path, out: &Path) -> Result<PathBuf> {
         .arg(&library)
         .arg(format!("-Wl,-soname,{name}"))
         .arg("-Wl,--whole-archive")
-        .arg(archive)
+        .args(archives)
         .arg("-Wl,--no-whole-archive,--no-as-needed")
         .arg(format!("-L{}", libtorch.display()))
         .arg(format!("-Wl,-rpath,{}", libtorch.display()));

@@ -1,7 +1,9 @@
 //! libtorch, loaded at the first call into it instead of with the program. Commands that need no tensors start in milliseconds.
 //!
-//! What lives here: the trampolines between the C functions of torch-sys and the library that has them (`build.rs`,
-//! `trampoline.S`, `bind.c`). What must not: anything about tensors; that is `tch`.
+//! What lives here: the trampolines between C functions and the library that has them (`build.rs`, `trampoline.S`, `bind.c`), and
+//! what torch-sys has no function for ([`native`]). What must not: models, data, training.
+
+pub mod native;
 
 // Keeps torch-sys in the link, behind the trampolines.
 use torch_sys as _;
