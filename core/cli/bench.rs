@@ -1,11 +1,14 @@
 //! `yolo bench`: latency of models on the engines of this machine. Only the network is inside the clock, with the decoding of its
 //! maps; one engine runs at a time, with a fixed number of threads.
 
+mod step;
+
 use std::path::{Path, PathBuf};
 
 use comfy_table::{CellAlignment, Table};
 use serde::Serialize;
 use serde_json::json;
+use tch::Device;
 use yolo_core::passes;
 use yolo_engine::Checkpoint;
 use yolo_engine::val::Detector;
@@ -13,6 +16,7 @@ use yolo_export::bench::{self, Latency, Plan};
 use yolo_export::onnx::{self, proto::ModelProto};
 use yolo_export::ort;
 
+use crate::device::{AmpArgs, DeviceArgs};
 use crate::error::{CliError, CliResult, io_error};
 use crate::export::unknown;
 use crate::quantize::export_failed;
@@ -26,8 +30,26 @@ use crate::{load, settings, ui};
 #[command(verbatim_doc_comment)]
 pub struct BenchArgs {
     /// Checkpoints (.safetensors, .pt) or .onnx files
-    #[arg(long, num_args = 1.., required = true)]
+    #[arg(long, num_args = 1.., required_unless_present = "cfg")]
     weights: Vec<PathBuf>,
+    /// Measure the training step instead of inference, of one checkpoint or of `--cfg`
+    #[arg(long)]
+    train: bool,
+    /// Model configuration (name or file) with random weights, for `--train`
+    #[arg(long, requires = "train", conflicts_with = "weights")]
+    cfg: Option<String>,
+    /// Number of classes of `--cfg`
+    #[arg(long, requires = "cfg")]
+    nc: Option<i64>,
+    /// Steps that are timed, for `--train`
+    #[arg(long, requires = "train", default_value_t = 50)]
+    steps: usize,
+    /// Steps before, for `--train`
+    #[arg(long, requires = "train", default_value_t = 10)]
+    warmup: usize,
+    /// Write images, targets, maps, losses and gradients of the first step to a .safetensors file, for `--train`
+    #[arg(long, requires = "train")]
+    save_step: Option<PathBuf>,
     /// `torch`, `ort` (repeatable; default: all that are installed)
     #[arg(long)]
     engine: Vec<String>,
@@ -43,9 +65,10 @@ pub struct BenchArgs {
     /// Images per run
     #[arg(long, visible_alias = "batch", default_value_t = 1)]
     batch_size: usize,
-    /// Device (this build: `cpu`)
-    #[arg(long, default_value = "cpu")]
-    device: String,
+    #[command(flatten)]
+    device: DeviceArgs,
+    #[command(flatten)]
+    amp: AmpArgs,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -98,11 +121,15 @@ struct Setup {
     threads: usize,
     batch: usize,
     plan: Plan,
+    device: Device,
 }
 
 /// Runs the command.
 pub fn run(args: &BenchArgs) -> CliResult {
-    settings::cpu_only(&args.device)?;
+    let device = args.device.one()?;
+    if args.train {
+        return train_step(args, device);
+    }
     for (name, value) in [
         ("--runs", args.runs),
         ("--batch-size", args.batch_size),
@@ -122,6 +149,7 @@ pub fn run(args: &BenchArgs) -> CliResult {
         threads: args.threads.unwrap_or_else(all_cores),
         batch: args.batch_size,
         plan,
+        device,
     };
     let engines = engines(&args.engine)?;
     let mut bar = ui::Bar::new("bench", (args.weights.len() * engines.len()) as u64);
@@ -147,6 +175,36 @@ pub fn run(args: &BenchArgs) -> CliResult {
     }
     println!("{}", table(&rows));
     Ok(())
+}
+
+/// `--train`.
+fn train_step(args: &BenchArgs, device: Device) -> CliResult {
+    let model = match (&args.cfg, args.weights.as_slice()) {
+        (Some(cfg), _) => {
+            let graph = load::graph(cfg, args.nc)?;
+            let params = yolo_core::Params::init(&graph, 0);
+            Checkpoint::new(graph, params, yolo_engine::checkpoint::Meta::default())
+        }
+        (None, [weights]) => load::checkpoint(weights)?,
+        (None, _) => return Err(CliError::Usage("--train measures one model: give one --weights".into())),
+    };
+    if args.steps == 0 || args.batch_size == 0 {
+        return Err(CliError::Usage("--steps and --batch-size must be at least 1".into()));
+    }
+    let size = settings::image_size(args.img, &model)?;
+    let params = model.params.to_device(device);
+    step::StepBench {
+        graph: &model.graph,
+        params: &params,
+        device,
+        precision: args.amp.on(device)?,
+        size,
+        batch: args.batch_size,
+        warmup: args.warmup,
+        steps: args.steps,
+        save: args.save_step.as_deref(),
+    }
+    .run(args.json)
 }
 
 /// The engines that were asked for, or all that are installed.
@@ -186,7 +244,11 @@ pub fn all_cores() -> usize {
 /// One row; none where an engine that nobody asked for can't run the file.
 fn measure(weights: &Path, engine: Engine, asked: bool, setup: Setup) -> CliResult<Option<Row>> {
     let Setup {
-        threads, batch, plan, ..
+        threads,
+        batch,
+        plan,
+        device,
+        ..
     } = setup;
     let is_onnx = weights.extension().is_some_and(|e| e == "onnx");
     if engine == Engine::Torch && is_onnx {
@@ -210,7 +272,7 @@ fn measure(weights: &Path, engine: Engine, asked: bool, setup: Setup) -> CliResu
         let quantized = onnx::is_quantized(&model.graph);
         let (latency, precision) = match engine {
             Engine::Torch => {
-                let latency = torch_batch(&model, img, batch, threads, plan)?;
+                let latency = torch_batch(&model.on(device), img, batch, threads, plan)?;
                 (latency, if quantized { "int8 (simulated)" } else { "f32" })
             }
             Engine::Ort => {
@@ -265,7 +327,7 @@ fn torch_batch(model: &Checkpoint, img: i64, batch: usize, threads: usize, plan:
     tch::set_num_threads(threads as i32);
     let detector = Detector::new(&model.graph, &model.params).map_err(load::failed)?;
     let image = yolo_core::testing::input(batch as i64, model.graph.input_channels(), img, img);
-    let image = yolo_core::exec::channels_last(&image);
+    let image = yolo_core::exec::channels_last(&image.to_device(detector.device()));
     let times = bench::time(plan, || detector.predict(&image).map(drop)).map_err(load::failed);
     tch::set_num_threads(before);
     Latency::of(times?, batch as i64).ok_or_else(|| CliError::Failed("bench: no run was timed".into()))

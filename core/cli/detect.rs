@@ -13,6 +13,7 @@ use yolo_engine::eval::{Detection, NmsOptions};
 use yolo_engine::val::Detector;
 use yolo_report::{Canvas, Mark, MarkStyle, draw_marks};
 
+use crate::device::DeviceArgs;
 use crate::error::{CliError, CliResult, io_error};
 use crate::val::label_text;
 use crate::{load, plots, settings, ui};
@@ -78,9 +79,8 @@ pub struct DetectArgs {
     /// Write into an existing folder of that name
     #[arg(long)]
     exist_ok: bool,
-    /// Device (this build: `cpu`)
-    #[arg(long, default_value = "cpu")]
-    device: String,
+    #[command(flatten)]
+    device: DeviceArgs,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -96,12 +96,12 @@ struct Found {
 
 /// Runs the command.
 pub fn run(args: &DetectArgs) -> CliResult {
-    settings::cpu_only(&args.device)?;
+    let device = args.device.one()?;
     settings::shares(&[("--conf-thres", args.conf_thres), ("--iou-thres", args.iou_thres)])?;
     let files = sources(&args.source)?;
     // The first picture is decoded while the network is read.
     let pictures = decode_ahead(files.clone());
-    let checkpoint = load::checkpoint(&args.weights)?;
+    let checkpoint = load::checkpoint(&args.weights)?.to_device(device);
     let names = checkpoint.meta.names.clone();
     let size = settings::image_size(args.img, &checkpoint)?;
     let options = NmsOptions {

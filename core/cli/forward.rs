@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use yolo_core::{Mode, Program};
 use yolo_engine::checkpoint;
 
+use crate::device::DeviceArgs;
 use crate::error::{CliError, CliResult};
 use crate::load;
 
@@ -29,10 +30,15 @@ pub struct ForwardArgs {
     /// File to write: `raw.0`, `raw.1`, ... [N, A, h, w, 5+nc] before sigmoid and `decoded` [N, M, 5+nc] in pixels
     #[arg(long)]
     output: PathBuf,
+    #[command(flatten)]
+    device: DeviceArgs,
 }
 
 /// Runs the command.
 pub fn run(args: &ForwardArgs) -> CliResult {
+    let device = args.device.one()?;
+    // For parity: f32 is f32.
+    yolo_torch::native::device::allow_tf32(false).map_err(|error| load::failed(error.into()))?;
     let (graph, params) = load::model_with_weights(args.cfg.as_deref(), args.nc, &args.weights)?;
     let tensors = checkpoint::read_tensors(&args.input).map_err(load::failed)?;
     let images = tensors
@@ -43,9 +49,9 @@ pub fn run(args: &ForwardArgs) -> CliResult {
         .head
         .clone()
         .ok_or_else(|| CliError::Usage("the model has no detection head".into()))?;
-    let program = Program::new(&graph, &params)?;
+    let program = Program::new(&graph, &params.to_device(device))?;
     let outputs = tch::no_grad(|| -> yolo_core::Result<_> {
-        let maps = program.run(&images.to_kind(tch::Kind::Float), Mode::Eval)?;
+        let maps = program.run(&images.to_kind(tch::Kind::Float).to_device(device), Mode::Eval)?;
         let mut named = yolo_core::Params::new();
         for (level, map) in maps.iter().enumerate() {
             named.insert(format!("raw.{level}"), head.raw(map)?.contiguous());

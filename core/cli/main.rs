@@ -7,6 +7,7 @@ mod convert;
 mod data;
 mod data_args;
 mod detect;
+mod device;
 mod doctor;
 mod error;
 mod explain;

@@ -8,8 +8,9 @@ use yolo_data::{Dataset, Hyp, Loader, Split};
 use yolo_engine::Checkpoint;
 use yolo_engine::eval::NmsOptions;
 use yolo_engine::prune::{PruneData, PruneOptions, Pruned};
-use yolo_engine::train::TrainOptions;
+use yolo_engine::train::{Precision, TrainOptions};
 
+use crate::device::{AmpArgs, DeviceArgs};
 use crate::error::{CliError, CliResult, io_error};
 use crate::{components, data_args, load, settings, ui};
 
@@ -80,6 +81,10 @@ pub struct PruneArgs {
     /// The pruned checkpoint
     #[arg(long)]
     out: PathBuf,
+    #[command(flatten)]
+    device: DeviceArgs,
+    #[command(flatten)]
+    amp: AmpArgs,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -97,7 +102,9 @@ pub fn run(args: &PruneArgs) -> CliResult {
         components::configuration(&args.pruner, &args.options)?,
         args.metric.as_deref(),
     )?;
-    let model = load::checkpoint(&args.weights)?;
+    let device = args.device.one()?;
+    let precision = args.amp.on(device)?;
+    let model = load::checkpoint(&args.weights)?.to_device(device);
     let dataset = data_args::dataset(&args.data)?;
     data_args::same_classes(&args.weights, &model, &args.data, &dataset)?;
     let img = settings::image_size(args.img, &model)?;
@@ -108,6 +115,7 @@ pub fn run(args: &PruneArgs) -> CliResult {
         workers: args.workers,
         hyp: data_args::hyp(args.hyp.as_ref(), &[])?,
         seed: args.seed,
+        precision,
         budget: Budget {
             flops: args.flops,
             params: args.params,
@@ -231,6 +239,8 @@ pub struct Job<'a> {
     pub hyp: Hyp,
     /// Seed.
     pub seed: u64,
+    /// Mixed precision of pruners that train.
+    pub precision: Precision,
     /// What the result may cost.
     pub budget: Budget,
     /// How widths are rounded.
@@ -265,6 +275,7 @@ impl Job<'_> {
             calib_batches: self.calib_batches,
             train: TrainOptions {
                 seed: self.seed,
+                precision: self.precision,
                 ..TrainOptions::new(1, self.batch, self.img, self.hyp.clone())
             },
         };

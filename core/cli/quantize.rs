@@ -8,9 +8,10 @@ use yolo_core::Quantizer;
 use yolo_core::quant;
 use yolo_data::{Dataset, Hyp, Split};
 use yolo_engine::Checkpoint;
-use yolo_engine::train::TrainOptions;
+use yolo_engine::train::{Precision, TrainOptions};
 use yolo_export::onnx;
 
+use crate::device::{AmpArgs, DeviceArgs};
 use crate::error::{CliError, CliResult, io_error};
 use crate::prune::validate;
 use crate::{components, data_args, load, settings, train, ui};
@@ -63,6 +64,10 @@ pub struct QuantizeArgs {
     /// Gradients of QAT are accumulated to this many images
     #[arg(long, visible_alias = "nbs", default_value = "64")]
     nominal_batch: NonZeroUsize,
+    #[command(flatten)]
+    device: DeviceArgs,
+    #[command(flatten)]
+    amp: AmpArgs,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -72,7 +77,9 @@ pub struct QuantizeArgs {
 pub fn run(args: &QuantizeArgs) -> CliResult {
     let value = components::configuration(&args.backend, &args.options)?;
     let quantizer = components::quantizer("--backend", &value)?;
-    let model = load::checkpoint(&args.weights)?;
+    let device = args.device.one()?;
+    let precision = args.amp.on(device)?;
+    let model = load::checkpoint(&args.weights)?.to_device(device);
     let dataset = data_args::dataset(&args.data)?;
     data_args::same_classes(&args.weights, &model, &args.data, &dataset)?;
     let img = settings::image_size(args.img, &model)?;
@@ -86,6 +93,7 @@ pub fn run(args: &QuantizeArgs) -> CliResult {
         nominal_batch: args.nominal_batch.get(),
         calib_batches: args.calib_batches,
         qat_epochs: args.qat_epochs,
+        precision,
         folder: &args.out,
         resume: args.resume,
     };
@@ -142,6 +150,8 @@ pub struct Job<'a> {
     pub calib_batches: usize,
     /// Epochs of QAT.
     pub qat_epochs: usize,
+    /// Mixed precision of QAT.
+    pub precision: Precision,
     /// Where it writes.
     pub folder: &'a Path,
     /// Continue an interrupted QAT.
@@ -159,7 +169,7 @@ pub struct Quantized {
 }
 
 impl Job<'_> {
-    /// Calibrates, then trains if epochs are asked for.
+    /// Calibrates, then trains if epochs are asked for. The result is on the CPU, as what writes files wants it.
     pub fn run(&self, model: &Checkpoint, quantizer: &dyn Quantizer) -> CliResult<Quantized> {
         let count = self.calib_batches.max(1) * self.batch;
         let calib = data_args::calib_loader(self.dataset, self.img, self.batch, count, self.workers)?;
@@ -177,7 +187,7 @@ impl Job<'_> {
         note_metrics(&mut calibrated, ptq);
         if self.qat_epochs == 0 {
             return Ok(Quantized {
-                model: calibrated,
+                model: calibrated.to_device(tch::Device::Cpu),
                 metrics: ptq,
                 ptq,
             });
@@ -186,6 +196,7 @@ impl Job<'_> {
             patience: 0,
             seed: self.seed,
             nominal_batch: self.nominal_batch,
+            precision: self.precision,
             ..TrainOptions::new(self.qat_epochs, self.batch, self.img, self.hyp.clone())
         };
         let qat = train::Job {
@@ -207,7 +218,7 @@ impl Job<'_> {
         }
         ui::say("QAT did not improve on calibration alone: the calibrated model is kept");
         Ok(Quantized {
-            model: calibrated,
+            model: calibrated.to_device(tch::Device::Cpu),
             metrics: ptq,
             ptq,
         })

@@ -7,16 +7,6 @@ use yolo_engine::Checkpoint;
 use crate::error::{CliError, CliResult};
 use crate::ui;
 
-/// Refuses devices that this build can't use.
-pub fn cpu_only(device: &str) -> CliResult {
-    if device == "cpu" {
-        return Ok(());
-    }
-    Err(CliError::Usage(format!(
-        "--device {device}: this build runs on `cpu` only"
-    )))
-}
-
 /// The image size of `--img`, or the one that the model was trained for; a multiple of the model's stride.
 pub fn image_size(given: Option<usize>, checkpoint: &Checkpoint) -> CliResult<usize> {
     let trained = usize::try_from(checkpoint.meta.image_size)

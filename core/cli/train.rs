@@ -11,6 +11,7 @@ use yolo_data::{Dataset, Loader};
 use yolo_engine::eval::NmsOptions;
 use yolo_engine::train::{Decay, NOMINAL_BATCH, OptimizerKind, Outcome, TrainOptions};
 
+use crate::device::{AmpArgs, DeviceArgs};
 use crate::error::{CliError, CliResult, io_error};
 use crate::{data_args, load, plots, settings, ui, val};
 
@@ -69,9 +70,12 @@ pub struct TrainArgs {
     /// Loader threads
     #[arg(long, default_value_t = 2)]
     workers: usize,
-    /// Device (this build: `cpu`)
-    #[arg(long, default_value = "cpu")]
-    device: String,
+    #[command(flatten)]
+    #[serde(flatten)]
+    device: DeviceArgs,
+    #[command(flatten)]
+    #[serde(flatten)]
+    amp: AmpArgs,
     /// Folder of runs
     #[arg(long, default_value = "runs/train")]
     project: PathBuf,
@@ -118,7 +122,8 @@ pub fn nominal_batch() -> usize {
 pub fn run(args: &TrainArgs) -> CliResult {
     let json = args.json;
     let (args, folder, resume) = resumed(args)?;
-    settings::cpu_only(&args.device)?;
+    let device = args.device.one()?;
+    let precision = args.amp.on(device)?;
     if args.sync_bn {
         return Err(CliError::Usage("--sync-bn needs more than one device".into()));
     }
@@ -145,12 +150,15 @@ pub fn run(args: &TrainArgs) -> CliResult {
     if let Some(report) = report.filter(|_| !resume) {
         ui::say(format!("weights: {}", report.summary()));
     }
-    let options = options(&args, settings::multiple_of_stride(args.img, start.max_stride())?)?;
+    let options = TrainOptions {
+        precision,
+        ..options(&args, settings::multiple_of_stride(args.img, start.max_stride())?)?
+    };
     let sparsify = args.sparsify.as_deref().map(plugin_value).transpose()?;
     // An unknown name is an error before anything is written.
     sparsify.as_ref().map(job::penalty).transpose()?;
     let job = Job {
-        start,
+        start: start.to_device(device),
         options,
         dataset: &dataset,
         workers: args.workers,
@@ -166,7 +174,7 @@ pub fn run(args: &TrainArgs) -> CliResult {
     let outcome = job.run_on(&train, &measured, "train", sparsify.as_ref())?;
     let (seconds, peak) = (started.elapsed().as_secs_f64(), settings::peak_memory());
     if !args.noplots {
-        draw(&folder, &dataset, &outcome, &measured)?;
+        draw(&folder, &dataset, &outcome, &measured, device)?;
     }
     let m = &outcome.metrics;
     if !json {
@@ -186,10 +194,31 @@ pub fn run(args: &TrainArgs) -> CliResult {
             "map": m.map,
             "best_epoch": outcome.best_epoch,
             "seconds": seconds,
+            "images_per_second": outcome.images_per_second,
             "peak_memory_bytes": peak,
+            "peak_device_memory_bytes": device_memory(device),
+            "device": device_name(device),
+            "amp": precision,
         })
     );
     Ok(())
+}
+
+/// `cpu` or `cuda:0`.
+fn device_name(device: tch::Device) -> String {
+    match device {
+        tch::Device::Cuda(index) => format!("cuda:{index}"),
+        _ => "cpu".to_owned(),
+    }
+}
+
+/// Most bytes that tensors have held at once on a GPU.
+fn device_memory(device: tch::Device) -> Option<i64> {
+    device.is_cuda().then(|| {
+        yolo_torch::native::device::peak_memory(device)
+            .ok()
+            .map(|(held, _)| held)
+    })?
 }
 
 /// The settings of the engine.
@@ -280,10 +309,11 @@ fn latest(project: &Path, name: &str) -> Option<PathBuf> {
 }
 
 /// Curves of the training, and the best model looked at closely.
-fn draw(folder: &Path, dataset: &Dataset, outcome: &Outcome, loader: &Loader) -> CliResult {
+fn draw(folder: &Path, dataset: &Dataset, outcome: &Outcome, loader: &Loader, device: tch::Device) -> CliResult {
     plots::training(folder)?;
     let nms = NmsOptions::validation();
-    let (report, pictures) = val::measure(&outcome.best, loader, &nms, "best", &mut |_| Ok(()))?;
+    let best = outcome.best.on(device);
+    let (report, pictures) = val::measure(&best, loader, &nms, "best", &mut |_| Ok(()))?;
     plots::validation(folder, &dataset.names, &report, &pictures)
 }
 

@@ -10,6 +10,7 @@ use yolo_engine::Checkpoint;
 use yolo_engine::eval::{Detection, NmsOptions};
 use yolo_engine::val::{Detector, ImageResult, Report};
 
+use crate::device::DeviceArgs;
 use crate::error::{CliError, CliResult};
 use crate::plots::{self, Pictures};
 use crate::{data_args, load, settings, ui};
@@ -74,9 +75,8 @@ pub struct ValArgs {
     /// Loader threads
     #[arg(long, default_value_t = 2)]
     workers: usize,
-    /// Device (this build: `cpu`)
-    #[arg(long, default_value = "cpu")]
-    device: String,
+    #[command(flatten)]
+    device: DeviceArgs,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -84,11 +84,11 @@ pub struct ValArgs {
 
 /// Runs the command.
 pub fn run(args: &ValArgs) -> CliResult {
-    settings::cpu_only(&args.device)?;
+    let device = args.device.one()?;
     settings::shares(&[("--conf-thres", args.conf_thres), ("--iou-thres", args.iou_thres)])?;
     let split =
         Split::parse(&args.task).ok_or_else(|| CliError::Usage(format!("--task {}: train, val or test", args.task)))?;
-    let mut checkpoint = load::checkpoint(&args.weights)?;
+    let mut checkpoint = load::checkpoint(&args.weights)?.to_device(device);
     let mut dataset = data_args::dataset(&args.data)?;
     if args.single_cls {
         dataset.merge_classes();

@@ -130,6 +130,18 @@ impl Params {
         self.map.iter().map(|(key, tensor)| (key.as_str(), tensor))
     }
 
+    /// Where the tensors are (the CPU if there are none): a model is on one device as a whole.
+    pub fn device(&self) -> Device {
+        self.map.values().next().map_or(Device::Cpu, Tensor::device)
+    }
+
+    /// The same tensors on `device`; those that are there already are shared.
+    pub fn to_device(&self, device: Device) -> Self {
+        Self {
+            map: self.map.iter().map(|(k, t)| (k.clone(), t.to_device(device))).collect(),
+        }
+    }
+
     /// Number of tensors.
     pub fn len(&self) -> usize {
         self.map.len()

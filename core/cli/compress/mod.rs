@@ -12,6 +12,7 @@ use std::time::Instant;
 use serde_json::{Value, json};
 use yolo_data::Split;
 
+use crate::device::{AmpArgs, Compute, DeviceArgs};
 use crate::error::{CliError, CliResult, io_error};
 use crate::{data_args, load, ui};
 use cache::Record;
@@ -38,6 +39,10 @@ pub struct CompressArgs {
     /// Override a value of the recipe, `data=my.yaml`
     #[arg(long = "set", value_name = "KEY=VALUE")]
     set: Vec<String>,
+    #[command(flatten)]
+    device: DeviceArgs,
+    #[command(flatten)]
+    amp: AmpArgs,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -51,7 +56,9 @@ pub fn run(args: &CompressArgs) -> CliResult {
     std::fs::create_dir_all(&folder).map_err(|error| io_error("can't make the folder", &folder, &error))?;
     let common = common_part(&recipe, &dataset)?;
     let hyp = recipe.hyp()?;
-    let mut context = Context::new(&recipe, &dataset, hyp);
+    let device = args.device.one()?;
+    let precision = args.amp.on(device)?;
+    let mut context = Context::new(&recipe, &dataset, hyp, Compute { device, precision });
     let mut records: Vec<(Record, bool)> = Vec::new();
     let mut key = String::new();
     ui::say(format!(

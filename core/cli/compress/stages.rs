@@ -11,12 +11,14 @@ use yolo_engine::train::{Decay, TrainOptions};
 use super::cache::Record;
 use super::deploy;
 use super::recipe::{PruneStage, QuantizeStage, Recipe, SparsifyStage, Stage, TrainStage};
+use crate::device::Compute;
 use crate::error::{CliError, CliResult, io_error};
 use crate::{components, data_args, load, prune, quantize, train, ui};
 
 /// What stages share.
 pub struct Context<'a> {
     pub recipe: &'a Recipe,
+    compute: Compute,
     pub dataset: &'a Dataset,
     hyp: Hyp,
     /// The model of the last stage that made one.
@@ -27,9 +29,10 @@ pub struct Context<'a> {
 }
 
 impl<'a> Context<'a> {
-    pub fn new(recipe: &'a Recipe, dataset: &'a Dataset, hyp: Hyp) -> Self {
+    pub fn new(recipe: &'a Recipe, dataset: &'a Dataset, hyp: Hyp, compute: Compute) -> Self {
         Self {
             recipe,
+            compute,
             dataset,
             hyp,
             current: None,
@@ -79,7 +82,7 @@ impl<'a> Context<'a> {
     /// The model of the stage before, or what the recipe starts from.
     fn start(&self) -> CliResult<Checkpoint> {
         if let Some(path) = &self.current {
-            return load::checkpoint(path);
+            return Ok(load::checkpoint(path)?.to_device(self.compute.device));
         }
         let (mut model, report) = load::for_training(
             self.recipe.cfg.as_deref(),
@@ -93,7 +96,7 @@ impl<'a> Context<'a> {
         }
         model.meta.names.clone_from(&self.dataset.names);
         model.meta.image_size = self.recipe.img;
-        Ok(model)
+        Ok(model.to_device(self.compute.device))
     }
 
     fn hyp(&self, overrides: Option<&Value>) -> CliResult<Hyp> {
@@ -110,6 +113,7 @@ impl<'a> Context<'a> {
             seed: self.recipe.seed,
             nominal_batch: self.recipe.nominal_batch,
             patience: 0,
+            precision: self.compute.precision,
             ..TrainOptions::new(epochs, self.recipe.batch_size, self.size(), hyp)
         }
     }
@@ -136,7 +140,8 @@ impl<'a> Context<'a> {
             .job(self.start()?, options, place, resume)
             .run("sparsify", Some(&stage.pruner))?;
         // The penalty has worked to the end: the last model is the sparse one, whichever was the most accurate.
-        let metrics = prune::validate(&outcome.last, &self.val_loader()?, "val")?;
+        let last = outcome.last.on(self.compute.device);
+        let metrics = prune::validate(&last, &self.val_loader()?, "val")?;
         let path = place.join("weights/last.safetensors");
         self.record(&outcome.last, path, metrics, json!({}))
     }
@@ -161,6 +166,7 @@ impl<'a> Context<'a> {
             workers: self.recipe.workers,
             hyp: self.hyp.clone(),
             seed: self.recipe.seed,
+            precision: self.compute.precision,
             budget: Budget {
                 flops: stage.flops,
                 params: stage.params,
@@ -204,6 +210,7 @@ impl<'a> Context<'a> {
             nominal_batch: self.recipe.nominal_batch,
             calib_batches: stage.calib_batches,
             qat_epochs: stage.qat_epochs,
+            precision: self.compute.precision,
             folder: place,
             resume,
         };

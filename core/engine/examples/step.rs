@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 use tch::{Device, Kind, Tensor};
 use yolo_builtin as _;
 use yolo_core::exec::channels_last;
-use yolo_core::{Graph, Mode, Params, Program};
+use yolo_core::{Graph, Params};
+use yolo_data::Hyp;
 use yolo_engine::eval::{Nms, NmsOptions};
-use yolo_engine::loss::{Loss, LossOptions};
-use yolo_engine::train::{Ema, Optimizer, OptimizerKind};
+use yolo_engine::train::{OptimizerKind, Precision, StepOptions, Stepper};
 use yolo_engine::val::Detector;
 
 type Anything<T = ()> = Result<T, Box<dyn std::error::Error>>;
@@ -81,38 +81,29 @@ fn main() -> Anything {
 }
 
 fn train(graph: &Graph, images: &Tensor, targets: &[[f32; 6]], steps: usize) -> Anything {
-    let trains: std::collections::HashMap<String, bool> = graph
-        .param_specs()
-        .into_iter()
-        .map(|spec| (spec.key, spec.role.trainable()))
-        .collect();
-    let params: Params = Params::init(graph, 0)
-        .iter()
-        .map(|(key, tensor)| {
-            let own = channels_last(&tensor.detach().copy());
-            (
-                key.to_owned(),
-                own.set_requires_grad(trains.get(key).copied().unwrap_or(false)),
-            )
-        })
-        .collect();
-    let program = Program::new(graph, &params)?;
-    let head = graph.head.as_ref().ok_or("no head")?;
-    let loss = Loss::new(head, LossOptions::default().scaled(3, 3, images.size()[2]));
-    let mut optimizer = Optimizer::new(OptimizerKind::Sgd, graph, &params, 0.01, 0.9, 5e-4, &|_| false)?;
-    let mut ema = Ema::new(&params);
+    let options = StepOptions {
+        hyp: Hyp::default(),
+        size: images.size()[2] as usize,
+        optimizer: OptimizerKind::Sgd,
+        decay: 5e-4,
+        precision: Precision::Off,
+        freeze: Vec::new(),
+        freeze_norm: false,
+    };
+    let mut stepper = Stepper::new(graph, &Params::init(graph, 0), &options)?;
+    let mut ema = stepper.ema();
     let mut clock = Clock::default();
     for step in 0..=steps {
         if step == 1 {
             clock = Clock::default(); // the first step warms up
         }
-        let maps = clock.time("forward", || program.run(images, Mode::Train))?;
-        let value = clock.time("loss", || loss.compute(&maps, targets))?;
+        let maps = clock.time("forward", || stepper.maps(images))?;
+        let value = clock.time("loss", || stepper.loss().compute(&maps, targets))?;
         clock.time("backward", || value.total.f_backward())?;
-        clock.time("clip", || optimizer.clip_gradients(10.0))?;
-        clock.time("optimizer", || optimizer.step())?;
-        clock.time("zero", || optimizer.zero_grad());
-        clock.time("average", || ema.update(&params))?;
+        clock.time("clip", || stepper.optimizer.clip_gradients(10.0))?;
+        clock.time("optimizer", || stepper.optimizer.step(None))?;
+        clock.time("zero", || stepper.optimizer.zero_grad())?;
+        clock.time("average", || ema.update())?;
     }
     clock.print("training step", steps);
     Ok(())

@@ -1,8 +1,8 @@
 //! Runs a graph on libtorch.
 //!
 //! A [`Program`] binds a graph to its tensors once (no look-up by name in the forward) and drops every value at its last
-//! use. Training keeps what autograd needs because libtorch holds it. Memory format and kind are those of the tensors that
-//! are passed in: see [`channels_last`].
+//! use. Training keeps what autograd needs because libtorch holds it. Device, memory format and kind are those of the tensors that
+//! are passed in: see [`Program::device`] and [`channels_last`]. No tensor is made anywhere else.
 
 mod deform;
 mod ops;
@@ -11,10 +11,11 @@ mod window;
 pub use window::mask_values as window_mask_values;
 pub use window::relative_position_index;
 
-use tch::Tensor;
+use tch::{Device, Tensor};
 
 use crate::graph::{Graph, Op, ValueId};
 use crate::{Error, Params, Result};
+use window::Masks;
 
 /// Whether batch statistics, dropout and observers act.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,14 +33,24 @@ pub struct Program {
     tensors: Vec<Vec<Tensor>>,
     drop_after: Vec<Vec<ValueId>>,
     in_place: Vec<bool>,
+    device: Device,
+    masks: Masks,
 }
 
 impl Program {
     /// Binds `graph` to `params` (storage is shared: an optimizer step is seen by the next run).
     pub fn new(graph: &Graph, params: &Params) -> Result<Self> {
         let mut tensors = Vec::with_capacity(graph.nodes.len());
+        let device = params.device();
         for node in &graph.nodes {
             let mut own = Vec::new();
+            if let Op::Constant { shape, values } = &node.op {
+                own.push(
+                    Tensor::f_from_slice(values)?
+                        .f_reshape(shape.as_slice())?
+                        .f_to_device(device)?,
+                );
+            }
             for spec in node.op.params(&node.name) {
                 let tensor = params.require(&spec.key)?;
                 if tensor.size() != spec.shape {
@@ -85,7 +96,14 @@ impl Program {
             tensors,
             drop_after,
             in_place,
+            device,
+            masks: Masks::default(),
         })
+    }
+
+    /// Where its tensors are, and where images must be.
+    pub fn device(&self) -> Device {
+        self.device
     }
 
     /// The graph that this runs.
@@ -126,15 +144,17 @@ impl Program {
                     .map(|v| values[v.index()].as_ref())
                     .collect::<Option<_>>()
                     .ok_or_else(|| Error::Graph(format!("`{}` reads a value that is gone", node.name)))?;
-                ops::run(&node.op, &inputs, &self.tensors[index], mode, self.in_place[index]).map_err(|error| {
-                    match error {
-                        Error::Torch(source) => Error::Shape {
-                            node: node.name.clone(),
-                            op: node.op.name(),
-                            reason: source.to_string().lines().next().unwrap_or_default().to_owned(),
-                        },
-                        other => other,
-                    }
+                let place = ops::Place {
+                    in_place: self.in_place[index],
+                    masks: &self.masks,
+                };
+                ops::run(&node.op, &inputs, &self.tensors[index], mode, place).map_err(|error| match error {
+                    Error::Torch(source) => Error::Shape {
+                        node: node.name.clone(),
+                        op: node.op.name(),
+                        reason: source.to_string().lines().next().unwrap_or_default().to_owned(),
+                    },
+                    other => other,
                 })?
             };
             observe(ValueId(index as u32), &result)?;

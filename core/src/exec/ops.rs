@@ -7,10 +7,17 @@ use crate::Result;
 use crate::graph::{Activation, Dim, Op, ReduceKind};
 use crate::quant;
 
-/// Runs `op`. `params` are the node's tensors in the order of `Op::params`. With `in_place` an activation may overwrite its
-/// input (eval only).
+/// What an op may use besides its inputs.
+pub(super) struct Place<'a> {
+    /// An activation may overwrite its input (eval only).
+    pub in_place: bool,
+    /// Masks of shifted windows that were made before.
+    pub masks: &'a window::Masks,
+}
+
+/// Runs `op`. `params` are the node's tensors in the order of `Op::params`; a constant has its value there.
 #[allow(clippy::too_many_lines)] // one match arm per op: splitting it would hide that it is complete
-pub(super) fn run(op: &Op, x: &[&Tensor], params: &[Tensor], mode: Mode, in_place: bool) -> Result<Tensor> {
+pub(super) fn run(op: &Op, x: &[&Tensor], params: &[Tensor], mode: Mode, place: Place<'_>) -> Result<Tensor> {
     let train = mode == Mode::Train;
     Ok(match op {
         Op::Input { .. } => x[0].shallow_clone(),
@@ -64,7 +71,7 @@ pub(super) fn run(op: &Op, x: &[&Tensor], params: &[Tensor], mode: Mode, in_plac
             let (weight, bias) = weighted(params, *bias, weight_quant.as_ref(), train)?;
             x[0].f_linear(&weight, bias)?
         }
-        Op::Act { act } => activate(*act, x[0], in_place && !train)?,
+        Op::Act { act } => activate(*act, x[0], place.in_place && !train)?,
         Op::Add => x[0].f_add(x[1])?,
         Op::Sub => x[0].f_sub(x[1])?,
         Op::Mul => x[0].f_mul(x[1])?,
@@ -119,13 +126,13 @@ pub(super) fn run(op: &Op, x: &[&Tensor], params: &[Tensor], mode: Mode, in_plac
             shift,
             guard,
             mask_padding,
-        } => window::mask(x[0], *size, *shift, *guard, *mask_padding)?,
+        } => place.masks.get(x[0], *size, *shift, *guard, *mask_padding)?,
         Op::RelativePositionBias { .. } => window::relative_position_bias(x[0], &params[0])?,
         Op::AddWindowMask => window::add_mask(x[0], x[1])?,
         Op::Dropout { p } => x[0].f_dropout(*p, train)?,
         Op::DropPath { p } => drop_path(x[0], *p, train)?,
         Op::Parameter { .. } => params[0].shallow_clone(),
-        Op::Constant { shape, values } => Tensor::f_from_slice(values)?.f_reshape(shape.as_slice())?,
+        Op::Constant { .. } => params[0].shallow_clone(),
         Op::FakeQuant { quant } => quant::fake_quant(x[0], quant, &params[0], &params[1], train)?,
         Op::Custom { custom } => custom.forward(x, &params.iter().collect::<Vec<_>>(), train)?,
     })

@@ -1,6 +1,9 @@
 //! Shifted windows (Swin, arXiv 2103.14030) on maps of any size: both axes are padded to the window and cropped back.
 
-use tch::Tensor;
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+
+use tch::{Kind, Tensor};
 
 use crate::graph::window_counts as windows;
 
@@ -84,14 +87,38 @@ pub fn mask_values(h: i64, w: i64, size: i64, shift: i64, guard: bool, mask_padd
     mask
 }
 
-pub(super) fn mask(x: &Tensor, size: i64, shift: i64, guard: bool, mask_padding: bool) -> Torch<Tensor> {
-    let (_, _, h, w) = x.size4()?;
-    let tokens = size * size;
-    let values = mask_values(h, w, size, shift, guard, mask_padding);
-    Tensor::f_from_slice(&values)?
-        .f_reshape([-1, 1, tokens, tokens])?
-        .f_to_kind(x.kind())?
-        .f_to_device(x.device())
+/// Masks that were made, by what they depend on: they are computed on the host, and moving them to a device at every step would
+/// make it wait.
+#[derive(Debug, Default)]
+pub(super) struct Masks(Mutex<HashMap<MaskKey, Tensor>>);
+
+/// Height, width, size, shift; guard, mask of padding; kind.
+type MaskKey = ([i64; 4], [bool; 2], Kind);
+
+/// More sizes than a network sees in one job; multi-scale training has a few dozen.
+const MOST_MASKS: usize = 256;
+
+impl Masks {
+    /// The mask `[windows, 1, size^2, size^2]` for the map `x`, in its kind and on its device.
+    pub fn get(&self, x: &Tensor, size: i64, shift: i64, guard: bool, mask_padding: bool) -> Torch<Tensor> {
+        let (_, _, h, w) = x.size4()?;
+        let key = ([h, w, size, shift], [guard, mask_padding], x.kind());
+        let mut made = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(mask) = made.get(&key) {
+            return Ok(mask.shallow_clone());
+        }
+        let tokens = size * size;
+        let values = mask_values(h, w, size, shift, guard, mask_padding);
+        let mask = Tensor::f_from_slice(&values)?
+            .f_reshape([-1, 1, tokens, tokens])?
+            .f_to_kind(x.kind())?
+            .f_to_device(x.device())?;
+        if made.len() >= MOST_MASKS {
+            made.clear();
+        }
+        made.insert(key, mask.shallow_clone());
+        Ok(mask)
+    }
 }
 
 pub(super) fn add_mask(scores: &Tensor, mask: &Tensor) -> Torch<Tensor> {

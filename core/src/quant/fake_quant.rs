@@ -11,7 +11,8 @@ type Torch<T> = Result<T, tch::TchError>;
 /// Quantizes and dequantizes. Half rounds to even everywhere but in `PowerOfTwoUp`.
 ///
 /// # Shapes
-/// `x` of any shape (weights: channels first); `scale` and `zero_point` `[1]` or `[channels]`.
+/// `x` of any shape (weights: channels first); `scale` and `zero_point` `[1]` or `[channels]`. The result is f32 where `x` is in half
+/// precision.
 pub fn fake_quant(
     x: &Tensor,
     spec: &FakeQuantSpec,
@@ -19,6 +20,14 @@ pub fn fake_quant(
     zero_point: &Tensor,
     train: bool,
 ) -> Result<Tensor> {
+    // Grids are finer than what half precision tells apart: in mixed precision, too, quantizers work in f32.
+    let single;
+    let x = if matches!(x.kind(), Kind::Half | Kind::BFloat16) {
+        single = x.f_to_kind(Kind::Float)?;
+        &single
+    } else {
+        x
+    };
     Ok(match spec.method {
         Method::Learnable if train => learnable(x, spec, scale, zero_point)?,
         Method::Learnable | Method::Fixed => fixed(x, spec, scale, zero_point)?,

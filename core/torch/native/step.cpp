@@ -6,6 +6,7 @@
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/_amp_foreach_non_finite_check_and_unscale.h>
 #include <ATen/ops/_amp_update_scale.h>
+#include <ATen/ops/_foreach_add.h>
 #include <ATen/ops/_foreach_copy.h>
 #include <ATen/ops/_foreach_lerp.h>
 #include <ATen/ops/_foreach_mul.h>
@@ -16,6 +17,7 @@
 #include <ATen/ops/_fused_sgd.h>
 #include <ATen/ops/linalg_vector_norm.h>
 #include <ATen/ops/stack.h>
+#include <ATen/ops/zeros_like.h>
 
 #include <optional>
 
@@ -130,13 +132,34 @@ char *yolo_foreach_copy(const yolo::Handle *targets, const yolo::Handle *sources
     })
 }
 
-// Sets the gradients of the parameters to zero, where there are any.
+// Sets the gradients of the parameters to zero, and makes those that are missing, laid out as their parameters are: the fused
+// optimizers want both alike.
 char *yolo_zero_gradients(const yolo::Handle *params, size_t count) {
     YOLO_GUARD({
         at::NoGradGuard no_grad;
-        auto grads = gradients(params, count);
-        if (!grads.empty()) {
-            at::_foreach_zero_(grads);
+        std::vector<at::Tensor> old;
+        for (size_t i = 0; i < count; ++i) {
+            auto &grad = params[i]->mutable_grad();
+            if (!grad.defined() || grad.strides() != params[i]->strides()) {
+                grad = at::zeros_like(*params[i]);
+            } else {
+                old.push_back(grad);
+            }
+        }
+        if (!old.empty()) {
+            at::_foreach_zero_(old);
+        }
+    })
+}
+
+// tensor += value, all tensors at once.
+char *yolo_foreach_add(const yolo::Handle *tensors, size_t count, double value) {
+    YOLO_GUARD({
+        at::NoGradGuard no_grad;
+        if (count > 0) {
+            auto own = yolo::list(tensors, count);
+            bool integers = !own[0].is_floating_point();
+            at::_foreach_add_(own, integers ? at::Scalar(static_cast<int64_t>(value)) : at::Scalar(value));
         }
     })
 }

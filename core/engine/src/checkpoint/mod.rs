@@ -78,6 +78,25 @@ impl Checkpoint {
         }
     }
 
+    /// The same model on `device`; tensors that are there already are shared.
+    #[must_use]
+    pub fn to_device(self, device: tch::Device) -> Self {
+        Self {
+            params: self.params.to_device(device),
+            ..self
+        }
+    }
+
+    /// As [`Checkpoint::to_device`], leaving this one as it is.
+    #[must_use]
+    pub fn on(&self, device: tch::Device) -> Self {
+        Self {
+            graph: self.graph.clone(),
+            params: self.params.to_device(device),
+            meta: self.meta.clone(),
+        }
+    }
+
     /// The largest stride, which image sizes must be multiples of (32 where there is no head).
     pub fn max_stride(&self) -> i64 {
         self.graph

@@ -21,8 +21,12 @@ pub struct TrainState {
     pub last_step: i64,
     /// Updates of the average.
     pub ema_updates: i64,
-    /// Updates of the optimizer.
+    /// Updates of the optimizer that had an effect.
     pub optimizer_steps: i64,
+    /// Updates of the optimizer in all, those that a scaler skipped counted.
+    pub updates: usize,
+    /// Scale of the loss, where f16 needs one.
+    pub scaler: Option<crate::train::ScalerState>,
     /// Best fitness so far.
     pub best_fitness: f64,
     /// Epoch of the best fitness.

@@ -1,6 +1,5 @@
 //! Detection: boxes on single images.
 
-use tch::Device;
 use yolo_data::letterbox::{Letterbox, letterbox};
 use yolo_data::{Batch, Image};
 
@@ -25,7 +24,7 @@ pub fn detect(detector: &Detector, image: &Image, size: usize, options: &NmsOpti
         images: vec![yolo_data::loader::Origin::default()],
         ..Batch::default()
     };
-    let predictions = detector.predict(&image_tensor(&batch, Device::Cpu)?)?;
+    let predictions = detector.predict(&image_tensor(&batch, detector.device())?)?;
     let mut rows = vec![0f32; predictions.numel()];
     predictions.f_copy_data(&mut rows, predictions.numel())?;
     let mut found = Vec::new();

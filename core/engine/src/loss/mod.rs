@@ -114,7 +114,7 @@ impl Loss {
         assign_level(targets, &self.anchors[level], h, w, self.options.anchor_t as f32)
     }
 
-    /// The loss of raw maps `[N, A * (5 + classes), h, w]` for targets (image, class, centre x, centre y, width, height),
+    /// The loss, in f32 at least, of raw maps `[N, A * (5 + classes), h, w]` of any kind for targets (image, class, centre x, centre y, width, height),
     /// normalised to 0..1.
     pub fn compute(&self, maps: &[Tensor], targets: &[[f32; 6]]) -> Result<LossValue> {
         let batch = maps.first().map_or(0, |m| m.size()[0]);
@@ -131,7 +131,7 @@ impl Loss {
         }
         let options = maps
             .first()
-            .map_or((Kind::Float, tch::Device::Cpu), |m| (m.kind(), m.device()));
+            .map_or((Kind::Float, tch::Device::Cpu), |m| (single(m.kind()), m.device()));
         let gains = [self.options.box_gain, self.options.obj_gain, self.options.cls_gain];
         let parts = sums
             .into_iter()
@@ -169,7 +169,7 @@ impl Loss {
     /// Box, objectness and class loss of one level, without gains.
     fn level(&self, level: usize, map: &Tensor, targets: &[[f32; 6]]) -> Result<[Option<Tensor>; 3]> {
         let (_, channels, h, w) = map.size4()?;
-        let kind = map.kind();
+        let kind = single(map.kind());
         let device = map.device();
         let per_anchor = self.classes + 5;
         if channels != self.anchors[level].len() as i64 * per_anchor {
@@ -187,32 +187,24 @@ impl Loss {
         let (mut boxes, mut classes) = (None, None);
         let n = found.cells.len() as i64;
         if n > 0 {
-            let cells = Tensor::from_slice(&found.cells).f_to_device(device)?;
-            let float = |values: &[f32], columns: i64| -> Result<Tensor> {
-                Ok(Tensor::f_from_slice(values)?
-                    .f_to_device(device)?
-                    .f_to_kind(kind)?
-                    .f_view([n, columns])?)
-            };
-            let chosen = rows.f_index_select(0, &cells)?;
+            let placed = Placed::new(&found, device, kind)?;
+            let chosen = rows.f_index_select(0, &placed.cells)?.f_to_kind(kind)?;
             let box_part = chosen.f_narrow(1, 0, 4)?.f_sigmoid()?;
             let xy = box_part.f_narrow(1, 0, 2)?.f_mul_scalar(2.0)?.f_sub_scalar(0.5)?;
             let wh = box_part
                 .f_narrow(1, 2, 2)?
                 .f_mul_scalar(2.0)?
                 .f_square()?
-                .f_mul(&float(found.anchors.as_flattened(), 2)?)?;
-            let iou = ciou_xywh(&Tensor::f_cat(&[xy, wh], 1)?, &float(found.boxes.as_flattened(), 4)?)?;
+                .f_mul(&placed.anchors)?;
+            let iou = ciou_xywh(&Tensor::f_cat(&[xy, wh], 1)?, &placed.boxes)?;
             boxes = Some(iou.f_neg()?.f_add_scalar(1.0)?.f_mean(None::<Kind>)?);
 
             // Where several targets share a cell the last one counts; said explicitly, so that the order in which libtorch
             // writes does not matter.
             let quality = iou.detach().f_clamp_min(0.0)?;
-            let (unique, last) = found.last_per_cell();
-            let last = Tensor::from_slice(&last).f_to_device(device)?;
-            let unique = Tensor::from_slice(&unique).f_to_device(device)?;
             let mut goal = goal.shallow_clone();
-            let _ = goal.f_index_put_(&[Some(unique)], &quality.f_index_select(0, &last)?, false)?;
+            let last = quality.f_index_select(0, &placed.last)?;
+            let _ = goal.f_index_put_(&[Some(&placed.unique)], &last, false)?;
 
             if self.classes > 1 {
                 let (positive, negative) = (
@@ -220,14 +212,13 @@ impl Loss {
                     0.5 * self.options.label_smoothing,
                 );
                 let mut wanted = Tensor::f_full([n, self.classes].as_slice(), negative, (kind, device))?;
-                let index = Tensor::from_slice(&found.classes).f_to_device(device)?.f_view([n, 1])?;
-                let _ = wanted.f_scatter_value_(1, &index, positive)?;
+                let _ = wanted.f_scatter_value_(1, &placed.classes, positive)?;
                 let scores = chosen.f_narrow(1, 5, self.classes)?;
                 classes = Some(self.bce(&scores, &wanted, self.options.cls_pw)?);
             }
         }
         let objectness = self
-            .bce(&rows.f_select(1, 4)?, &goal, self.options.obj_pw)?
+            .bce(&rows.f_select(1, 4)?.f_to_kind(kind)?, &goal, self.options.obj_pw)?
             .f_mul_scalar(self.balance[level])?;
         Ok([boxes, Some(objectness), classes])
     }
@@ -259,5 +250,50 @@ impl Loss {
         let alpha = wanted.f_mul_scalar(ALPHA)?.f_add(&rest.f_mul_scalar(1.0 - ALPHA)?)?;
         let modulation = p_t.f_neg()?.f_add_scalar(1.0)?.f_pow_tensor_scalar(gamma)?;
         Ok(loss.f_mul(&alpha.f_mul(&modulation)?)?.f_mean(None::<Kind>)?)
+    }
+}
+
+/// The kind that a loss is computed in: half precision is too coarse for it.
+fn single(kind: Kind) -> Kind {
+    match kind {
+        Kind::Half | Kind::BFloat16 => Kind::Float,
+        other => other,
+    }
+}
+
+/// Targets of a level on the device of its map: two copies, however many lists there are.
+struct Placed {
+    /// `[n]`.
+    cells: Tensor,
+    /// `[n, 1]`.
+    classes: Tensor,
+    /// `[unique]`, and the row of `cells` that counts for each.
+    unique: Tensor,
+    last: Tensor,
+    /// `[n, 4]`.
+    boxes: Tensor,
+    /// `[n, 2]`.
+    anchors: Tensor,
+}
+
+impl Placed {
+    fn new(found: &LevelTargets, device: tch::Device, kind: Kind) -> Result<Self> {
+        let (unique, last) = found.last_per_cell();
+        let n = found.cells.len() as i64;
+        let u = unique.len() as i64;
+        let whole = [&found.cells, &found.classes, &unique, &last]
+            .map(Vec::as_slice)
+            .concat();
+        let whole = Tensor::f_from_slice(&whole)?.f_to_device(device)?;
+        let single = [found.boxes.as_flattened(), found.anchors.as_flattened()].concat();
+        let single = Tensor::f_from_slice(&single)?.f_to_device(device)?.f_to_kind(kind)?;
+        Ok(Self {
+            cells: whole.f_narrow(0, 0, n)?,
+            classes: whole.f_narrow(0, n, n)?.f_view([n, 1])?,
+            unique: whole.f_narrow(0, 2 * n, u)?,
+            last: whole.f_narrow(0, 2 * n + u, u)?,
+            boxes: single.f_narrow(0, 0, 4 * n)?.f_view([n, 4])?,
+            anchors: single.f_narrow(0, 4 * n, 2 * n)?.f_view([n, 2])?,
+        })
     }
 }

@@ -1,13 +1,11 @@
 //! Gradients for metrics that look at them (Taylor).
 
-use tch::Device;
-use yolo_core::{Mode, Params, Program};
+use yolo_core::Params;
 use yolo_data::Loader;
 
-use crate::batch::image_tensor;
+use crate::Result;
 use crate::checkpoint::Checkpoint;
-use crate::train::{TrainOptions, loss_of, trainable};
-use crate::{Error, Result};
+use crate::train::{OptimizerKind, Precision, StepOptions, Stepper, TrainOptions};
 
 /// Mean gradient of the loss over `batches` batches, under the keys of the tensors. The model is not changed.
 pub(super) fn mean_gradients(
@@ -16,34 +14,31 @@ pub(super) fn mean_gradients(
     batches: usize,
     options: &TrainOptions,
 ) -> Result<Params> {
-    let head = model
-        .graph
-        .head
-        .as_ref()
-        .ok_or_else(|| Error::Settings("the model has no detection head".into()))?;
-    let loss = loss_of(head, &options.hyp, images.options().size);
-    let params = trainable(&model.graph, &model.params, &[]);
-    let program = Program::new(&model.graph, &params)?;
+    let mut stepper = Stepper::new(
+        &model.graph,
+        &model.params,
+        &StepOptions {
+            hyp: options.hyp.clone(),
+            size: images.options().size,
+            optimizer: OptimizerKind::Sgd,
+            decay: 0.0,
+            precision: Precision::Off,
+            freeze: Vec::new(),
+            freeze_norm: false,
+        },
+    )?;
     let mut count = 0.0;
     for batch in images.epoch(0).take(batches.max(1)) {
         let batch = batch?;
-        let maps = program.run(&image_tensor(&batch, Device::Cpu)?, Mode::Train)?;
-        loss.compute(&maps, &batch.targets)?.total.f_backward()?;
+        let _losses = stepper.accumulate(&stepper.images(&batch)?, &batch.targets, &mut [])?;
         count += 1.0;
     }
     tch::no_grad(|| {
-        params
+        stepper
+            .params
             .iter()
             .filter(|(_, tensor)| tensor.requires_grad())
-            .map(|(key, tensor)| {
-                let grad = tensor.grad();
-                let grad = if grad.defined() {
-                    grad.f_div_scalar(count)?
-                } else {
-                    tensor.f_zeros_like()?
-                };
-                Ok((key.to_owned(), grad))
-            })
+            .map(|(key, tensor)| Ok((key.to_owned(), tensor.grad().f_div_scalar(count)?)))
             .collect::<Result<Vec<_>>>()
             .map(|pairs| pairs.into_iter().collect())
     })

@@ -1,7 +1,7 @@
 //! Adaptive batch normalisation (EagleEye, arXiv 2007.02491, section 3.3): after channels are gone, the running statistics
 //! belong to another network. They are measured anew, as plain averages over training images.
 
-use tch::{Device, Tensor};
+use tch::Tensor;
 use yolo_core::{Graph, Mode, Op, Params, Program};
 use yolo_data::Loader;
 
@@ -35,7 +35,7 @@ pub fn recalibrate(graph: &Graph, params: &Params, images: &Loader, batches: usi
         let mut seen = 0.0;
         for batch in images.epoch(0).take(batches) {
             let batch = batch?;
-            program.run(&image_tensor(&batch, Device::Cpu)?, Mode::Train)?;
+            program.run(&image_tensor(&batch, program.device())?, Mode::Train)?;
             let weight = batch.len() as f64;
             seen += weight;
             for (sum, now) in sums.iter_mut().zip(&statistics) {

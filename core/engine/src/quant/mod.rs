@@ -4,7 +4,7 @@
 //!
 //! What must not be here: schemes, placement and file formats of backends (plugins and `yolo_core::quant`).
 
-use tch::{Device, Tensor};
+use tch::Tensor;
 use yolo_core::quant::{Calibration, Quantizer};
 use yolo_core::{Graph, Op};
 use yolo_data::{Hyp, Loader};
@@ -47,7 +47,7 @@ pub fn calibrate(
     let mut calibration = Calibration::new(quantizer, &model.graph, &model.params)?;
     let total = batches.clamp(1, images.batches());
     for (done, batch) in images.epoch(0).take(total).enumerate() {
-        calibration.see(&image_tensor(&batch?, Device::Cpu)?)?;
+        calibration.see(&image_tensor(&batch?, model.params.device())?)?;
         if !progress(done + 1, total) {
             return Err(yolo_core::Error::Cancelled.into());
         }

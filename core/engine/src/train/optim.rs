@@ -1,4 +1,5 @@
-//! SGD with Nesterov momentum, Adam and AdamW over three groups of parameters, with state that can be saved and restored.
+//! SGD with Nesterov momentum, Adam and AdamW (libtorch's fused ones) over three groups of parameters, with state that can be saved
+//! and restored.
 //!
 //! The groups are those of YOLOv5: scales of norms and tables (no decay), weights (decay), biases (no decay, own warm-up).
 
@@ -6,6 +7,7 @@ use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 use yolo_core::{Graph, ParamRole, Params};
+use yolo_torch::native::step::{self, Scaled};
 
 use crate::{Error, Result};
 
@@ -62,7 +64,8 @@ pub struct Optimizer {
     pub groups: [Group; 3],
     /// Momentum, or Adam's beta1.
     pub momentum: f64,
-    steps: i64,
+    /// Updates so far (`[]`, f32, beside the parameters: steps that a loss scaler skips don't count).
+    steps: Tensor,
 }
 
 const BETA2: f64 = 0.999;
@@ -70,6 +73,9 @@ const EPS: f64 = 1e-8;
 
 impl Optimizer {
     /// Groups the trainable tensors of a model by their role; `frozen` keys are left out. All of them must require gradients.
+    ///
+    /// # Errors
+    /// Where nothing is left to train.
     pub fn new(
         kind: OptimizerKind,
         graph: &Graph,
@@ -117,77 +123,81 @@ impl Optimizer {
             kind,
             groups,
             momentum,
-            steps: 0,
+            steps: Tensor::zeros([0i64; 0].as_slice(), (tch::Kind::Float, params.device())),
         })
     }
 
-    /// One update from the gradients that are there.
-    pub fn step(&mut self) -> Result<()> {
-        self.steps += 1;
-        tch::no_grad(|| {
-            for group in &mut self.groups {
-                for (index, (_, param)) in group.params.iter().enumerate() {
-                    let grad = param.grad();
-                    if !grad.defined() {
-                        continue;
-                    }
-                    match self.kind {
-                        OptimizerKind::Sgd => sgd(
-                            param,
-                            &grad,
-                            &mut group.first[index],
-                            group.lr,
-                            group.decay,
-                            self.momentum,
-                        )?,
-                        kind => adam(
-                            kind,
-                            param,
-                            &grad,
-                            (&mut group.first[index], &mut group.second[index]),
-                            (group.lr, group.decay, self.momentum, self.steps),
-                        )?,
-                    }
+    /// One update from the gradients that are there. With `found_inf` (`[1]`, f32) nothing happens where it is not 0; the host does not
+    /// wait to learn that.
+    ///
+    /// # Errors
+    /// Those of libtorch.
+    pub fn step(&mut self, found_inf: Option<&Tensor>) -> Result<()> {
+        let _ = self.steps.f_add_scalar_(1.0)?;
+        let one;
+        let scaler = match found_inf {
+            Some(found_inf) => {
+                one = found_inf.f_ones_like()?;
+                Some(Scaled { scale: &one, found_inf })
+            }
+            None => None,
+        };
+        for group in &mut self.groups {
+            let params: Vec<&Tensor> = group.params.iter().map(|(_, param)| param).collect();
+            match self.kind {
+                OptimizerKind::Sgd => {
+                    step::fused_sgd(&params, &group.first, group.lr, self.momentum, group.decay, scaler)?;
+                }
+                kind => {
+                    let steps: Vec<Tensor> = params.iter().map(|_| self.steps.shallow_clone()).collect();
+                    let adam = step::Adam {
+                        decoupled: kind == OptimizerKind::AdamW,
+                        lr: group.lr,
+                        beta1: self.momentum,
+                        beta2: BETA2,
+                        decay: group.decay,
+                        eps: EPS,
+                    };
+                    step::fused_adam(&params, &group.first, &group.second, &steps, adam, scaler)?;
                 }
             }
-            Ok(())
-        })
+        }
+        if let Some(found_inf) = found_inf {
+            let _ = self.steps.f_sub_(&found_inf.f_reshape([0i64; 0].as_slice())?)?;
+        }
+        Ok(())
+    }
+
+    /// All parameters that it changes.
+    pub fn params(&self) -> impl Iterator<Item = &Tensor> {
+        self.groups
+            .iter()
+            .flat_map(|group| group.params.iter().map(|(_, param)| param))
     }
 
     /// Sets all gradients to zero.
-    pub fn zero_grad(&mut self) {
-        for (_, param) in self.groups.iter_mut().flat_map(|g| &mut g.params) {
-            param.zero_grad();
-        }
+    ///
+    /// # Errors
+    /// Those of libtorch.
+    pub fn zero_grad(&mut self) -> Result<()> {
+        Ok(step::zero_gradients(&self.params().collect::<Vec<_>>())?)
     }
 
-    /// Scales gradients so that their common norm is at most `limit`; returns the norm before.
-    pub fn clip_gradients(&self, limit: f64) -> Result<f64> {
-        tch::no_grad(|| {
-            let grads: Vec<Tensor> = self
-                .groups
-                .iter()
-                .flat_map(|g| &g.params)
-                .map(|(_, p)| p.grad())
-                .filter(Tensor::defined)
-                .collect();
-            let mut sum = 0.0;
-            for grad in &grads {
-                sum += grad.f_square()?.f_sum(Some(tch::Kind::Double))?.f_double_value(&[])?;
-            }
-            let norm = sum.sqrt();
-            if norm > limit {
-                for mut grad in grads {
-                    let _ = grad.f_mul_scalar_(limit / (norm + 1e-6))?;
-                }
-            }
-            Ok(norm)
-        })
+    /// Scales gradients so that their common norm is at most `limit`; returns the norm before (`[]`, on the device), or `None` without
+    /// gradients.
+    ///
+    /// # Errors
+    /// Those of libtorch.
+    pub fn clip_gradients(&self, limit: f64) -> Result<Option<Tensor>> {
+        Ok(step::clip_gradients(&self.params().collect::<Vec<_>>(), limit)?)
     }
 
     /// Number of updates so far.
-    pub fn steps(&self) -> i64 {
-        self.steps
+    ///
+    /// # Errors
+    /// Those of libtorch.
+    pub fn steps(&self) -> Result<i64> {
+        Ok(self.steps.f_double_value(&[])? as i64)
     }
 
     /// Its state: `KEY.first` and `KEY.second` for each parameter.
@@ -205,8 +215,11 @@ impl Optimizer {
     }
 
     /// Puts a saved state back. Every entry must be there with its shape.
+    ///
+    /// # Errors
+    /// Names the entry that is missing or has another shape.
     pub fn restore(&mut self, steps: i64, get: impl Fn(&str) -> Option<Tensor>) -> Result<()> {
-        self.steps = steps;
+        let _ = self.steps.f_fill_(steps)?;
         tch::no_grad(|| {
             for group in &mut self.groups {
                 for (slots, suffix) in [(&mut group.first, "first"), (&mut group.second, "second")] {
@@ -222,43 +235,4 @@ impl Optimizer {
             Ok(())
         })
     }
-}
-
-/// v = m v + g; p -= lr (g + m v), with g including the decay (the Nesterov form of PyTorch).
-fn sgd(param: &Tensor, grad: &Tensor, velocity: &mut Tensor, lr: f64, decay: f64, momentum: f64) -> Result<()> {
-    let mut grad = grad.shallow_clone();
-    if decay != 0.0 {
-        let _ = grad.f_add_(&param.f_mul_scalar(decay)?)?;
-    }
-    let _ = velocity.f_mul_scalar_(momentum)?.f_add_(&grad)?;
-    let _ = grad.f_add_(&velocity.f_mul_scalar(momentum)?)?.f_mul_scalar_(lr)?;
-    let _ = param.shallow_clone().f_sub_(&grad)?;
-    Ok(())
-}
-
-fn adam(
-    kind: OptimizerKind,
-    param: &Tensor,
-    grad: &Tensor,
-    (first, second): (&mut Tensor, &mut Tensor),
-    (lr, decay, beta1, step): (f64, f64, f64, i64),
-) -> Result<()> {
-    let mut param = param.shallow_clone();
-    let mut grad = grad.shallow_clone();
-    if kind == OptimizerKind::AdamW {
-        let _ = param.f_mul_scalar_(1.0 - lr * decay)?;
-    } else if decay != 0.0 {
-        let _ = grad.f_add_(&param.f_mul_scalar(decay)?)?;
-    }
-    let _ = first.f_lerp_(&grad, 1.0 - beta1)?;
-    let _ = second
-        .f_mul_scalar_(BETA2)?
-        .f_add_(&grad.f_square()?.f_mul_scalar(1.0 - BETA2)?)?;
-    let correction = |beta: f64| 1.0 - beta.powf(step as f64);
-    let denominator = second
-        .f_sqrt()?
-        .f_div_scalar(correction(BETA2).sqrt())?
-        .f_add_scalar(EPS)?;
-    let _ = param.f_sub_(&first.f_div(&denominator)?.f_mul_scalar(lr / correction(beta1))?)?;
-    Ok(())
 }

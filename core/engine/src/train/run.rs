@@ -3,17 +3,16 @@
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
-use tch::Device;
+use yolo_core::Params;
 use yolo_core::exec::channels_last;
 use yolo_core::graph::DetectHead;
 use yolo_core::prune::Step as HookStep;
-use yolo_core::{Graph, Mode, Params, Program};
 use yolo_data::{Hyp, Loader};
 
 use super::events::Events;
 use super::results::{self, COLUMNS, Row};
-use super::{BIASES, Decay, Ema, Hook, NOMINAL_BATCH, Optimizer, OptimizerKind, Schedule};
-use crate::batch::image_tensor;
+use super::step::{LossMean, StepOptions, Stepper};
+use super::{Decay, Ema, Hook, NOMINAL_BATCH, OptimizerKind, Precision, Schedule};
 use crate::checkpoint::{self, Checkpoint, Stage, TrainState};
 use crate::eval::{Metrics, NmsOptions};
 use crate::loss::{Loss, LossOptions};
@@ -50,6 +49,9 @@ pub struct TrainOptions {
     /// Each batch at a size of its own, from half to one and a half of `size`.
     #[serde(default)]
     pub multi_scale: bool,
+    /// Mixed precision.
+    #[serde(default)]
+    pub precision: Precision,
 }
 
 fn nominal_batch() -> usize {
@@ -73,6 +75,7 @@ impl TrainOptions {
             freeze_norm: false,
             val_every: 1,
             multi_scale: false,
+            precision: Precision::Off,
         }
     }
 }
@@ -118,6 +121,8 @@ pub struct Outcome {
     pub metrics: Metrics,
     /// Its epoch.
     pub best_epoch: usize,
+    /// Training images per second, without validation and saving; of the epochs of this process.
+    pub images_per_second: f64,
     /// Files `best.safetensors` and `last.safetensors`.
     pub weights: Option<(PathBuf, PathBuf)>,
 }
@@ -137,22 +142,15 @@ pub fn train(
     listen: &mut Listener<'_>,
 ) -> Result<Outcome> {
     let mut run = Run::new(start, options, train, folder)?;
-    let head = run
-        .model
-        .graph
-        .head
-        .clone()
-        .ok_or_else(|| Error::Settings("the model has no detection head".into()))?;
-    let loss = loss_of(&head, &options.hyp, options.size);
     while run.state.epochs_done < options.epochs {
         let epoch = run.state.epochs_done;
-        let losses = run.epoch(epoch, options, train, &loss, hooks, listen)?;
+        let losses = run.epoch(epoch, options, train, hooks, listen)?;
         let last = epoch + 1 == options.epochs;
         let due = last || (epoch + 1) % options.val_every.max(1) == 0;
         let report = match val.filter(|_| due) {
             Some(loader) => {
                 let mut progress = |done: usize, total: usize| go_on(listen(&Event::Val { done, total }));
-                Some(run.validate(loader, &loss, &mut progress)?)
+                Some(run.validate(loader, &mut progress)?)
             }
             None => None,
         };
@@ -162,7 +160,7 @@ pub fn train(
             loss: losses,
             metrics: metrics.as_ref().map(|m| [m.precision, m.recall, m.map50, m.map]),
             val_loss: report.and_then(|report| report.loss),
-            lr: [0, 1, 2].map(|group: usize| run.optimizer.groups[group].lr),
+            lr: [0, 1, 2].map(|group: usize| run.stepper.optimizer.groups[group].lr),
         };
         let measured = metrics.is_some();
         let best = run.keep_best(epoch, metrics, val.is_none());
@@ -206,15 +204,17 @@ fn go_on(wanted: bool) -> Result<()> {
 /// State of a running training.
 struct Run {
     model: Checkpoint,
-    program: Program,
+    stepper: Stepper,
     ema: Ema,
-    optimizer: Optimizer,
     schedule: Schedule,
     state: TrainState,
     best: Option<(Params, Metrics)>,
     folder: Option<PathBuf>,
     /// Opened with the first row.
     events: Option<Events>,
+    /// Images trained on in this process, and the seconds that took.
+    seen: usize,
+    seconds: f64,
 }
 
 impl Run {
@@ -238,42 +238,28 @@ impl Run {
             }
             _ => None,
         };
+        // A run goes on where this start is: on its device, not on the one that the state was written from.
+        let device = start.params.device();
         let (start, restored) = match saved {
-            Some((model, ema, optimizer, state)) => (model, Some((ema, optimizer, state))),
+            Some((model, ema, optimizer, state)) => (model.to_device(device), Some((ema, optimizer, state))),
             None => (start, None),
         };
-        let params = trainable(&start.graph, &start.params, &options.freeze);
-        let program = Program::new(&start.graph, &params)?;
         let batches = train.batches().max(1);
-        let warmup = (options.hyp.warmup_epochs * batches as f64).round() as usize;
-        let schedule = Schedule {
-            lr0: options.hyp.lr0,
-            lrf: options.hyp.lrf,
-            decay: options.decay,
-            momentum: options.hyp.momentum,
-            warmup_momentum: options.hyp.warmup_momentum,
-            warmup_bias_lr: options.hyp.warmup_bias_lr,
-            // At least 100 iterations, as YOLOv5, but never more than half of a short training.
-            warmup_iterations: if options.hyp.warmup_epochs > 0.0 {
-                warmup.max(100).min(options.epochs * batches / 2)
-            } else {
-                0
-            },
-            epochs: options.epochs,
-            batch: options.batch,
-            nominal: options.nominal_batch,
-        };
-        let frozen = |key: &str| options.freeze.iter().any(|prefix| key.starts_with(prefix.as_str()));
-        let mut optimizer = Optimizer::new(
-            options.optimizer,
+        let schedule = Schedule::of(options, batches);
+        let mut stepper = Stepper::new(
             &start.graph,
-            &params,
-            options.hyp.lr0,
-            options.hyp.momentum,
-            schedule.scaled_decay(options.hyp.weight_decay),
-            &frozen,
+            &start.params,
+            &StepOptions {
+                hyp: options.hyp.clone(),
+                size: options.size,
+                optimizer: options.optimizer,
+                decay: schedule.scaled_decay(options.hyp.weight_decay),
+                precision: options.precision,
+                freeze: options.freeze.clone(),
+                freeze_norm: options.freeze_norm,
+            },
         )?;
-        let mut ema = Ema::new(&params);
+        let mut ema = stepper.ema();
         let mut state = TrainState {
             last_step: -1,
             settings,
@@ -281,25 +267,28 @@ impl Run {
             ..TrainState::default()
         };
         if let Some((average, tensors, old)) = restored {
-            optimizer.restore(old.optimizer_steps, |key| {
+            stepper.optimizer.restore(old.optimizer_steps, |key| {
                 tensors.get(key).map(tch::Tensor::shallow_clone)
             })?;
-            ema.params = average;
-            ema.updates = old.ema_updates;
+            if let Some(scaler) = old.scaler {
+                stepper.restore_scaler(scaler)?;
+            }
+            ema.restore(&average, old.ema_updates)?;
             state = old;
         }
-        let model = Checkpoint::new(start.graph, params, start.meta);
+        let model = Checkpoint::new(start.graph, stepper.params.shallow_clone(), start.meta);
         let folder = folder.map(|(folder, _)| folder.to_owned());
         let mut run = Self {
             model,
-            program,
+            stepper,
             ema,
-            optimizer,
             schedule,
             state,
             best: None,
             folder,
             events: None,
+            seen: 0,
+            seconds: 0.0,
         };
         run.restore_best()?;
         Ok(run)
@@ -330,12 +319,7 @@ impl Run {
     }
 
     /// Measures the average model.
-    fn validate(
-        &self,
-        loader: &Loader,
-        loss: &Loss,
-        progress: &mut dyn FnMut(usize, usize) -> Result<()>,
-    ) -> Result<val::Report> {
+    fn validate(&self, loader: &Loader, progress: &mut dyn FnMut(usize, usize) -> Result<()>) -> Result<val::Report> {
         let detector = val::Detector::new(&self.model.graph, &self.ema.params)?;
         let (total, nms) = (loader.batches(), NmsOptions::validation());
         val::measure(
@@ -343,7 +327,7 @@ impl Run {
             &mut loader.epoch(0),
             total,
             &nms,
-            Some(loss),
+            Some(self.stepper.loss()),
             &mut |_| Ok(()),
             progress,
         )
@@ -355,61 +339,39 @@ impl Run {
         epoch: usize,
         options: &TrainOptions,
         loader: &Loader,
-        loss: &Loss,
         hooks: &mut [&mut dyn Hook],
         listen: &mut Listener<'_>,
     ) -> Result<[f64; 3]> {
-        // Dropout and stochastic depth draw from libtorch's generator: one seed per epoch makes a resumed run equal.
+        // Dropout and stochastic depth draw from libtorch's generators: one seed per epoch makes a resumed run equal.
         tch::manual_seed(options.seed.wrapping_add(epoch as u64) as i64);
         let total = loader.batches();
+        let mut losses = LossMean::new(self.stepper.device())?;
         let mut mean = [0.0; 3];
-        let mode = if options.freeze_norm { Mode::Eval } else { Mode::Train };
-        self.optimizer.zero_grad();
+        let updates = self.schedule.updates(total);
+        let started = std::time::Instant::now();
         for (index, batch) in loader.epoch(epoch).enumerate() {
             let batch = batch?;
+            self.seen += batch.len();
             let iteration = epoch * total + index;
             let step = self.schedule.step(iteration, epoch);
-            for (group, settings) in self.optimizer.groups.iter_mut().enumerate() {
-                settings.lr = if group == BIASES { step.bias_lr } else { step.lr };
-            }
-            self.optimizer.momentum = step.momentum;
-            let mut images = image_tensor(&batch, Device::Cpu)?;
+            let mut images = self.stepper.images(&batch)?;
             if options.multi_scale {
                 images = rescaled(&images, options, iteration, self.model.max_stride())?;
             }
-            let maps = self.program.run(&images, mode)?;
-            let value = loss.compute(&maps, &batch.targets)?;
-            let mut objective = value.total;
-            for hook in hooks.iter_mut() {
-                if let Some(extra) = hook.extra_loss(&images, &maps)? {
-                    objective = objective.f_add(&extra)?;
-                }
-            }
-            objective.f_backward()?;
-            let parts = Vec::<f64>::try_from(value.parts.to_kind(tch::Kind::Double))?;
-            if parts.iter().any(|part| !part.is_finite()) {
-                return Err(Error::Diverged { epoch, batch: index });
-            }
-            for (mean, part) in mean.iter_mut().zip(&parts) {
-                *mean += (part - *mean) / (index + 1) as f64;
-            }
+            let parts = self.stepper.accumulate(&images, &batch.targets, hooks)?;
+            mean = losses
+                .add(&parts, index + 1 == total)?
+                .ok_or(Error::Diverged { epoch, batch: index })?;
             if iteration as i64 - self.state.last_step >= step.accumulate as i64 {
                 let at = HookStep {
-                    step: iteration,
-                    total: options.epochs * total,
-                    per_epoch: total,
+                    step: self.state.updates,
+                    total: updates.total,
+                    per_epoch: updates.per_epoch,
                 };
-                for hook in hooks.iter_mut() {
-                    hook.before_step(&self.model.params, at)?;
-                }
-                self.optimizer.clip_gradients(10.0)?;
-                self.optimizer.step()?;
-                self.optimizer.zero_grad();
-                for hook in hooks.iter_mut() {
-                    hook.after_step(&self.model.params, at)?;
-                }
-                self.ema.update(&self.model.params)?;
+                self.stepper.update(&step, at, hooks)?;
+                self.ema.update()?;
                 self.state.last_step = iteration as i64;
+                self.state.updates += 1;
             }
             go_on(listen(&Event::Batch {
                 epoch,
@@ -418,6 +380,8 @@ impl Run {
                 loss: mean,
             }))?;
         }
+        // The losses of the last batch were read, so the device is done.
+        self.seconds += started.elapsed().as_secs_f64();
         self.state.epochs_done = epoch + 1;
         Ok(mean)
     }
@@ -457,7 +421,7 @@ impl Run {
         });
         let contiguous = params
             .iter()
-            .map(|(key, tensor)| (key.to_owned(), tensor.detach().contiguous()))
+            .map(|(key, tensor)| (key.to_owned(), tensor.detach().to_device(tch::Device::Cpu).contiguous()))
             .collect();
         Checkpoint::new(self.model.graph.clone(), contiguous, meta)
     }
@@ -467,7 +431,8 @@ impl Run {
             return Ok(());
         };
         self.state.ema_updates = self.ema.updates;
-        self.state.optimizer_steps = self.optimizer.steps();
+        self.state.optimizer_steps = self.stepper.optimizer.steps()?;
+        self.state.scaler = self.stepper.scaler_state()?;
         results::append(&folder.join("results.csv"), row)?;
         if self.events.is_none() {
             self.events = Some(Events::new(&folder)?);
@@ -494,7 +459,7 @@ impl Run {
             &folder.join("state.safetensors"),
             &self.model,
             &self.ema.params,
-            &self.optimizer.state(),
+            &self.stepper.optimizer.state(),
             &self.state,
         )
     }
@@ -516,6 +481,7 @@ impl Run {
             last,
             metrics,
             best_epoch: self.state.best_epoch,
+            images_per_second: self.seen as f64 / self.seconds.max(1e-9),
             weights,
         })
     }
@@ -538,24 +504,6 @@ fn rescaled(images: &tch::Tensor, options: &TrainOptions, iteration: usize, stri
         None,
         None,
     )?))
-}
-
-/// Own copies of all tensors, channels last, with gradients where they are trained.
-pub(crate) fn trainable(graph: &Graph, params: &Params, freeze: &[String]) -> Params {
-    let specs: std::collections::HashMap<String, bool> = graph
-        .param_specs()
-        .into_iter()
-        .map(|spec| (spec.key, spec.role.trainable()))
-        .collect();
-    params
-        .iter()
-        .map(|(key, tensor)| {
-            let own = channels_last(&tensor.detach().copy());
-            let frozen = freeze.iter().any(|prefix| key.starts_with(prefix.as_str()));
-            let trains = specs.get(key).copied().unwrap_or(false) && !frozen;
-            (key.to_owned(), own.set_requires_grad(trains))
-        })
-        .collect()
 }
 
 /// Rows of a finished or unfinished run, for plots.

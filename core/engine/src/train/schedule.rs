@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::TrainOptions;
+
 /// Usual nominal batch size: gradients of smaller batches are accumulated to it.
 pub const NOMINAL_BATCH: usize = 64;
 
@@ -54,7 +56,57 @@ pub struct Step {
     pub accumulate: usize,
 }
 
+/// Optimizer steps of a training.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Updates {
+    /// In all.
+    pub total: usize,
+    /// In an epoch after warm-up, at least 1.
+    pub per_epoch: usize,
+}
+
 impl Schedule {
+    /// The plan of a training with so many batches in an epoch.
+    pub fn of(options: &TrainOptions, batches: usize) -> Self {
+        let hyp = &options.hyp;
+        let warmup = (hyp.warmup_epochs * batches as f64).round() as usize;
+        Self {
+            lr0: hyp.lr0,
+            lrf: hyp.lrf,
+            decay: options.decay,
+            momentum: hyp.momentum,
+            warmup_momentum: hyp.warmup_momentum,
+            warmup_bias_lr: hyp.warmup_bias_lr,
+            // At least 100 iterations, as YOLOv5, but never more than half of a short training.
+            warmup_iterations: if hyp.warmup_epochs > 0.0 {
+                warmup.max(100).min(options.epochs * batches / 2)
+            } else {
+                0
+            },
+            epochs: options.epochs,
+            batch: options.batch,
+            nominal: options.nominal_batch,
+        }
+    }
+
+    /// How many optimizer steps follow from so many batches in an epoch: an update happens when as many batches were added up as
+    /// [`Schedule::step`] says.
+    pub fn updates(&self, batches: usize) -> Updates {
+        let mut last = -1i64;
+        let mut total = 0;
+        for iteration in 0..self.epochs * batches {
+            let due = self.step(iteration, iteration / batches.max(1)).accumulate as i64;
+            if iteration as i64 - last >= due {
+                last = iteration as i64;
+                total += 1;
+            }
+        }
+        Updates {
+            total,
+            per_epoch: (batches / self.full_accumulate()).max(1),
+        }
+    }
+
     /// Fraction of `lr0` in an epoch.
     pub fn factor(&self, epoch: usize) -> f64 {
         let progress = epoch as f64 / self.epochs.max(1) as f64;
@@ -157,6 +209,37 @@ mod tests {
             .scaled_decay(5e-4),
             1e-3
         );
+    }
+
+    #[test]
+    fn optimizer_steps_are_counted_through_the_ramp() {
+        let s = Schedule {
+            warmup_iterations: 0,
+            ..schedule()
+        };
+        assert_eq!(
+            s.updates(8),
+            Updates {
+                total: 20,
+                per_epoch: 2
+            },
+            "80 batches, 4 for a step"
+        );
+        let one = Schedule {
+            nominal: 16,
+            ..schedule()
+        };
+        assert_eq!(
+            one.updates(8),
+            Updates {
+                total: 80,
+                per_epoch: 8
+            }
+        );
+        // 200 batches: of the first 100, steps of 1, 2 (from 2.5 on, to even), 3 and 4 batches; then 25 steps of 4.
+        let ramp = schedule().updates(20);
+        assert!(ramp.total > 25 + 25 && ramp.total < 25 + 100, "{ramp:?}");
+        assert_eq!(ramp.per_epoch, 5);
     }
 
     #[test]

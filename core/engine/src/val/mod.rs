@@ -91,6 +91,11 @@ impl Detector {
         })
     }
 
+    /// Where it computes, and where images must be.
+    pub fn device(&self) -> Device {
+        self.program.device()
+    }
+
     /// Number of classes.
     pub fn classes(&self) -> usize {
         self.head.classes as usize
@@ -155,7 +160,7 @@ pub fn measure(
     for batch in batches {
         let batch = batch?;
         let start = Instant::now();
-        let images = image_tensor(&batch, Device::Cpu)?;
+        let images = image_tensor(&batch, detector.device())?;
         let ready = Instant::now();
         let maps = detector.maps(&images)?;
         if let Some(loss) = loss {

@@ -37,6 +37,7 @@ unsafe extern "C" {
     ) -> *mut c_char;
     fn yolo_foreach_lerp(averages: *const Handle, models: *const Handle, count: usize, weight: f64) -> *mut c_char;
     fn yolo_foreach_copy(targets: *const Handle, sources: *const Handle, count: usize) -> *mut c_char;
+    fn yolo_foreach_add(tensors: *const Handle, count: usize, value: f64) -> *mut c_char;
     fn yolo_zero_gradients(params: *const Handle, count: usize) -> *mut c_char;
     fn yolo_clip_gradients(params: *const Handle, count: usize, limit: f64, norm: Handle) -> *mut c_char;
     fn yolo_unscale_gradients(params: *const Handle, count: usize, found_inf: Handle, inverse: Handle) -> *mut c_char;
@@ -67,8 +68,14 @@ pub fn autocast<T, E: From<tch::TchError>>(
             let _ = checked(unsafe { yolo_autocast_leave(self.0) });
         }
     }
-    // SAFETY: takes numbers; the second is checked by libtorch.
-    checked(unsafe { yolo_autocast_enter(index(device), kind.c_int()) })?;
+    // libtorch's numbers of the kinds (c10/core/ScalarType.h).
+    let number = match kind {
+        Kind::Half => 5,
+        Kind::BFloat16 => 15,
+        other => return Err(tch::TchError::Kind(format!("{other:?} is no kind of mixed precision")).into()),
+    };
+    // SAFETY: takes numbers.
+    checked(unsafe { yolo_autocast_enter(index(device), number) })?;
     let _leave = Leave(index(device));
     work()
 }
@@ -198,7 +205,17 @@ pub fn foreach_copy(targets: &[Tensor], sources: &[Tensor]) -> Result {
     checked(unsafe { yolo_foreach_copy(targets.as_ptr(), sources.as_ptr(), targets.len()) })
 }
 
-/// Sets the gradients of the parameters to zero, where there are any.
+/// `tensor += value` for all; they are of one kind.
+///
+/// # Errors
+/// Those of libtorch.
+pub fn foreach_add<'a>(tensors: impl IntoIterator<Item = &'a Tensor>, value: f64) -> Result {
+    let tensors = handles(tensors);
+    // SAFETY: the list holds as many live tensors as `count` says.
+    checked(unsafe { yolo_foreach_add(tensors.as_ptr(), tensors.len(), value) })
+}
+
+/// Sets the gradients of the parameters to zero, and makes those that are missing.
 ///
 /// # Errors
 /// Those of libtorch.

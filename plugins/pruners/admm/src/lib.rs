@@ -98,7 +98,7 @@ impl State {
             let mut total = vec![0f32; group.len()];
             for (at, cut) in producer_cuts(group) {
                 let Some(index) = find(&cut.key) else { continue };
-                let rows = tch::Tensor::f_from_slice(&group.positions(at))?;
+                let rows = tch::Tensor::f_from_slice(&group.positions(at))?.f_to_device(sums[index].device())?;
                 let weight = sums[index]
                     .f_index_select(cut.axis as i64, &rows)?
                     .f_reshape([group.len() as i64, -1])?;
@@ -119,7 +119,8 @@ impl State {
                     .flat_map(|i| &group.channels[i][at])
                     .map(|row| i64::from(*row))
                     .collect();
-                sums[index] = sums[index].f_index_fill(cut.axis as i64, &tch::Tensor::f_from_slice(&rows)?, 0.0)?;
+                let rows = tch::Tensor::f_from_slice(&rows)?.f_to_device(sums[index].device())?;
+                sums[index] = sums[index].f_index_fill(cut.axis as i64, &rows, 0.0)?;
             }
         }
         for (slot, z) in self.slots.iter_mut().zip(sums) {

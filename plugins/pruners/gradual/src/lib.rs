@@ -90,8 +90,9 @@ fn norms(groups: &ChannelGroups, tensor: &dyn Fn(&str) -> Result<tch::Tensor>) -
                 if cut.side != prune::Side::Producer || cut.role != prune::CutRole::Weight {
                     continue;
                 }
-                let rows = tch::Tensor::f_from_slice(&group.positions(at))?;
-                let weight = tensor(&cut.key)?
+                let weight = tensor(&cut.key)?;
+                let rows = tch::Tensor::f_from_slice(&group.positions(at))?.f_to_device(weight.device())?;
+                let weight = weight
                     .f_index_select(cut.axis as i64, &rows)?
                     .f_reshape([group.len() as i64, -1])?;
                 let squares = Vec::<f32>::try_from(weight.f_square()?.f_mean_dim(1, false, tch::Kind::Float)?)?;
@@ -120,11 +121,9 @@ fn silence(groups: &ChannelGroups, params: &prune::Params, plan: &PrunePlan) -> 
                     .flat_map(|i| &group.channels[*i][at])
                     .map(|row| i64::from(*row))
                     .collect();
-                let index = tch::Tensor::f_from_slice(&rows)?;
-                let _ = params
-                    .require(&cut.key)?
-                    .shallow_clone()
-                    .f_index_fill_(cut.axis as i64, &index, 0.0)?;
+                let mut weight = params.require(&cut.key)?.shallow_clone();
+                let index = tch::Tensor::f_from_slice(&rows)?.f_to_device(weight.device())?;
+                let _ = weight.f_index_fill_(cut.axis as i64, &index, 0.0)?;
             }
         }
         Ok(())

@@ -1,0 +1,211 @@
+//! `yolo bench --train`: the training step alone. One synthetic batch, carried to the device in every step as a loader would;
+//! forward, loss, backward, clipping, SGD and the average. The device is waited for between blocks of steps only.
+
+use std::path::Path;
+use std::time::Instant;
+
+use serde_json::json;
+use tch::{Device, Kind, Tensor};
+use yolo_core::{Graph, Params};
+use yolo_data::{Batch, Hyp};
+use yolo_engine::checkpoint;
+use yolo_engine::train::{OptimizerKind, Precision, Step, StepOptions, Stepper};
+use yolo_torch::native::device;
+
+use crate::error::{CliError, CliResult};
+use crate::{load, ui};
+
+/// What is measured.
+pub struct StepBench<'a> {
+    pub graph: &'a Graph,
+    pub params: &'a Params,
+    pub device: Device,
+    pub precision: Precision,
+    pub size: usize,
+    pub batch: usize,
+    pub warmup: usize,
+    pub steps: usize,
+    /// File for what the first step saw and made.
+    pub save: Option<&'a Path>,
+}
+
+/// Steps between two looks at the clock.
+const BLOCK: usize = 10;
+/// Objects in each image.
+const OBJECTS: usize = 8;
+
+impl StepBench<'_> {
+    /// Measures and prints.
+    pub fn run(&self, json: bool) -> CliResult {
+        let failed = |error: tch::TchError| load::failed(error.into());
+        let hyp = Hyp::default();
+        let options = StepOptions {
+            decay: hyp.weight_decay,
+            hyp,
+            size: self.size,
+            optimizer: OptimizerKind::Sgd,
+            precision: self.precision,
+            freeze: Vec::new(),
+            freeze_norm: false,
+        };
+        let classes = self.graph.head.as_ref().map_or(1, |head| head.classes);
+        let batch = synthetic(self.batch, self.size, classes);
+        let cuda = self.device.is_cuda();
+        if cuda {
+            tch::Cuda::cudnn_set_benchmark(true);
+        }
+        let mut stepper = Stepper::new(self.graph, self.params, &options).map_err(load::failed)?;
+        let mut ema = stepper.ema();
+        let step = Step {
+            lr: 0.01,
+            bias_lr: 0.01,
+            momentum: 0.937,
+            accumulate: 1,
+        };
+        let mut losses = Vec::new();
+        let mut blocks: Vec<f64> = Vec::new();
+        let mut start = Instant::now();
+        let mut bar = ui::Bar::new("bench", (self.warmup + self.steps) as u64);
+        ui::stop_flag();
+        for done in 0..self.warmup + self.steps {
+            if done == self.warmup {
+                self.wait();
+                if cuda {
+                    device::reset_memory(self.device).map_err(failed)?;
+                }
+                start = Instant::now();
+            }
+            let images = stepper.images(&batch).map_err(load::failed)?;
+            let parts = stepper
+                .accumulate(&images, &batch.targets, &mut [])
+                .map_err(load::failed)?;
+            if let Some(path) = self.save.filter(|_| done == 0) {
+                self.save_step(path, &stepper, &images, &batch, &parts)?;
+            }
+            let at = yolo_core::prune::Step {
+                step: done,
+                total: self.warmup + self.steps,
+                per_epoch: 1,
+            };
+            stepper.update(&step, at, &mut []).map_err(load::failed)?;
+            ema.update().map_err(load::failed)?;
+            losses.push(parts);
+            let timed = (done + 1).saturating_sub(self.warmup);
+            if timed > 0 && (timed.is_multiple_of(BLOCK) || timed == self.steps) {
+                self.wait();
+                let count = timed - blocks.len() * BLOCK;
+                blocks.push(start.elapsed().as_secs_f64() * 1e3 / count as f64);
+                start = Instant::now();
+            }
+            bar.set(done as u64 + 1, (self.warmup + self.steps) as u64, "");
+            if ui::stopped() {
+                return Err(CliError::Interrupted("stopped".into()));
+            }
+        }
+        bar.finish();
+        let memory = cuda
+            .then(|| device::peak_memory(self.device))
+            .transpose()
+            .map_err(failed)?;
+        let losses = losses
+            .iter()
+            .map(|parts| Ok(f64::try_from(parts.f_sum(Kind::Double)?)? * self.batch as f64))
+            .collect::<Result<Vec<f64>, tch::TchError>>()
+            .map_err(failed)?;
+        if let Some(step) = losses.iter().position(|loss| !loss.is_finite()) {
+            return Err(CliError::Failed(format!(
+                "bench: the loss of step {step} is not finite"
+            )));
+        }
+        blocks.sort_by(f64::total_cmp);
+        let at = |share: f64| blocks[((blocks.len() - 1) as f64 * share).round() as usize];
+        let row = json!({
+            "what": "train-step", "device": name(self.device), "amp": self.precision, "img": self.size, "batch": self.batch,
+            "ms_median": at(0.5), "ms_p95": at(0.95), "images_per_second": self.batch as f64 * 1e3 / at(0.5),
+            "peak_memory_bytes": memory.map(|m| m.0), "peak_reserved_bytes": memory.map(|m| m.1), "losses": losses,
+        });
+        if json {
+            return ui::print_json(&json!({ "rows": [row] }));
+        }
+        println!(
+            "training step on {}, {} images of {} px: {:.1} ms (p95 {:.1}), {:.0} images/s",
+            name(self.device),
+            self.batch,
+            self.size,
+            at(0.5),
+            at(0.95),
+            self.batch as f64 * 1e3 / at(0.5)
+        );
+        Ok(())
+    }
+
+    fn wait(&self) {
+        if let Device::Cuda(index) = self.device {
+            tch::Cuda::synchronize(index as i64);
+        }
+    }
+
+    /// What the first step saw and made: `images` (u8), `targets`, `raw.LEVEL`, `loss` (total, box, objectness, class), `grad.KEY` before
+    /// clipping.
+    fn save_step(&self, path: &Path, stepper: &Stepper, images: &Tensor, batch: &Batch, parts: &Tensor) -> CliResult {
+        let save = || -> yolo_engine::Result<()> {
+            let mut out = Params::new();
+            let side = self.size as i64;
+            let pixels = Tensor::f_from_data_size(&batch.pixels, &[self.batch as i64, 3, side, side], Kind::Uint8)?;
+            out.insert("images", pixels);
+            let targets = Tensor::f_from_slice(batch.targets.as_flattened())?;
+            out.insert("targets", targets.f_reshape([-1, 6])?);
+            for (level, map) in tch::no_grad(|| stepper.maps(images))?.iter().enumerate() {
+                out.insert(format!("raw.{level}"), map.f_to_kind(Kind::Float)?);
+            }
+            let total = parts
+                .f_sum(Kind::Float)?
+                .f_mul_scalar(self.batch as f64)?
+                .f_reshape([1])?;
+            out.insert("loss", Tensor::f_cat(&[total, parts.f_to_kind(Kind::Float)?], 0)?);
+            for (key, tensor) in stepper.params.iter().filter(|(_, tensor)| tensor.requires_grad()) {
+                out.insert(format!("grad.{key}"), tensor.grad());
+            }
+            let plain: Params = out
+                .iter()
+                .map(|(key, t)| (key.to_owned(), t.to_device(Device::Cpu).contiguous()))
+                .collect();
+            checkpoint::write_tensors(path, plain.iter(), std::collections::HashMap::new())
+        };
+        save().map_err(load::failed)
+    }
+}
+
+fn name(device: Device) -> String {
+    match device {
+        Device::Cuda(index) => format!("cuda:{index}"),
+        _ => "cpu".to_owned(),
+    }
+}
+
+/// A batch of coloured noise with boxes in fixed places.
+fn synthetic(batch: usize, size: usize, classes: i64) -> Batch {
+    let pixels = (0..batch * 3 * size * size)
+        .map(|i| ((i as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8)
+        .collect();
+    let targets = (0..batch * OBJECTS)
+        .map(|i| {
+            let share = |step: usize, count: usize| (i * step % count) as f32 / count as f32;
+            [
+                (i / OBJECTS) as f32,
+                (i as i64 % classes) as f32,
+                0.1 + 0.8 * share(7, 31),
+                0.1 + 0.8 * share(11, 29),
+                0.03 + 0.3 * share(3, 13),
+                0.03 + 0.3 * share(5, 17),
+            ]
+        })
+        .collect();
+    Batch {
+        pixels,
+        size: [size, size],
+        images: vec![yolo_data::loader::Origin::default(); batch],
+        targets,
+        ..Batch::default()
+    }
+}

@@ -1,0 +1,261 @@
+//! One step of a training: forward, loss, backward, and the update that follows when enough batches were added up. The same for a
+//! training, for the short tunings of pruners and for gradients that metrics look at.
+//!
+//! What must not be here: epochs, files, validation.
+
+use tch::{Device, Kind, Tensor};
+use yolo_core::{Graph, Mode, Params, Program};
+use yolo_data::{Batch, Hyp};
+
+use super::precision::{Scaler, ScalerState};
+use super::{BIASES, Ema, Hook, Optimizer, OptimizerKind, Precision, Step, loss_of};
+use crate::batch::Feeder;
+use crate::loss::Loss;
+use crate::{Error, Result};
+use yolo_core::prune::Step as HookStep;
+
+/// Gradients are scaled to at most this norm.
+const CLIP: f64 = 10.0;
+
+/// Settings of a [`Stepper`].
+#[derive(Debug, Clone)]
+pub struct StepOptions {
+    /// Gains of the loss and, for the optimizer's start, learning rate and momentum.
+    pub hyp: Hyp,
+    /// Side of the images, which the objectness loss is scaled to.
+    pub size: usize,
+    /// Update rule.
+    pub optimizer: OptimizerKind,
+    /// Weight decay, scaled to the batch.
+    pub decay: f64,
+    /// Mixed precision.
+    pub precision: Precision,
+    /// Keys that start with one of these are not trained.
+    pub freeze: Vec<String>,
+    /// Batch norms keep their statistics.
+    pub freeze_norm: bool,
+}
+
+/// A model that is trained step by step, on the device of its tensors.
+#[derive(Debug)]
+pub struct Stepper {
+    /// The trained tensors: own copies, channels last.
+    pub params: Params,
+    /// What changes them.
+    pub optimizer: Optimizer,
+    program: Program,
+    loss: Loss,
+    feeder: Feeder,
+    precision: Precision,
+    scaler: Option<Scaler>,
+    mode: Mode,
+}
+
+impl Stepper {
+    /// Own, trainable copies of `params`.
+    ///
+    /// # Errors
+    /// Where the model has no head, lacks a tensor, or nothing of it may be trained.
+    pub fn new(graph: &Graph, params: &Params, options: &StepOptions) -> Result<Self> {
+        let head = graph
+            .head
+            .as_ref()
+            .ok_or_else(|| Error::Settings("the model has no detection head".into()))?;
+        let params = trainable(graph, params, &options.freeze);
+        let program = Program::new(graph, &params)?;
+        let device = program.device();
+        let mut optimizer = Optimizer::new(
+            options.optimizer,
+            graph,
+            &params,
+            options.hyp.lr0,
+            options.hyp.momentum,
+            options.decay,
+            &|key| is_frozen(key, &options.freeze),
+        )?;
+        optimizer.zero_grad()?;
+        let scaled = options.precision == Precision::F16;
+        Ok(Self {
+            loss: loss_of(head, &options.hyp, options.size),
+            feeder: Feeder::new(device, options.precision.half().unwrap_or(Kind::Float))?,
+            precision: options.precision,
+            scaler: scaled
+                .then(|| Scaler::new(ScalerState::default(), device))
+                .transpose()?,
+            mode: if options.freeze_norm { Mode::Eval } else { Mode::Train },
+            params,
+            optimizer,
+            program,
+        })
+    }
+
+    /// Where it computes.
+    pub fn device(&self) -> Device {
+        self.program.device()
+    }
+
+    /// The loss of its head.
+    pub fn loss(&self) -> &Loss {
+        &self.loss
+    }
+
+    /// The images of a batch on its device, in its precision.
+    ///
+    /// # Errors
+    /// Where the device has no memory left.
+    pub fn images(&self, batch: &Batch) -> Result<Tensor> {
+        self.feeder.images(batch)
+    }
+
+    /// Raw maps of images in training mode.
+    ///
+    /// # Errors
+    /// Those of the network.
+    pub fn maps(&self, images: &Tensor) -> Result<Vec<Tensor>> {
+        let (program, mode) = (&self.program, self.mode);
+        self.precision.run(self.device(), || Ok(program.run(images, mode)?))
+    }
+
+    /// Adds the gradients of a batch to those that are there. Returns box, objectness and class loss `[3]`, on the device.
+    ///
+    /// # Errors
+    /// Those of the network, of labels that the head has no class for, and of hooks.
+    pub fn accumulate(&mut self, images: &Tensor, targets: &[[f32; 6]], hooks: &mut [&mut dyn Hook]) -> Result<Tensor> {
+        let maps = self.maps(images)?;
+        let value = self.loss.compute(&maps, targets)?;
+        let mut objective = value.total;
+        for hook in hooks.iter_mut() {
+            if let Some(extra) = hook.extra_loss(images, &maps)? {
+                objective = objective.f_add(&extra)?;
+            }
+        }
+        if let Some(scaler) = &self.scaler {
+            objective = scaler.scaled(&objective)?;
+        }
+        objective.f_backward()?;
+        Ok(value.parts)
+    }
+
+    /// Updates the tensors from the gradients, which are zero afterwards: takes the scale of f16 out, clips, lets hooks act, steps. What
+    /// hooks add is so independent of the scale and of the norm of the other gradients.
+    ///
+    /// # Errors
+    /// Those of hooks and of libtorch.
+    pub fn update(&mut self, step: &Step, at: HookStep, hooks: &mut [&mut dyn Hook]) -> Result<()> {
+        for (group, settings) in self.optimizer.groups.iter_mut().enumerate() {
+            settings.lr = if group == BIASES { step.bias_lr } else { step.lr };
+        }
+        self.optimizer.momentum = step.momentum;
+        let found_inf = match &mut self.scaler {
+            Some(scaler) => {
+                let params: Vec<&Tensor> = self.optimizer.params().collect();
+                Some(scaler.unscale(&params)?.shallow_clone())
+            }
+            None => None,
+        };
+        self.optimizer.clip_gradients(CLIP)?;
+        for hook in hooks.iter_mut() {
+            hook.before_step(&self.params, at)?;
+        }
+        self.optimizer.step(found_inf.as_ref())?;
+        if let Some(scaler) = &mut self.scaler {
+            scaler.update()?;
+        }
+        self.optimizer.zero_grad()?;
+        for hook in hooks.iter_mut() {
+            hook.after_step(&self.params, at)?;
+        }
+        Ok(())
+    }
+
+    /// State of the scaler of f16; waits for the device.
+    ///
+    /// # Errors
+    /// Where no scale makes the gradients finite.
+    pub fn scaler_state(&self) -> Result<Option<ScalerState>> {
+        self.scaler.as_ref().map(Scaler::state).transpose()
+    }
+
+    /// Puts a saved state of the scaler back.
+    ///
+    /// # Errors
+    /// Those of libtorch.
+    pub fn restore_scaler(&mut self, state: ScalerState) -> Result<()> {
+        if self.scaler.is_some() {
+            self.scaler = Some(Scaler::new(state, self.device())?);
+        }
+        Ok(())
+    }
+
+    /// An average that follows its tensors.
+    pub fn ema(&self) -> Ema {
+        Ema::new(&self.params)
+    }
+}
+
+fn is_frozen(key: &str, freeze: &[String]) -> bool {
+    freeze.iter().any(|prefix| key.starts_with(prefix.as_str()))
+}
+
+/// Own copies of all tensors, channels last, with gradients where they are trained.
+fn trainable(graph: &Graph, params: &Params, freeze: &[String]) -> Params {
+    let specs: std::collections::HashMap<String, bool> = graph
+        .param_specs()
+        .into_iter()
+        .map(|spec| (spec.key, spec.role.trainable()))
+        .collect();
+    params
+        .iter()
+        .map(|(key, tensor)| {
+            let own = yolo_core::exec::channels_last(&tensor.detach().copy());
+            let trains = specs.get(key).copied().unwrap_or(false) && !is_frozen(key, freeze);
+            (key.to_owned(), own.set_requires_grad(trains))
+        })
+        .collect()
+}
+
+/// Losses that are summed up on the device and read now and then, so that the host need not wait for every batch.
+#[derive(Debug)]
+pub struct LossMean {
+    sum: Tensor,
+    count: usize,
+    read: [f64; 3],
+    every: usize,
+}
+
+/// Batches between two looks at the losses on a device that computes by itself.
+const LOOK_EVERY: usize = 10;
+
+impl LossMean {
+    /// Nothing yet.
+    ///
+    /// # Errors
+    /// Those of libtorch.
+    pub fn new(device: Device) -> Result<Self> {
+        Ok(Self {
+            sum: Tensor::f_zeros([3].as_slice(), (Kind::Double, device))?,
+            count: 0,
+            read: [0.0; 3],
+            every: if device == Device::Cpu { 1 } else { LOOK_EVERY },
+        })
+    }
+
+    /// Adds the losses of a batch; `last` is the last of an epoch. Returns the mean as last read, or `None` where a loss was not finite.
+    ///
+    /// # Errors
+    /// Those of libtorch.
+    pub fn add(&mut self, parts: &Tensor, last: bool) -> Result<Option<[f64; 3]>> {
+        let _ = self.sum.f_add_(parts)?;
+        self.count += 1;
+        if last || self.count.is_multiple_of(self.every) {
+            let sums = Vec::<f64>::try_from(&self.sum)?;
+            for (mean, sum) in self.read.iter_mut().zip(&sums) {
+                *mean = sum / self.count as f64;
+            }
+            if sums.iter().any(|sum| !sum.is_finite()) {
+                return Ok(None);
+            }
+        }
+        Ok(Some(self.read))
+    }
+}
