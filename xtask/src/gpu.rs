@@ -8,8 +8,8 @@ use std::process::{Command, Stdio};
 use crate::bench::option;
 use crate::{Outcome, cargo, fail, root, run, setup};
 
-/// Largest folder: such machines take little at a time.
-const LIMIT: u64 = 60 << 20;
+/// Largest folder: with the tracked files it stays under the 64 MiB that a borrowed machine may take at a time.
+const LIMIT: u64 = 58 << 20;
 
 const USAGE: &str = "\
 cargo xtask gpu-pack [--data FOLDER] [--weights PT] [--debug]
