@@ -55,3 +55,28 @@ fn a_state_dict_becomes_a_checkpoint_again_when_the_model_is_named() {
     assert!(!folder.path().join("other.safetensors").exists());
     run(&["convert", "state.safetensors", "other.safetensors", "--nc", "4"]).fails(2, &["--cfg"]);
 }
+
+#[test]
+fn an_untrained_checkpoint_is_that_of_its_seed() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let config = tiny_model(folder.path()).display().to_string();
+    let write = |file: &str, seed: &str| {
+        let arguments = ["model", &config, "--nc", "4", "--init-weights", file, "--seed", seed];
+        yolo(folder.path(), &arguments).ok();
+        checkpoint::load(&folder.path().join(file)).expect("a checkpoint")
+    };
+    let (first, again, other) = (
+        write("a.safetensors", "0"),
+        write("b.safetensors", "0"),
+        write("c.safetensors", "1"),
+    );
+    assert_eq!(first.meta.names, ["0", "1", "2", "3"]);
+    let key = "model.0.conv.weight";
+    assert_eq!(first.params.get(key), again.params.get(key));
+    assert_ne!(first.params.get(key), other.params.get(key));
+    let bytes = |file: &str| std::fs::read(folder.path().join(file)).expect("a file");
+    assert_eq!(bytes("a.safetensors"), bytes("b.safetensors"));
+
+    let wrong = ["model", &config, "--init-weights", "weights.pt"];
+    yolo(folder.path(), &wrong).fails(2, &["--init-weights weights.pt", ".safetensors"]);
+}

@@ -1,17 +1,20 @@
 //! `yolo model`: builds a model and describes it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use comfy_table::{CellAlignment, Table};
 use serde_json::json;
+use yolo_core::Graph;
 use yolo_core::model::diagram;
+use yolo_engine::checkpoint;
 
 use crate::error::{CliError, CliResult, io_error};
 use crate::{load, ui};
 
 /// Build and describe a model: parameters, GFLOPs, layers, a drawing
 ///
-/// Example: yolo model yolov5n --nc 10 --layers --graph yolov5n.svg
+/// Examples: yolo model yolov5n --nc 10 --layers --graph yolov5n.svg
+///           yolo model yolov5s --init-weights fresh.safetensors
 #[derive(clap::Args)]
 #[command(verbatim_doc_comment)]
 pub struct ModelArgs {
@@ -35,6 +38,12 @@ pub struct ModelArgs {
     /// Draw the network: FILE.svg or FILE.dot; FILE.json writes the graph itself
     #[arg(long, value_name = "FILE")]
     graph: Option<PathBuf>,
+    /// Write an untrained checkpoint (.safetensors)
+    #[arg(long, value_name = "FILE")]
+    init_weights: Option<PathBuf>,
+    /// Seed of --init-weights
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
 }
 
 /// Runs the command.
@@ -63,6 +72,9 @@ pub fn run(args: &ModelArgs) -> CliResult {
         load::write_file(path, text.as_bytes()).map_err(|error| io_error("can't write", path, &error))?;
         ui::say(format!("wrote {}", path.display()));
     }
+    if let Some(path) = &args.init_weights {
+        init_weights(args, &graph, path)?;
+    }
     if args.json {
         return ui::print_json(&json!({
             "model": args.model,
@@ -88,6 +100,26 @@ pub fn run(args: &ModelArgs) -> CliResult {
         args.img,
         strides
     );
+    Ok(())
+}
+
+/// Writes the model with fresh weights, as a training without `--weights` starts.
+fn init_weights(args: &ModelArgs, graph: &Graph, path: &Path) -> CliResult {
+    if path.extension().is_none_or(|e| e != "safetensors") {
+        return Err(CliError::Usage(format!(
+            "--init-weights {}: the result is a .safetensors file",
+            path.display()
+        )));
+    }
+    let head = graph
+        .head
+        .as_ref()
+        .ok_or_else(|| CliError::Usage("the model has no detection head".into()))?;
+    let (mut fresh, _) = load::for_training(Some(&args.model), &args.set, None, head.classes, args.seed)?;
+    fresh.meta.names = (0..head.classes).map(|class| class.to_string()).collect();
+    fresh.meta.image_size = args.img;
+    checkpoint::save(path, &fresh).map_err(load::failed)?;
+    ui::say(format!("wrote {}", path.display()));
     Ok(())
 }
 

@@ -27,7 +27,7 @@ pub fn bench(arguments: &[String]) -> Outcome {
 }
 
 /// The value after `--name`.
-fn option<'a>(arguments: &'a [String], name: &str) -> Option<&'a str> {
+pub fn option<'a>(arguments: &'a [String], name: &str) -> Option<&'a str> {
     let at = arguments.iter().position(|argument| argument == name)?;
     arguments.get(at + 1).map(String::as_str)
 }

@@ -1,7 +1,8 @@
-//! Repository tasks: `cargo xtask setup | demo | test | tidy | lint | bench`. Depends on nothing that needs libtorch, as it fetches it.
+//! Repository tasks: `cargo xtask setup | demo | test | tidy | lint | bench | gpu-pack`. Depends on nothing that needs libtorch, as it fetches it.
 
 mod bench;
 mod demo;
+mod gpu;
 mod guests;
 mod light;
 mod seeds;
@@ -79,7 +80,8 @@ cargo xtask COMMAND
   test [ARGS]        set up, with compilers for WebAssembly guests, check the repository, run all tests
   tidy               check the repository: crate edges, forbidden words, sizes, plugin folders
   lint               rustfmt and clippy, as CI runs them
-  bench NAME [ARGS]  slow measurements: bccd, seeds, light, reference (see `cargo xtask bench`)";
+  bench NAME [ARGS]  slow measurements: bccd, seeds, light, reference (see `cargo xtask bench`)
+  gpu-pack [ARGS]    collect what xtask/gpu/check.sh needs on a machine with a GPU";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -91,6 +93,7 @@ fn main() -> ExitCode {
         Some("tidy") => tidy::tidy(),
         Some("lint") => lint(),
         Some("bench") => bench::bench(rest),
+        Some("gpu-pack") => gpu::pack(rest),
         _ => fail(USAGE),
     };
     match result {
