@@ -216,6 +216,17 @@ fn check(device: Device, shape: [i64; 4], kind: Kind) -> Result<Measured> {
     if !matches!(device, Device::Cuda(_)) {
         return Err(tch::TchError::Torch("the device is not a CUDA device".to_owned()));
     }
+    // libtorch's numbers of the kinds (c10/core/ScalarType.h).
+    let number = match kind {
+        Kind::Half => 5,
+        Kind::Float => 6,
+        Kind::BFloat16 => 15,
+        other => {
+            return Err(tch::TchError::Kind(format!(
+                "{other:?} is no kind that the kernels know"
+            )));
+        }
+    };
     let mut errors = [f64::NAN; 6];
     let mut milliseconds = [f64::NAN; 4];
     let mut repeatable = 0;
@@ -224,7 +235,7 @@ fn check(device: Device, shape: [i64; 4], kind: Kind) -> Result<Measured> {
         yolo_bn_act_check(
             index(device),
             shape.as_ptr(),
-            kind.c_int(),
+            number,
             errors.as_mut_ptr(),
             milliseconds.as_mut_ptr(),
             &raw mut repeatable,
