@@ -274,7 +274,7 @@ std::string bn_act_obstacle(int device) {
         return "the device is not a CUDA device";
     }
     if (!at::globalContext().hasCUDA()) {
-        return "this libtorch has no CUDA";
+        return "libtorch finds no CUDA device";
     }
     return kernels(device, kind_of(at::kBFloat16), Act::Silu, widest(kind_of(at::kBFloat16))).obstacle;
 }

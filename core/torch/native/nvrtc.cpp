@@ -6,6 +6,7 @@
 #include <c10/core/Stream.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
 
+#include <dirent.h>
 #include <dlfcn.h>
 
 #include <mutex>
@@ -65,8 +66,27 @@ void *open_compiler() {
     throw std::runtime_error("NVIDIA's run-time compiler (libnvrtc.so) is not found");
 }
 
+// The compiler opens its second library by name alone, which finds it only where the system looks: so it is opened here, from the
+// folder of the first.
+void *with_builtins(void *library) {
+    Dl_info info{};
+    if (!dladdr(dlsym(library, "nvrtcVersion"), &info) || !info.dli_fname) {
+        return library;
+    }
+    const std::string folder = folder_of(info.dli_fname);
+    if (DIR *files = opendir(folder.c_str())) {
+        while (const dirent *file = readdir(files)) {
+            if (std::string(file->d_name).rfind("libnvrtc-builtins.so", 0) == 0) {
+                dlopen((folder + "/" + file->d_name).c_str(), RTLD_LAZY | RTLD_GLOBAL);
+            }
+        }
+        closedir(files);
+    }
+    return library;
+}
+
 struct Compiler {
-    void *library = open_compiler();
+    void *library = with_builtins(open_compiler());
     using Program = void *;
     int (*create)(Program *, const char *, const char *, int, const char *const *, const char *const *) =
         symbol<int(Program *, const char *, const char *, int, const char *const *, const char *const *)>(library, "nvrtcCreateProgram");
