@@ -2,6 +2,7 @@
 //!
 //! Every function loads libtorch if it is not loaded, and gives libtorch's own words as an error ([`TchError::Torch`]).
 
+pub mod bn_act;
 pub mod device;
 pub mod step;
 
