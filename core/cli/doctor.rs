@@ -1,12 +1,14 @@
 //! `yolo doctor`: what this program found on this machine.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde_json::{Value, json};
 use yolo_export::ort;
+use yolo_torch::install::choose::{self, By};
+use yolo_torch::install::{build, find};
 
 use crate::error::CliResult;
-use crate::{plugins, ui};
+use crate::{plugins, torch, ui};
 
 /// Show what was found on this machine: libtorch, devices, threads, plugin folders, engines
 ///
@@ -21,14 +23,18 @@ pub struct DoctorArgs {
 
 /// Runs the command.
 pub fn run(args: &DoctorArgs) -> CliResult {
-    let root = yolo_registry::dynamic::libtorch();
-    let version = root.as_deref().and_then(libtorch_version);
-    let libtorch = root.map(|root| root.join("lib/libtorch_cpu.so"));
+    yolo_torch::load().map_err(torch::unloadable)?;
+    let pytorch = PyTorch::of_this_process();
+    let libtorch = pytorch.root.as_ref().map(|root| root.join("lib/libtorch_cpu.so"));
     let cuda = if tch::Cuda::is_available() {
-        tch::Cuda::device_count()
+        usize::try_from(tch::Cuda::device_count()).unwrap_or(0)
     } else {
         0
     };
+    let devices: Vec<Value> = std::iter::once(tch::Device::Cpu)
+        .chain((0..cuda).map(tch::Device::Cuda))
+        .map(torch::describe)
+        .collect();
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let index = plugins::index()?;
     let folders: Vec<(PathBuf, usize)> = index
@@ -54,8 +60,17 @@ pub fn run(args: &DoctorArgs) -> CliResult {
         return ui::print_json(&json!({
             "version": env!("CARGO_PKG_VERSION"),
             "abi": yolo_registry::abi_version(),
-            "libtorch": {"path": libtorch, "version": version, "mkldnn": tch::utils::has_mkldnn(), "openmp": tch::utils::has_openmp()},
-            "devices": {"cpu": 1, "cuda": cuda},
+            "libtorch": {
+                "path": libtorch,
+                "version": pytorch.version,
+                "cuda": pytorch.cuda,
+                "nccl": pytorch.nccl,
+                "chosen_by": pytorch.by,
+                "omitted": pytorch.omitted,
+                "mkldnn": tch::utils::has_mkldnn(),
+                "openmp": tch::utils::has_openmp(),
+            },
+            "devices": {"cpu": 1, "cuda": cuda, "list": devices},
             "threads": {"cores": cores, "intra": tch::get_num_threads(), "inter": tch::get_num_interop_threads()},
             "cpu": cpu_features(),
             "builtin_plugins": builtin,
@@ -73,23 +88,17 @@ pub fn run(args: &DoctorArgs) -> CliResult {
             yolo_registry::abi_version()
         ),
     );
-    let unknown = || "(place unknown)".to_owned();
-    line(
-        "libtorch",
-        format!(
-            "{}, {}",
-            version.as_deref().unwrap_or("version unknown"),
-            libtorch.map_or_else(unknown, |p| p.display().to_string())
-        ),
-    );
-    line(
-        "devices",
-        if cuda == 0 {
-            "cpu".to_owned()
-        } else {
-            format!("cpu, {cuda} CUDA (this build computes on the CPU)")
-        },
-    );
+    line("libtorch", pytorch.describe());
+    line("", format!("chosen by: {}", pytorch.by));
+    line("CUDA", pytorch.describe_cuda(cuda));
+    for device in &devices {
+        let text = |key: &str| device[key].as_str().unwrap_or_default();
+        let capability = match text("capability") {
+            "" => String::new(),
+            number => format!(", compute capability {number}"),
+        };
+        line("device", format!("{}: {}{capability}", text("device"), text("name")));
+    }
     line("cpu", cpu_features().join(" "));
     line(
         "threads",
@@ -119,16 +128,69 @@ pub fn run(args: &DoctorArgs) -> CliResult {
     Ok(())
 }
 
-/// `build-version` beside its folder, as every distribution of libtorch has it; else the header.
-fn libtorch_version(root: &Path) -> Option<String> {
-    if let Ok(text) = std::fs::read_to_string(root.join("build-version")) {
-        return Some(text.trim().to_owned());
+/// The PyTorch that this process has loaded.
+struct PyTorch {
+    root: Option<PathBuf>,
+    version: Option<String>,
+    cuda: Option<String>,
+    by: &'static str,
+    nccl: bool,
+    omitted: Vec<String>,
+}
+
+impl PyTorch {
+    fn of_this_process() -> Self {
+        let root = yolo_registry::dynamic::libtorch();
+        let (version, cuda) = root.as_deref().and_then(find::version).unzip();
+        let decision = choose::decision().and_then(|decision| decision.as_ref().ok());
+        let built = decision.and_then(|decision| build::read(decision.library.as_deref()?.parent()?));
+        Self {
+            cuda: cuda.flatten().filter(|_| root.as_deref().is_some_and(find::is_cuda)),
+            version,
+            by: match decision.map(|decision| decision.by) {
+                None | Some(By::Default) => "default (`yolo torch use` chooses another)",
+                Some(By::Environment) => "the virtual environment that yolo lies in",
+                Some(By::Variable) => "YOLO_TORCH",
+                Some(By::User) => "yolo torch use",
+            },
+            nccl: find::has_nccl(),
+            omitted: built.map(|built| built.omitted).unwrap_or_default(),
+            root,
+        }
     }
-    let header = std::fs::read_to_string(root.join("include/torch/csrc/api/include/torch/version.h")).ok()?;
-    let line = header
-        .lines()
-        .find_map(|line| line.strip_prefix("#define TORCH_VERSION \""))?;
-    line.strip_suffix('"').map(str::to_owned)
+
+    fn describe(&self) -> String {
+        let place = self
+            .root
+            .as_ref()
+            .map_or("(place unknown)".to_owned(), |root| root.display().to_string());
+        let version = self.version.as_deref().unwrap_or("version unknown");
+        let omitted = match self.omitted.len() {
+            0 => String::new(),
+            count => format!(", without {count} operators that it has not"),
+        };
+        format!("{version}, {place}{omitted}")
+    }
+
+    fn describe_cuda(&self, devices: usize) -> String {
+        let Some(cuda) = &self.cuda else {
+            return "none: this PyTorch computes on the CPU".to_owned();
+        };
+        let nccl = if self.nccl { "NCCL is there" } else { "no NCCL" };
+        match devices {
+            0 => format!("{cuda}, {nccl}; no device that it can use (driver: {})", driver()),
+            _ => format!("{cuda}, {nccl}, driver {}", driver()),
+        }
+    }
+}
+
+/// The version of NVIDIA's driver, as its module tells it.
+fn driver() -> String {
+    let text = std::fs::read_to_string("/proc/driver/nvidia/version").unwrap_or_default();
+    let number = text
+        .split_whitespace()
+        .find(|word| word.contains('.') && word.starts_with(|c: char| c.is_ascii_digit()));
+    number.unwrap_or("not there").to_owned()
 }
 
 /// What the processor has of the instructions that matter here.

@@ -24,6 +24,7 @@ mod plugins;
 mod prune;
 mod quantize;
 mod settings;
+mod torch;
 mod train;
 mod ui;
 mod val;
@@ -64,6 +65,7 @@ enum Command {
     Bench(bench::BenchArgs),
     Data(data::DataArgs),
     Doctor(doctor::DoctorArgs),
+    Torch(torch::TorchCommand),
     Plugin(plugin::PluginCommand),
     Explain(explain::ExplainArgs),
 }
@@ -86,6 +88,7 @@ fn run(command: Command) -> CliResult {
         Command::Bench(args) => bench::run(&args),
         Command::Data(args) => data::run(&args),
         Command::Doctor(args) => doctor::run(&args),
+        Command::Torch(args) => torch::run(&args),
         Command::Plugin(args) => plugin::run(&args),
         Command::Explain(args) => explain::run(&args),
     }
@@ -123,6 +126,7 @@ fn main() {
             yolo_registry::leave(u8::try_from(error.exit_code()).unwrap_or(2))
         }
     };
+    yolo_torch::install::choose::when_needed(|line| ui::say(line));
     plugins::configure(cli.plugins);
     let code = match run(cli.command) {
         Ok(()) => 0,

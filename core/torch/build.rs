@@ -5,8 +5,14 @@
 //! torch-sys leaves out, become a shared library which needs libtorch, and the program gets a trampoline of the same name for each
 //! of the functions. The trampolines are linked ahead of the archive, so nothing of it, and nothing of libtorch, is linked into the
 //! program. Linux on x86-64 only; elsewhere libtorch is linked as torch-sys asks for.
+//!
+//! The sources of all that travel with the program too (`sources.bin`), for a PyTorch that the user has (`src/install`).
+
+#[path = "src/install/headers.rs"]
+mod headers;
 
 use std::fmt::Write as _;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, fs};
@@ -14,14 +20,20 @@ use std::{env, fs};
 type Result<T> = std::result::Result<T, String>;
 
 fn main() {
-    for file in ["build.rs", "src/bind.c", "src/trampoline.S"] {
+    for file in ["build.rs", "src/bind.c", "src/trampoline.S", "src/install/headers.rs"] {
         println!("cargo:rerun-if-changed={file}");
     }
-    println!("cargo:rerun-if-env-changed=LIBTORCH");
+    for name in ["LIBTORCH", "CUDA_HOME", "CUDA_PATH"] {
+        println!("cargo:rerun-if-env-changed={name}");
+    }
     println!("cargo:rerun-if-changed=native");
     println!("cargo:rustc-check-cfg=cfg(lazy_libtorch)");
     let lazy = env::var("TARGET").as_deref() == Ok("x86_64-unknown-linux-gnu");
-    if let Err(reason) = if lazy { build() } else { native(true).map(drop) } {
+    if let Err(reason) = if lazy {
+        build()
+    } else {
+        native(true).and_then(|_| elsewhere())
+    } {
         println!("cargo:error={reason}");
     }
 }
@@ -38,7 +50,13 @@ fn native(link: bool) -> Result<PathBuf> {
         }
     }
     files.sort();
-    cc::Build::new()
+    let torch = libtorch.parent().ok_or("libtorch has no folder")?;
+    let extra = headers::cuda(torch, None, &headers::toolkits(&|name| env::var_os(name)));
+    let mut build = cc::Build::new();
+    for name in headers::DEFINES.iter().chain(&extra.defines) {
+        build.define(name, None);
+    }
+    build
         .cpp(true)
         .pic(true)
         .opt_level(2)
@@ -48,6 +66,8 @@ fn native(link: bool) -> Result<PathBuf> {
         .define("_GLIBCXX_USE_CXX11_ABI", "1")
         .include(&include)
         .include(include.join("torch/csrc/api/include"))
+        .includes(&extra.include)
+        .include(Path::new("native").join(headers::DECLARED))
         .files(&files)
         .cargo_metadata(link)
         .try_compile("yolo_native")
@@ -77,7 +97,98 @@ fn build() -> Result<()> {
     println!("cargo:rustc-link-search=native={}", out.display());
     println!("cargo:rustc-link-lib=static:+whole-archive=yolo_torch_lazy");
     println!("cargo:rustc-cfg=lazy_libtorch");
+    let name = library.file_name().unwrap_or_default().to_string_lossy();
+    println!("cargo:rustc-env=YOLO_TORCH_LIBRARY={name}");
+    println!("cargo:rustc-env=YOLO_TORCH_BUILT_AT={}", library.display());
+    println!("cargo:rustc-env=YOLO_TORCH_LIB={}", libtorch.display());
+    bundle(&out.join("sources.bin"), &sources(&out)?)
+}
+
+/// Where libtorch is linked: nothing is chosen at run time, so no sources travel.
+fn elsewhere() -> Result<()> {
+    println!("cargo:rustc-env=YOLO_TORCH_LIBRARY=");
+    println!("cargo:rustc-env=YOLO_TORCH_BUILT_AT=");
+    println!("cargo:rustc-env=YOLO_TORCH_LIB={}", variable("DEP_TCH_LIBTORCH_LIB")?);
+    bundle(&PathBuf::from(variable("OUT_DIR")?).join("sources.bin"), &[])
+}
+
+/// The C++ sources: those of torch-sys (but for its Python part) and ours.
+fn sources(out: &Path) -> Result<Vec<(String, PathBuf)>> {
+    let mut files = Vec::new();
+    for folder in [folder_of_torch_sys(out)?.join("libtch"), PathBuf::from("native")] {
+        files_below(&folder, &folder, &mut files)?;
+    }
+    files.retain(|(name, _)| !name.starts_with("torch_python"));
+    files.sort();
+    Ok(files)
+}
+
+/// C++ files in a folder and its subfolders, by their place in `base`.
+fn files_below(base: &Path, folder: &Path, found: &mut Vec<(String, PathBuf)>) -> Result<()> {
+    for entry in fs::read_dir(folder).map_err(|error| format!("{}: {error}", folder.display()))? {
+        let path = entry.map_err(|error| error.to_string())?.path();
+        let name = path.strip_prefix(base).unwrap_or(&path).to_string_lossy().into_owned();
+        if path.is_dir() {
+            files_below(base, &path, found)?;
+        } else if [".cpp", ".h", ".hpp", ".inc"].iter().any(|end| name.ends_with(end)) {
+            found.push((name, path));
+        }
+    }
     Ok(())
+}
+
+/// Where cargo has the sources of torch-sys: beside the build script that it compiled lies a list of what that was made from.
+fn folder_of_torch_sys(out: &Path) -> Result<PathBuf> {
+    let folder = out.ancestors().nth(2).ok_or("OUT_DIR has no parents")?;
+    let version = format!("version = \"{}\"", version_of_torch_sys()?);
+    // Names in the list are relative to the workspace where cargo was told to use sources in it.
+    let root = Path::new(&variable("CARGO_MANIFEST_DIR")?).join("../..");
+    let is_it = |folder: &Path| {
+        folder.join("libtch/torch_api.cpp").exists()
+            && fs::read_to_string(folder.join("Cargo.toml")).is_ok_and(|text| text.contains(&version))
+    };
+    for entry in fs::read_dir(folder).map_err(|error| format!("{}: {error}", folder.display()))? {
+        let entry = entry.map_err(|error| error.to_string())?;
+        if !entry.file_name().to_string_lossy().starts_with("torch-sys-") {
+            continue;
+        }
+        for file in fs::read_dir(entry.path()).map_err(|error| error.to_string())?.flatten() {
+            let path = file.path();
+            if path.extension().is_none_or(|extension| extension != "d") {
+                continue;
+            }
+            let text = fs::read_to_string(&path).unwrap_or_default();
+            // One line for each source, `PATH:`; spaces are escaped.
+            let sources = text.lines().filter_map(|line| line.strip_suffix(':'));
+            let mut folders =
+                sources.filter_map(|source| Some(root.join(source.replace("\\ ", " ")).parent()?.to_owned()));
+            if let Some(found) = folders.find(|folder| is_it(folder)) {
+                return Ok(found);
+            }
+        }
+    }
+    Err(format!(
+        "the sources of torch-sys are not named in {}/torch-sys-*/*.d",
+        folder.display()
+    ))
+}
+
+/// One compressed file: for each source the length of its place, its place, its length, its bytes; lengths are u32, little end first.
+fn bundle(file: &Path, sources: &[(String, PathBuf)]) -> Result<()> {
+    let mut sink = flate2::write::DeflateEncoder::new(Vec::new(), flate2::Compression::best());
+    let mut put = |bytes: &[u8]| -> Result<()> {
+        let length = u32::try_from(bytes.len()).map_err(|_| "a source is too long")?;
+        let written = sink
+            .write_all(&length.to_le_bytes())
+            .and_then(|()| sink.write_all(bytes));
+        written.map_err(|error| error.to_string())
+    };
+    for (name, source) in sources {
+        put(name.as_bytes())?;
+        put(&fs::read(source).map_err(|error| format!("{}: {error}", source.display()))?)?;
+    }
+    let bytes = sink.finish().map_err(|error| error.to_string())?;
+    fs::write(file, bytes).map_err(|error| format!("{}: {error}", file.display()))
 }
 
 /// The one version that the workspace asks for.
@@ -161,15 +272,8 @@ fn link_shared(archives: &[PathBuf], libtorch: &Path, out: &Path) -> Result<Path
         .arg(format!("-Wl,-soname,{name}"))
         .arg("-Wl,--whole-archive")
         .args(archives)
-        .arg("-Wl,--no-whole-archive,--no-as-needed")
-        .arg(format!("-L{}", libtorch.display()))
-        .arg(format!("-Wl,-rpath,{}", libtorch.display()));
-    for part in ["torch_cuda", "torch_hip"] {
-        if libtorch.join(format!("lib{part}.so")).exists() {
-            command.arg(format!("-l{part}"));
-        }
-    }
-    output(command.args(["-ltorch_cpu", "-ltorch", "-lc10"]))?;
+        .arg("-Wl,--no-whole-archive");
+    output(command.args(headers::link_arguments(libtorch)))?;
     Ok(library)
 }
 

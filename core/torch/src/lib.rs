@@ -1,8 +1,10 @@
 //! libtorch, loaded at the first call into it instead of with the program. Commands that need no tensors start in milliseconds.
 //!
 //! What lives here: the trampolines between C functions and the library that has them (`build.rs`, `trampoline.S`, `bind.c`), and
-//! what torch-sys has no function for ([`native`]). What must not: models, data, training.
+//! what torch-sys has no function for ([`native`]), and the choice of the PyTorch that is loaded ([`install`]). What must not: models,
+//! data, training.
 
+pub mod install;
 pub mod native;
 
 // Keeps torch-sys in the link, behind the trampolines.
@@ -17,17 +19,17 @@ unsafe extern "C" {
 /// the process before other code runs, or want the reason why it can't be loaded instead of the end of the process.
 ///
 /// # Errors
-/// The dynamic linker's reason, which names the file.
-pub fn load() -> Result<(), String> {
+/// A choice of PyTorch that can't be used, or the dynamic linker's reason, which names the file.
+pub fn load() -> Result<(), install::Problem> {
     #[cfg(lazy_libtorch)]
     {
-        // SAFETY: takes nothing; returns null or a C string that lives until this thread's next call of the dynamic linker.
+        // SAFETY: takes nothing; returns null or a C string that lives until this thread's next such call.
         let reason = unsafe { yolo_torch_load() };
         if !reason.is_null() {
             // SAFETY: as above.
-            return Err(unsafe { std::ffi::CStr::from_ptr(reason) }
-                .to_string_lossy()
-                .into_owned());
+            let text = unsafe { std::ffi::CStr::from_ptr(reason) }.to_string_lossy();
+            let (what, help) = text.split_once("\n  help: ").unwrap_or((&text, ""));
+            return Err(install::Problem::new(what, help));
         }
     }
     Ok(())

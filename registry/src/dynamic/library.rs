@@ -339,12 +339,8 @@ fn refused(path: &Path, peek: &Peek, error: &libloading::Error) -> PluginError {
 }
 
 /// Without libtorch no library is loaded, since it could bring one of its own.
-fn no_libtorch(reason: &str) -> PluginError {
-    PluginError::new(
-        Code::LoadFailed,
-        format!("the libtorch of yolo can't be loaded: {reason}"),
-    )
-    .help("`cargo xtask setup` puts it in place; then build yolo again")
+fn no_libtorch(reason: &yolo_torch::install::Problem) -> PluginError {
+    PluginError::new(Code::LoadFailed, format!("libtorch: {}", reason.what)).help(&reason.help)
 }
 
 /// Refuses a library that brought another libtorch along.
