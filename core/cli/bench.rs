@@ -47,6 +47,9 @@ pub struct BenchArgs {
     /// Steps before, for `--train`
     #[arg(long, requires = "train", default_value_t = 10)]
     warmup: usize,
+    /// Without CUDA kernels of our own, for `--train`
+    #[arg(long, requires = "train")]
+    plain: bool,
     /// Write images, targets, maps, losses and gradients of the first step to a .safetensors file, for `--train`
     #[arg(long, requires = "train")]
     save_step: Option<PathBuf>,
@@ -202,6 +205,7 @@ fn train_step(args: &BenchArgs, device: Device) -> CliResult {
         batch: args.batch_size,
         warmup: args.warmup,
         steps: args.steps,
+        plain: args.plain,
         save: args.save_step.as_deref(),
     }
     .run(args.json)

@@ -6,8 +6,9 @@ use serde_json::{Value, json};
 use yolo_export::ort;
 use yolo_torch::install::choose::{self, By};
 use yolo_torch::install::{build, find};
+use yolo_torch::native::bn_act;
 
-use crate::error::CliResult;
+use crate::error::{CliError, CliResult};
 use crate::{plugins, torch, ui};
 
 /// Show what was found on this machine: libtorch, devices, threads, plugin folders, engines
@@ -16,14 +17,75 @@ use crate::{plugins, torch, ui};
 #[derive(clap::Args)]
 #[command(verbatim_doc_comment)]
 pub struct DoctorArgs {
+    /// Check this program's own CUDA kernels against libtorch's operators, and time both (takes GPU memory and some seconds)
+    #[arg(long)]
+    kernels: bool,
     /// Print JSON
     #[arg(long)]
     json: bool,
 }
 
+/// `--kernels`.
+fn kernels(json: bool) -> CliResult {
+    let device = tch::Device::cuda_if_available();
+    if !device.is_cuda() {
+        return Err(CliError::Usage(
+            "--kernels: there is no CUDA device that this libtorch can use (see `yolo doctor`)".into(),
+        ));
+    }
+    let obstacle = bn_act::obstacle(device).map_err(|error| CliError::Failed(format!("--kernels: {error}")))?;
+    if let Some(reason) = obstacle {
+        return Err(CliError::Failed(format!(
+            "--kernels: they can't be used here: {reason}"
+        )));
+    }
+    let checks = bn_act::self_check(device);
+    let failed = checks.iter().filter(|check| !check.passed()).count();
+    if json {
+        let rows: Vec<Value> = checks
+            .iter()
+            .map(|check| {
+                let (measured, error) = match &check.measured {
+                    Ok(m) => (
+                        json!({"errors": m.errors, "repeatable": m.repeatable, "fused_ms": m.fused, "fused_forward_ms": m.fused_forward,
+                               "composed_ms": m.composed, "composed_forward_ms": m.composed_forward, "gb_per_s": m.bandwidth}),
+                        None,
+                    ),
+                    Err(error) => (Value::Null, Some(error)),
+                };
+                json!({"shape": check.shape, "kind": format!("{:?}", check.kind), "passed": check.passed(), "measured": measured,
+                       "error": error})
+            })
+            .collect();
+        ui::print_json(&json!({ "kernels": rows }))?;
+    } else {
+        for check in &checks {
+            let verdict = if check.passed() { "ok" } else { "WRONG" };
+            let result = match &check.measured {
+                Ok(m) => format!(
+                    "{:.3} ms against {:.3} ms, {:.0} GB/s, worst error {:.1e}",
+                    m.fused,
+                    m.composed,
+                    m.bandwidth,
+                    m.errors.iter().copied().fold(0.0, f64::max)
+                ),
+                Err(error) => error.clone(),
+            };
+            println!("{verdict:>5}  bn+act {:?} {:?}: {result}", check.shape, check.kind);
+        }
+    }
+    match failed {
+        0 => Ok(()),
+        n => Err(CliError::Failed(format!("{n} of {} kernels are wrong", checks.len()))),
+    }
+}
+
 /// Runs the command.
 pub fn run(args: &DoctorArgs) -> CliResult {
     yolo_torch::load().map_err(torch::unloadable)?;
+    if args.kernels {
+        return kernels(args.json);
+    }
     let pytorch = PyTorch::of_this_process();
     let libtorch = pytorch.root.as_ref().map(|root| root.join("lib/libtorch_cpu.so"));
     let cuda = if tch::Cuda::is_available() {

@@ -25,6 +25,8 @@ pub struct StepBench<'a> {
     pub batch: usize,
     pub warmup: usize,
     pub steps: usize,
+    /// Without kernels of our own.
+    pub plain: bool,
     /// File for what the first step saw and made.
     pub save: Option<&'a Path>,
 }
@@ -47,6 +49,7 @@ impl StepBench<'_> {
             precision: self.precision,
             freeze: Vec::new(),
             freeze_norm: false,
+            fuse: !self.plain,
         };
         let classes = self.graph.head.as_ref().map_or(1, |head| head.classes);
         let batch = synthetic(self.batch, self.size, classes);
@@ -120,7 +123,7 @@ impl StepBench<'_> {
         blocks.sort_by(f64::total_cmp);
         let at = |share: f64| blocks[((blocks.len() - 1) as f64 * share).round() as usize];
         let row = json!({
-            "what": "train-step", "device": name(self.device), "amp": self.precision, "img": self.size, "batch": self.batch,
+            "what": "train-step", "device": name(self.device), "amp": self.precision, "fused": !self.plain, "img": self.size, "batch": self.batch,
             "ms_median": at(0.5), "ms_p95": at(0.95), "images_per_second": self.batch as f64 * 1e3 / at(0.5),
             "peak_memory_bytes": memory.map(|m| m.0), "peak_reserved_bytes": memory.map(|m| m.1), "losses": losses,
         });

@@ -89,6 +89,7 @@ fn train(graph: &Graph, images: &Tensor, targets: &[[f32; 6]], steps: usize) -> 
         precision: Precision::Off,
         freeze: Vec::new(),
         freeze_norm: false,
+        fuse: true,
     };
     let mut stepper = Stepper::new(graph, &Params::init(graph, 0), &options)?;
     let mut ema = stepper.ema();

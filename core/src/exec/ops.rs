@@ -47,12 +47,9 @@ pub(super) fn run(op: &Op, x: &[&Tensor], params: &[Tensor], mode: Mode, place: 
             )?
         }
         Op::BatchNorm { eps, momentum, .. } => {
-            let [weight, bias, mean, var, batches] = params else {
+            let [weight, bias, mean, var, _] = params else {
                 return Err(missing(op));
             };
-            if train {
-                let _ = batches.shallow_clone().f_add_scalar_(1)?;
-            }
             x[0].f_batch_norm(
                 Some(weight),
                 Some(bias),
@@ -138,7 +135,7 @@ pub(super) fn run(op: &Op, x: &[&Tensor], params: &[Tensor], mode: Mode, place: 
     })
 }
 
-fn missing(op: &Op) -> crate::Error {
+pub(super) fn missing(op: &Op) -> crate::Error {
     crate::Error::Params(format!("a {} has fewer tensors than it needs", op.name()))
 }
 

@@ -25,6 +25,7 @@ pub(super) fn mean_gradients(
             precision: Precision::Off,
             freeze: Vec::new(),
             freeze_norm: false,
+            fuse: true,
         },
     )?;
     let mut count = 0.0;

@@ -27,6 +27,7 @@ pub(super) fn tune(
             precision: options.precision,
             freeze: Vec::new(),
             freeze_norm: false,
+            fuse: true,
         },
     )?;
     let lr = 0.1 * hyp.lr0;

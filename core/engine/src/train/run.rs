@@ -257,6 +257,7 @@ impl Run {
                 precision: options.precision,
                 freeze: options.freeze.clone(),
                 freeze_norm: options.freeze_norm,
+                fuse: true,
             },
         )?;
         let mut ema = stepper.ema();

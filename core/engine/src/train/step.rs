@@ -34,6 +34,8 @@ pub struct StepOptions {
     pub freeze: Vec<String>,
     /// Batch norms keep their statistics.
     pub freeze_norm: bool,
+    /// Kernels of our own where there are some for the device.
+    pub fuse: bool,
 }
 
 /// A model that is trained step by step, on the device of its tensors.
@@ -62,7 +64,10 @@ impl Stepper {
             .as_ref()
             .ok_or_else(|| Error::Settings("the model has no detection head".into()))?;
         let params = trainable(graph, params, &options.freeze);
-        let program = Program::new(graph, &params)?;
+        let mut program = Program::new(graph, &params)?;
+        if options.fuse {
+            program = program.with_fused_norms()?;
+        }
         let device = program.device();
         let mut optimizer = Optimizer::new(
             options.optimizer,
