@@ -216,6 +216,13 @@ def steps(result):
             result.keep(f"step {amp}, ours", show(ours[amp]), ours[amp])
 
         result.attempt(f"our step, {amp}", bench)
+    if ON_GPU:
+
+        def plain():
+            row = bench_step(options, "bf16", ["--plain"])
+            result.keep("step bf16, ours without our kernels", show(row), row)
+
+        result.attempt("our step, plain", plain)
     given = {amp: path if path.exists() else None for amp, path in files.items()}
     eager = yardstick(result, weights, "bf16", given["bf16"], "eager,eager-fused", check=True)
     ratio(result, "step bf16, ours against eager", ours.get("bf16"), eager)
