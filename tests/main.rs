@@ -16,5 +16,6 @@ mod pruning;
 mod quantizing;
 mod start;
 mod support;
+mod torch;
 mod train;
 mod val;

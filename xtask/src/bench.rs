@@ -9,6 +9,7 @@ cargo xtask bench NAME
 
   bccd [--data YAML] [--weights PT]   the BCCD recipe, whose table is in the README
   seeds [--data YAML] [--weights PT]  yolov5n on BCCD for 15 epochs with three seeds: docs/benchmarks.md
+  torch --torch PATH                  builds for an installed PyTorch, trains and validates on it
   light [--data YAML] [--epochs N] [--batch N]
                                       every light backbone from scratch at equal epochs (docs/backbones.md)
   reference --repo CHECKOUT [--repo2 CHECKOUT] [--python PYTHON] [--only PART,PART] [--json] [...]
@@ -21,6 +22,7 @@ pub fn bench(arguments: &[String]) -> Outcome {
         Some("bccd") => bccd(rest),
         Some("seeds") => seeds(rest),
         Some("light") => light(rest),
+        Some("torch") => installed(rest),
         Some("reference") => reference(rest),
         _ => fail(USAGE),
     }
@@ -41,6 +43,17 @@ fn yolo() -> Outcome<impl Fn() -> Command> {
         yolo.current_dir(root());
         yolo
     })
+}
+
+fn installed(arguments: &[String]) -> Outcome {
+    let Some(torch) = option(arguments, "--torch") else {
+        return fail(
+            "bench torch needs --torch PATH (a folder of PyTorch, a virtual environment or a python executable)",
+        );
+    };
+    let torch = std::path::absolute(torch).map_err(|e| format!("{torch}: {e}"))?;
+    let yolo = yolo()?;
+    crate::installed::installed(&yolo, &torch.to_string_lossy())
 }
 
 fn bccd(arguments: &[String]) -> Outcome {

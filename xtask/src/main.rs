@@ -4,10 +4,12 @@ mod bench;
 mod demo;
 mod gpu;
 mod guests;
+mod installed;
 mod light;
 mod seeds;
 mod setup;
 mod tidy;
+mod wheel;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -75,21 +77,23 @@ fn lint() -> Outcome {
 const USAGE: &str = "\
 cargo xtask COMMAND
 
-  setup              fetch libtorch and onnxruntime (pinned, hash-checked; does nothing when they are there)
+  setup [--cuda]     fetch libtorch (with CUDA: 3 GB) and onnxruntime (pinned, hash-checked; does nothing when they are there)
   demo               set up, build, make the synthetic data set and run the main job on it
   test [ARGS]        set up, with compilers for WebAssembly guests, check the repository, run all tests
+  wheel [--dir D]    make a Python wheel of the release binary: `pip install` beside torch gives the command `yolo`
   tidy               check the repository: crate edges, forbidden words, sizes, plugin folders
   lint               rustfmt and clippy, as CI runs them
-  bench NAME [ARGS]  slow measurements: bccd, seeds, light, reference (see `cargo xtask bench`)
+  bench NAME [ARGS]  slow measurements: bccd, seeds, torch, light, reference (see `cargo xtask bench`)
   gpu-pack [ARGS]    collect what xtask/gpu/check.sh needs on a machine with a GPU";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let rest = arguments.get(1..).unwrap_or_default();
     let result = match arguments.first().map(String::as_str) {
-        Some("setup") => setup::setup(),
+        Some("setup") => setup::command(rest),
         Some("demo") => demo::demo(),
         Some("test") => test(rest),
+        Some("wheel") => wheel::wheel(rest),
         Some("tidy") => tidy::tidy(),
         Some("lint") => lint(),
         Some("bench") => bench::bench(rest),

@@ -60,6 +60,93 @@ const LIBTORCH: Bundle = Bundle {
     ],
 };
 
+/// The same version with all that it needs on GPUs: libtorch_cuda.so and every library that it loads, each wheel that `torch` of this
+/// version asks for on Linux but those of its compiler for Python. The headers that the wheels have come along.
+const LIBTORCH_CUDA: Bundle = Bundle {
+    folder: ".libtorch",
+    wheels: &[
+        (
+            "torch==2.13.0",
+            "60fcdcb2f3876e21146cb4524ef06397d727ca9ad5f020818547e25075fe3cb7",
+        ),
+        (
+            "nvidia-cublas==13.1.1.3",
+            "37936a16db8fe4ac1f065c2139360608a543a09275cb1a1af612e08cfa065436",
+        ),
+        (
+            "nvidia-cuda-cupti==13.0.85",
+            "4eb01c08e859bf924d222250d2e8f8b8ff6d3db4721288cf35d14252a4d933c8",
+        ),
+        (
+            "nvidia-cuda-nvrtc==13.0.88",
+            "ad9b6d2ead2435f11cbb6868809d2adeeee302e9bb94bcf0539c7a40d80e8575",
+        ),
+        (
+            "nvidia-cuda-runtime==13.0.96",
+            "7f82250d7782aa23b6cfe765ecc7db554bd3c2870c43f3d1821f1d18aebf0548",
+        ),
+        (
+            "nvidia-cudnn-cu13==9.20.0.48",
+            "0c45dd8eeb50b603f07995b1b300c62ffe6a1980482b82b3bcf94a4ca9d49304",
+        ),
+        (
+            "nvidia-cufft==12.0.0.61",
+            "6c44f692dce8fd5ffd3e3df134b6cdb9c2f72d99cf40b62c32dde45eea9ddad3",
+        ),
+        (
+            "nvidia-cufile==1.15.1.6",
+            "08a3ecefae5a01c7f5117351c64f17c7c62efa5fffdbe24fc7d298da19cd0b44",
+        ),
+        (
+            "nvidia-curand==10.4.0.35",
+            "1aee33a5da6e1db083fe2b90082def8915f30f3248d5896bcec36a579d941bfc",
+        ),
+        (
+            "nvidia-cusolver==12.0.4.66",
+            "0a759da5dea5c0ea10fd307de75cdeb59e7ea4fcb8add0924859b944babf1112",
+        ),
+        (
+            "nvidia-cusparse==12.6.3.3",
+            "2b3c89c88d01ee0e477cb7f82ef60a11a4bcd57b6b87c33f789350b59759360b",
+        ),
+        (
+            "nvidia-cusparselt-cu13==0.8.1",
+            "786ce87568c303fadb5afcc7102d454cd3040d75f6f8626f5db460d1871f4dd0",
+        ),
+        (
+            "nvidia-nccl-cu13==2.29.7",
+            "edd81538446786ec3b73972543e53bb43bcaf0bfc8ef76cb679fcc390ffe136d",
+        ),
+        (
+            "nvidia-nvjitlink==13.5.37",
+            "280d7cb9649704145f074b8dbde500de04ce02d0872e066e20a83c17bcaa93eb",
+        ),
+        (
+            "nvidia-nvshmem-cu13==3.4.5",
+            "290f0a2ee94c9f3687a02502f3b9299a9f9fe826e6d0287ee18482e78d495b80",
+        ),
+        (
+            "nvidia-nvtx==13.0.85",
+            "4936d1d6780fbe68db454f5e72a42ff64d1fd6397df9f363ae786930fd5c1cd4",
+        ),
+    ],
+    members: &[
+        ("torch/include/", "torch/include"),
+        ("torch/version.py", "torch"),
+        ("torch/lib/libtorch.so", "torch/lib"),
+        ("torch/lib/libtorch_cpu.so", "torch/lib"),
+        ("torch/lib/libtorch_cuda", "torch/lib"),
+        ("torch/lib/libtorch_nvshmem.so", "torch/lib"),
+        ("torch/lib/libc10", "torch/lib"),
+        ("torch/lib/libcaffe2_nvrtc.so", "torch/lib"),
+        ("torch/lib/libgomp", "torch/lib"),
+        ("nvidia/", "nvidia"),
+        ("torch-2.13.0.dist-info/licenses/", "licenses/torch"),
+        ("nvidia_", "licenses/nvidia"),
+    ],
+    written: &[("torch/build-version", "2.13.0+cu130\n")],
+};
+
 const ONNXRUNTIME: Bundle = Bundle {
     folder: ".onnxruntime",
     wheels: &[(
@@ -75,13 +162,33 @@ const ONNXRUNTIME: Bundle = Bundle {
 };
 
 /// Platform tags of the pinned wheels, newest first: each is tagged with the oldest system that it runs on.
-const PLATFORMS: [&str; 5] = [
+const PLATFORMS: [&str; 9] = [
     "manylinux_2_28_x86_64",
+    "manylinux_2_27_x86_64",
     "manylinux_2_25_x86_64",
+    "manylinux_2_18_x86_64",
     "manylinux_2_17_x86_64",
     "manylinux2014_x86_64",
     "manylinux2010_x86_64",
+    "manylinux_2_5_x86_64",
+    "manylinux1_x86_64",
 ];
+
+/// `cargo xtask setup [--cuda]`.
+pub fn command(arguments: &[String]) -> Outcome {
+    let root = root();
+    match arguments {
+        [] => setup(),
+        [flag] if flag == "--cuda" => {
+            if std::env::var_os("LIBTORCH").is_some_and(|path| Path::new(&path) != root.join(".libtorch/torch")) {
+                return fail("LIBTORCH is set, so what is fetched would not be used: unset it first");
+            }
+            install(&LIBTORCH_CUDA, &root)?;
+            setup()
+        }
+        _ => fail("cargo xtask setup [--cuda]"),
+    }
+}
 
 /// Makes sure that both libraries are there.
 pub fn setup() -> Outcome {
@@ -94,6 +201,8 @@ pub fn setup() -> Outcome {
                 "LIBTORCH is {path}, where there is no lib/; point it to libtorch 2.13.0 or unset it"
             ));
         }
+        // That for GPUs computes on CPUs too.
+        None if is_installed(&LIBTORCH_CUDA, &root) => {}
         None => install(&LIBTORCH, &root)?,
     }
     if std::env::var_os("ORT_DYLIB_PATH").is_none() && supported() {
@@ -236,6 +345,27 @@ mod tests {
         std::fs::write(folder.join("pinned.txt"), "onnxruntime==1.0.0").unwrap();
         assert!(!is_installed(&ONNXRUNTIME, &root), "another version does not count");
         std::fs::remove_dir_all(&root).unwrap();
+    }
+
+    #[test]
+    fn every_wheel_is_pinned_by_name_version_and_hash() {
+        for bundle in [&LIBTORCH, &LIBTORCH_CUDA, &ONNXRUNTIME] {
+            for (wheel, hash) in bundle.wheels {
+                assert!(
+                    wheel
+                        .split_once("==")
+                        .is_some_and(|(name, version)| !name.is_empty() && !version.is_empty())
+                );
+                assert!(
+                    hash.len() == 64 && hash.chars().all(|c| c.is_ascii_hexdigit()),
+                    "{wheel}"
+                );
+            }
+        }
+        // One torch, whichever of the two is there.
+        assert_eq!(LIBTORCH.wheels[0], LIBTORCH_CUDA.wheels[0]);
+        assert!(LIBTORCH.wheels.iter().all(|wheel| LIBTORCH_CUDA.wheels.contains(wheel)));
+        assert_eq!(LIBTORCH.folder, LIBTORCH_CUDA.folder);
     }
 
     #[test]

@@ -103,23 +103,29 @@ pub fn torch_of_venv(venv: &Path) -> Option<PathBuf> {
     packages.into_iter().find(|path| is_torch(path))
 }
 
-/// The PyTorch of the virtual environment in whose `bin` this program lies.
+/// The PyTorch of the environment in whose `bin` this program lies; also one that a virtual environment takes from its system.
 pub fn of_executable() -> Option<PathBuf> {
     let program = std::env::current_exe().ok()?;
-    torch_of_venv(program.parent()?.parent()?)
+    let environment = program.parent()?.parent()?;
+    let of_system = || {
+        let python = environment.join("bin/python");
+        let is_virtual = environment.join("pyvenv.cfg").exists();
+        is_virtual.then(|| torch_of_python(&python, None).ok()).flatten()
+    };
+    torch_of_venv(environment).or_else(of_system)
 }
 
 /// Asks an interpreter where it would import torch from, which it doesn't.
 fn torch_of_python(python: &Path, path: Option<&std::ffi::OsStr>) -> Result<PathBuf, String> {
-    const SCRIPT: &str = "import importlib.util as u\ns = u.find_spec('torch')\n\
+    // A folder `torch` where the command runs is none that is installed.
+    const SCRIPT: &str = "import sys\nsys.path[:] = [p for p in sys.path if p]\nimport importlib.util as u\ns = u.find_spec('torch')\n\
                           print(list(s.submodule_search_locations)[0] if s and s.submodule_search_locations else '')";
     let mut command = Command::new(python);
     if let Some(path) = path {
         command.env("PATH", path);
     }
-    // A folder `torch` where the command runs is none that is installed.
     let out = command
-        .args(["-I", "-c", SCRIPT])
+        .args(["-c", SCRIPT])
         .output()
         .map_err(|error| format!("it can't be run: {error}"))?;
     if !out.status.success() {
