@@ -118,12 +118,12 @@ fn sources(out: &Path) -> Result<Vec<(String, PathBuf)>> {
     for folder in [folder_of_torch_sys(out)?.join("libtch"), PathBuf::from("native")] {
         files_below(&folder, &folder, &mut files)?;
     }
-    files.retain(|(name, _)| !name.starts_with("torch_python"));
+    files.retain(|(name, _)| !name.starts_with("torch_python") && !name.starts_with("CMakeLists"));
     files.sort();
     Ok(files)
 }
 
-/// C++ files in a folder and its subfolders, by their place in `base`.
+/// All files in a folder and its subfolders, by their place in `base`.
 fn files_below(base: &Path, folder: &Path, found: &mut Vec<(String, PathBuf)>) -> Result<()> {
     for entry in fs::read_dir(folder).map_err(|error| format!("{}: {error}", folder.display()))? {
         let path = entry.map_err(|error| error.to_string())?.path();

@@ -15,6 +15,9 @@ use super::{Env, Problem};
 /// The generated file, functions of which may be left out.
 const GENERATED: &str = "torch_api_generated.cpp";
 
+/// The level for torch-sys' files, which only forward calls; optimising them doubles the time of a build and buys nothing.
+const FORWARDS: &str = "-O0";
+
 /// How often a file is compiled before its errors are taken for serious.
 const TRIES: usize = 3;
 
@@ -221,14 +224,14 @@ impl Job<'_> {
     fn whole(&self, name: &str) -> Result<(PathBuf, bool), String> {
         let source = self.folder.join(name);
         let object = source.with_extension("o");
-        let mut own = Extra::default();
-        let mut extra = Extra::default();
-        // Those of torch-sys need neither.
-        if !name.starts_with("torch_api") {
-            own.defines.extend(headers::DEFINES);
-            extra.clone_from(self.extra);
-            extra.defines.extend(headers::DEFINES);
+        if name.starts_with("torch_api") {
+            let done = self.compile(&source, &object, FORWARDS, &Extra::default());
+            return done.map(|()| (object, false));
         }
+        let mut own = Extra::default();
+        own.defines.extend(headers::DEFINES);
+        let mut extra = self.extra.clone();
+        extra.defines.extend(headers::DEFINES);
         match self.compile(&source, &object, "-O2", &extra) {
             Ok(()) => Ok((object, false)),
             // Headers of CUDA may be incomplete, or of another version; what needs them is then not there, all else is.
@@ -257,8 +260,7 @@ impl Job<'_> {
         for _ in 0..TRIES {
             let kept = omit::keep(text, all, &|name| own.contains(name) && !omitted.contains(name));
             std::fs::write(&source, kept).map_err(|error| format!("{}: {error}", source.display()))?;
-            // It only forwards calls: there is little to optimise.
-            let Err(log) = self.compile(&source, &object, "-O1", &Extra::default()) else {
+            let Err(log) = self.compile(&source, &object, FORWARDS, &Extra::default()) else {
                 return Ok((object, omitted));
             };
             let lines = omit::lines_with_errors(&log, &file);
