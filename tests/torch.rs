@@ -4,7 +4,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 
 use crate::support::{Said, command, files};
 
@@ -272,4 +272,28 @@ fn a_choice_that_has_vanished_is_an_error_with_the_way_out() {
     }
     assert_eq!(json["devices"]["list"][0]["device"], "cpu");
     assert!(!json["devices"]["list"][0]["name"].as_str().unwrap().is_empty());
+}
+
+#[test]
+fn processes_that_start_together_build_once() {
+    let calls = |processes: usize| {
+        let home = tempfile::tempdir().unwrap();
+        let (venv, _) = made_up(home.path(), "2.11.0");
+        let compiler = compiler(home.path(), "echo call >> \"$HOME/calls\"; sleep 0.1; : > \"$out\"");
+        let start = || {
+            let mut take = yolo(home.path());
+            take.args(["torch", "use"]).arg(&venv).env("CXX", &compiler);
+            take.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
+        };
+        let children: Vec<Child> = (0..processes).map(|_| start()).collect();
+        let built = children.into_iter().map(|child| child.wait_with_output().unwrap());
+        let built = built
+            .filter(|out| String::from_utf8_lossy(&out.stderr).contains("torch: built in"))
+            .count();
+        assert_eq!(built, 1);
+        fs::read_to_string(home.path().join("calls")).unwrap().lines().count()
+    };
+    let alone = calls(1);
+    assert!(alone > 3, "{alone}");
+    assert_eq!(calls(3), alone);
 }
