@@ -252,14 +252,16 @@ fn contains(bytes: &[u8], word: &[u8]) -> bool {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub mod tests {
+    //! Also lends its folders to the tests of the choice.
+
     use std::ffi::OsString;
     use std::fs;
 
     use super::*;
 
     /// A folder that looks like PyTorch: its library is a head and a name.
-    pub(in super::super) fn made_up(folder: &Path, version: &str) -> PathBuf {
+    pub fn made_up(folder: &Path, version: &str) -> PathBuf {
         let torch = folder.join("torch");
         for header in [
             "ATen/ATen.h",
