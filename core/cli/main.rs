@@ -117,6 +117,8 @@ fn plain_panics() {
 }
 
 fn main() {
+    // Before anything that could start a thread or load libtorch.
+    yolo_torch::threads::prepare();
     plain_panics();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
