@@ -296,7 +296,14 @@ fn a_full_disk_leaves_the_old_file_or_none() {
         "1",
         "--noplots",
     ];
-    on_a_full_disk(folder.path(), 100, &train).fails(1, &["weights/last.safetensors", "can't write it"]);
+    on_a_full_disk(folder.path(), 100, &train).fails(
+        1,
+        &[
+            "state.safetensors",
+            "can't write it",
+            "yolo train --resume runs/train/exp",
+        ],
+    );
     let left = files(&folder.path().join("runs"));
     assert!(
         left.iter()

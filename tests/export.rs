@@ -9,7 +9,7 @@ use yolo_core::{Graph, Mode, Params, Program, model, testing};
 use yolo_export::checked::{self, Format, Request};
 use yolo_export::ort;
 
-use crate::support::{Said, files, random_weights, small_data, tiny_model, yolo};
+use crate::support::{Said, command, files, random_weights, small_data, tiny_model, yolo};
 
 fn text(path: &Path) -> String {
     path.display().to_string()
@@ -402,4 +402,41 @@ fn the_doctor_knows_where_things_are() {
     for word in ["libtorch", "devices", "threads", "plugin folder", "engine ort"] {
         assert!(said.contains(word), "{word}: {said}");
     }
+}
+
+#[test]
+fn threads_are_chosen_unless_the_user_says_otherwise() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let variables = [
+        "GOMP_SPINCOUNT",
+        "MKL_NUM_THREADS",
+        "OMP_NUM_THREADS",
+        "OMP_WAIT_POLICY",
+    ];
+    let threads = |set: &[(&str, &str)], json: bool| {
+        let mut doctor = command(folder.path());
+        variables.iter().for_each(|name| {
+            doctor.env_remove(name);
+        });
+        doctor.arg("doctor").envs(set.iter().copied());
+        if json {
+            doctor.arg("--json");
+        }
+        Said::from(doctor.output().expect("the binary starts")).ok()
+    };
+    let own = threads(&[], true).json()["threads"].clone();
+    let number = |key: &str| own[key].as_u64().expect("a number");
+    assert_eq!(number("intra"), number("available").min(number("cores")), "{own}");
+    assert_eq!(own["environment"]["GOMP_SPINCOUNT"], "10000");
+    let set = [("GOMP_SPINCOUNT", "77"), ("OMP_NUM_THREADS", "1")];
+    let given = threads(&set, true).json()["threads"].clone();
+    assert_eq!(given["intra"], 1);
+    assert_eq!(given["environment"]["GOMP_SPINCOUNT"], "77");
+    let passive = threads(&[("OMP_WAIT_POLICY", "PASSIVE")], true).json()["threads"].clone();
+    assert!(passive["environment"].get("GOMP_SPINCOUNT").is_none(), "{passive}");
+    let said = threads(&set, false).out;
+    assert!(
+        said.contains("GOMP_SPINCOUNT=77 (yours), OMP_NUM_THREADS=1 (yours)"),
+        "{said}"
+    );
 }

@@ -11,6 +11,7 @@ mod data;
 mod detect;
 mod export;
 mod golden_loss;
+mod kill;
 mod plugins;
 mod pruning;
 mod quantizing;

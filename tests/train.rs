@@ -9,26 +9,26 @@ use tch::Tensor;
 use crate::support::{command, files, read_json, small_data, tiny_model, yolo};
 
 /// A folder with a data set of 24 pictures and a tiny model.
-struct Place {
+pub struct Place {
     folder: tempfile::TempDir,
     data: String,
     model: String,
 }
 
 impl Place {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let data = small_data(folder.path(), 24, 96).display().to_string();
         let model = tiny_model(folder.path()).display().to_string();
         Self { folder, data, model }
     }
 
-    fn path(&self) -> &Path {
+    pub fn path(&self) -> &Path {
         self.folder.path()
     }
 
     /// Options of a short training into `runs/NAME`.
-    fn arguments(&self, name: &str, epochs: usize, more: &[&str]) -> Vec<String> {
+    pub fn arguments(&self, name: &str, epochs: usize, more: &[&str]) -> Vec<String> {
         let fixed = [
             "train",
             "--data",
@@ -231,9 +231,152 @@ fn a_finished_run_is_not_trained_again_and_the_latest_is_found() {
     assert_eq!(said.json()["run_dir"], "runs/x2");
     assert_eq!(std::fs::read(place.weights("x2", "last")).expect("weights"), before);
 
-    // Other options than those of the unfinished run are refused, not mixed.
+    // Other options than those of the unfinished run are refused, not mixed, and what is there stays.
+    let options = std::fs::read(place.path().join("runs/x/options.json")).expect("options");
     let other = place.arguments("x", 1, &["--noplots", "--resume", "runs/x", "--seed", "9"]);
-    yolo(place.path(), &other).fails(2, &["runs/x", "other settings"]);
+    yolo(place.path(), &other).fails(2, &["runs/x", "other settings", "--seed is 9 here, 0 there"]);
+    yolo(place.path(), &["train", "--resume", "runs/x", "--epochs", "4"]).fails(
+        2,
+        &[
+            "--epochs is 4 here, 1 there",
+            "--weights runs/x/weights/last.safetensors",
+        ],
+    );
+    assert_eq!(
+        std::fs::read(place.path().join("runs/x/options.json")).expect("options"),
+        options
+    );
+    // Any file of the run stands for it; options that change no weight may change.
+    for file in ["runs/x/weights/last.safetensors", "runs/x/state.safetensors"] {
+        let said = yolo(
+            place.path(),
+            &["train", "--resume", file, "--workers", "1", "--noplots", "--json"],
+        )
+        .ok();
+        assert_eq!(said.json()["run_dir"], "runs/x");
+    }
+    assert_eq!(read_json(&place.path().join("runs/x/options.json"))["workers"], 1);
+}
+
+#[test]
+fn a_run_does_not_go_on_with_other_data_weights_or_hyper_parameters() {
+    let place = Place::new();
+    std::fs::write(place.path().join("hyp.yaml"), "lr0: 0.01\n").expect("a file");
+    let start = ["--noplots", "--hyp", "hyp.yaml", "--save-period", "2"];
+    yolo(place.path(), &place.arguments("a", 5, &start)).ok();
+    let weights: Vec<String> = files(&place.path().join("runs/a/weights"));
+    assert_eq!(
+        weights,
+        [
+            "best.safetensors",
+            "epoch2.safetensors",
+            "epoch4.safetensors",
+            "last.safetensors"
+        ]
+    );
+    let state =
+        |name: &str| std::fs::read(place.path().join("runs").join(name).join("state.safetensors")).expect("a state");
+    let before = state("a");
+    let refused = |texts: &[&str]| {
+        yolo(place.path(), &["train", "--resume", "runs/a"]).fails(2, &[&["runs/a"][..], texts].concat());
+        assert!(state("a") == before, "nothing was written");
+    };
+    let labels = place.path().join("data/labels/train");
+    let label = labels.join(&files(&labels)[0]);
+    let old = std::fs::read_to_string(&label).expect("labels");
+    std::fs::write(&label, format!("{old}0 0.5 0.5 0.25 0.25\n")).expect("a file");
+    refused(&["boxes in the training labels here"]);
+    std::fs::write(&label, &old).expect("a file");
+
+    let images = place.path().join("data/images/val");
+    let image = images.join(&files(&images)[0]);
+    std::fs::rename(&image, place.path().join("away")).expect("a move");
+    refused(&["validation images here"]);
+    std::fs::rename(place.path().join("away"), &image).expect("a move");
+
+    std::fs::write(place.path().join("hyp.yaml"), "lr0: 0.02\n").expect("a file");
+    refused(&["other settings", "hyp.lr0 is 0.02 here, 0.01 there"]);
+    std::fs::write(place.path().join("hyp.yaml"), "lr0: 0.01\n").expect("a file");
+    yolo(place.path(), &["train", "--resume", "runs/a"]).ok();
+
+    // A start from weights that are others now, and a penalty that is another.
+    let own = place.weights("a", "epoch2").display().to_string();
+    std::fs::copy(&own, place.path().join("start.safetensors")).expect("a copy");
+    let more = [
+        "--noplots",
+        "--weights",
+        "start.safetensors",
+        "--sparsify",
+        "{type: slimming, sparse_rate: 0.001}",
+    ];
+    yolo(place.path(), &place.arguments("b", 1, &more)).ok();
+    let said = yolo(place.path(), &["train", "--resume", "runs/b", "--sparsify", "slimming"]);
+    said.fails(2, &["--sparsify"]);
+    std::fs::copy(place.weights("a", "last"), place.path().join("start.safetensors")).expect("a copy");
+    yolo(place.path(), &["train", "--resume", "runs/b"]).fails(2, &["the weights to start from are others"]);
+}
+
+#[test]
+fn what_ends_a_training_leaves_its_state_and_says_how_to_go_on() {
+    let place = Place::new();
+    yolo(place.path(), &place.arguments("whole", 2, &["--noplots"])).ok();
+    // A picture with its size, but without its data.
+    let images = place.path().join("data/images/train");
+    let image = images.join(&files(&images)[3]);
+    let bytes = std::fs::read(&image).expect("an image");
+    let scan = bytes.windows(2).position(|two| two == [0xff, 0xda]).expect("a JPEG");
+    std::fs::write(&image, &bytes[..scan]).expect("a file");
+    let name = image.file_name().expect("a name").to_string_lossy().into_owned();
+    let said = yolo(place.path(), &place.arguments("a", 2, &["--noplots"]));
+    said.fails(1, &[&name, "yolo train --resume runs/a"]);
+    std::fs::write(&image, &bytes).expect("a file");
+    yolo(place.path(), &["train", "--resume", "runs/a"]).ok();
+    for file in ["last", "best"] {
+        let read = |run: &str| std::fs::read(place.weights(run, file)).expect("weights");
+        assert!(
+            read("a") == read("whole"),
+            "{file}: as if the file had never been broken"
+        );
+    }
+
+    std::fs::write(place.path().join("hyp.yaml"), "lr0: 1.0e+30\nwarmup_epochs: 0.0\n").expect("a file");
+    let said = yolo(
+        place.path(),
+        &place.arguments("b", 2, &["--noplots", "--hyp", "hyp.yaml"]),
+    );
+    said.fails(
+        1,
+        &[
+            "the loss is not finite",
+            "lr0",
+            "--weights runs/b/weights/last.safetensors",
+            "--resume runs/b",
+        ],
+    );
+    assert!(
+        rows(&place.path().join("runs/b/results.csv")).is_empty(),
+        "no epoch of it is kept"
+    );
+}
+
+#[test]
+fn an_automatic_batch_says_what_it_is() {
+    let place = Place::new();
+    for (name, word) in [("a", "auto"), ("b", "-1")] {
+        let mut arguments = place.arguments(name, 1, &["--noplots", "--device", "cpu"]);
+        let at = arguments.iter().position(|a| a == "--batch-size").expect("the option");
+        arguments[at + 1] = word.to_owned();
+        let said = yolo(place.path(), &arguments).ok();
+        assert!(
+            said.err.contains("--batch-size auto") && said.err.contains("on the CPU it is 16"),
+            "{}",
+            said.err
+        );
+        assert_eq!(
+            read_json(&place.path().join("runs").join(name).join("options.json"))["batch_size"],
+            16
+        );
+    }
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! `yolo doctor`: what this program found on this machine.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde_json::{Value, json};
@@ -97,7 +98,7 @@ pub fn run(args: &DoctorArgs) -> CliResult {
         .chain((0..cuda).map(tch::Device::Cuda))
         .map(torch::describe)
         .collect();
-    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let threads = yolo_torch::threads::prepare();
     let index = plugins::index()?;
     let folders: Vec<(PathBuf, usize)> = index
         .search()
@@ -133,7 +134,13 @@ pub fn run(args: &DoctorArgs) -> CliResult {
                 "openmp": tch::utils::has_openmp(),
             },
             "devices": {"cpu": 1, "cuda": cuda, "list": devices},
-            "threads": {"cores": cores, "intra": tch::get_num_threads(), "inter": tch::get_num_interop_threads()},
+            "threads": {
+                "available": threads.available,
+                "cores": threads.cores,
+                "intra": tch::get_num_threads(),
+                "inter": tch::get_num_interop_threads(),
+                "environment": thread_variables(),
+            },
             "cpu": cpu_features(),
             "builtin_plugins": builtin,
             "broken_plugins": broken,
@@ -165,11 +172,23 @@ pub fn run(args: &DoctorArgs) -> CliResult {
     line(
         "threads",
         format!(
-            "{} for one op, {} for ops side by side, {cores} cores",
+            "{} for one op, {} for ops side by side; {} processors on {} cores may be used",
             tch::get_num_threads(),
-            tch::get_num_interop_threads()
+            tch::get_num_interop_threads(),
+            threads.available,
+            threads.cores
         ),
     );
+    let chosen = [
+        ("OMP_NUM_THREADS", threads.count),
+        ("GOMP_SPINCOUNT", threads.spin_count),
+    ];
+    let variables = thread_variables();
+    let said = variables.iter().map(|(name, value)| {
+        let ours = chosen.iter().any(|(chosen, value)| chosen == name && value.is_some());
+        format!("{name}={value}{}", if ours { "" } else { " (yours)" })
+    });
+    line("OpenMP", said.collect::<Vec<_>>().join(", "));
     line(
         "plugins",
         format!("{builtin} components built in, {broken} unusable ones (`yolo list-plugins`)"),
@@ -188,6 +207,19 @@ pub fn run(args: &DoctorArgs) -> CliResult {
         Err(error) => line("engine ort", error.to_string()),
     }
     Ok(())
+}
+
+/// The variables that decide on threads, as libtorch sees them: the user's, and the program's defaults.
+fn thread_variables() -> BTreeMap<&'static str, String> {
+    [
+        "GOMP_SPINCOUNT",
+        "MKL_NUM_THREADS",
+        "OMP_NUM_THREADS",
+        "OMP_WAIT_POLICY",
+    ]
+    .into_iter()
+    .filter_map(|name| Some((name, std::env::var(name).ok()?)))
+    .collect()
 }
 
 /// The PyTorch that this process has loaded.

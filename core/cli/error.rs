@@ -9,7 +9,7 @@ pub enum CliError {
     Usage(String),
     /// The job failed: exit code 1.
     Failed(String),
-    /// The user pressed Ctrl-C; what was done is kept: exit code 130, as shells expect.
+    /// The user pressed Ctrl-C, or the system asked to end: the job is not done, what was done is kept. Exit code 1.
     Interrupted(String),
     /// The reason has been printed already (a table with broken rows): this exit code.
     Said(u8),
@@ -20,8 +20,7 @@ impl CliError {
     pub fn code(&self) -> u8 {
         match self {
             Self::Usage(_) => 2,
-            Self::Failed(_) => 1,
-            Self::Interrupted(_) => 130,
+            Self::Failed(_) | Self::Interrupted(_) => 1,
             Self::Said(code) => *code,
         }
     }

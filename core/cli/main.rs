@@ -1,5 +1,6 @@
 //! The `yolo` binary: one subcommand per file. The only place that prints.
 
+mod batch_size;
 mod bench;
 mod components;
 mod compress;
@@ -32,7 +33,8 @@ mod val;
 /// Keeps every plugin in the binary.
 use yolo_builtin as _;
 
-use clap::{Parser, Subcommand};
+use clap::parser::ValueSource;
+use clap::{ArgMatches, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use error::{CliError, CliResult};
 
@@ -70,7 +72,7 @@ enum Command {
     Explain(explain::ExplainArgs),
 }
 
-fn run(command: Command) -> CliResult {
+fn run(command: Command, given: &[String]) -> CliResult {
     match command {
         Command::ListPlugins(args) => list_plugins::run(&args),
         Command::Inspect(args) => inspect::run(&args),
@@ -78,7 +80,7 @@ fn run(command: Command) -> CliResult {
         Command::Model(args) => model::run(&args),
         Command::Forward(args) => forward::run(&args),
         Command::Convert(args) => convert::run(&args),
-        Command::Train(args) => train::run(&args),
+        Command::Train(args) => train::run(&args, given),
         Command::Val(args) => val::run(&args),
         Command::Detect(args) => detect::run(&args),
         Command::Prune(args) => prune::run(&args),
@@ -92,6 +94,15 @@ fn run(command: Command) -> CliResult {
         Command::Plugin(args) => plugin::run(&args),
         Command::Explain(args) => explain::run(&args),
     }
+}
+
+/// Names of the options that stand on the command line of the subcommand, without those that have their default.
+fn given(matches: &ArgMatches) -> Vec<String> {
+    let Some((_, matches)) = matches.subcommand() else {
+        return Vec::new();
+    };
+    let said = |id: &&clap::Id| matches.value_source(id.as_str()) == Some(ValueSource::CommandLine);
+    matches.ids().filter(said).map(|id| id.to_string()).collect()
 }
 
 /// A closed pipe (`yolo list-plugins | head`) ends the program quietly, as it does for other tools. Any other panic is a mistake
@@ -117,9 +128,13 @@ fn plain_panics() {
 }
 
 fn main() {
+    // Before anything that could start a thread or load libtorch.
+    yolo_torch::threads::prepare();
     plain_panics();
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
+    let parsed = Cli::command().try_get_matches();
+    let parsed = parsed.and_then(|matches| Ok((Cli::from_arg_matches(&matches)?, given(&matches))));
+    let (cli, given) = match parsed {
+        Ok(parsed) => parsed,
         Err(error) => {
             // Help and version are errors, too; a pipe that was closed has read enough.
             let _ = error.print();
@@ -128,7 +143,7 @@ fn main() {
     };
     yolo_torch::install::choose::when_needed(|line| ui::say(line));
     plugins::configure(cli.plugins);
-    let code = match run(cli.command) {
+    let code = match run(cli.command, &given) {
         Ok(()) => 0,
         Err(CliError::Said(code)) => code,
         Err(error) => {

@@ -1,6 +1,7 @@
 //! `yolo train`.
 
 mod job;
+mod resume;
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -11,8 +12,9 @@ use yolo_data::{Dataset, Loader};
 use yolo_engine::eval::NmsOptions;
 use yolo_engine::train::{Decay, NOMINAL_BATCH, OptimizerKind, Outcome, TrainOptions};
 
+use crate::batch_size::BatchSize;
 use crate::device::{AmpArgs, DeviceArgs};
-use crate::error::{CliError, CliResult, io_error};
+use crate::error::{CliError, CliResult};
 use crate::{data_args, load, plots, settings, ui, val};
 
 pub use job::Job;
@@ -42,9 +44,9 @@ pub struct TrainArgs {
     /// Epochs
     #[arg(long, default_value_t = 100)]
     epochs: usize,
-    /// Images per step
-    #[arg(long, visible_alias = "batch", default_value_t = 16)]
-    batch_size: usize,
+    /// Images per step, or `auto`: as many as fit into the memory of a GPU
+    #[arg(long, visible_alias = "batch", default_value = "16", allow_hyphen_values = true)]
+    batch_size: BatchSize,
     /// Images per update: gradients of smaller batches are added up
     #[arg(long, visible_alias = "nbs", default_value_t = NOMINAL_BATCH)]
     #[serde(default = "nominal_batch")]
@@ -85,13 +87,17 @@ pub struct TrainArgs {
     /// Write into an existing folder of that name
     #[arg(long)]
     exist_ok: bool,
-    /// Continue an unfinished run: its folder, or the latest in --project/--name
-    #[arg(long, value_name = "FOLDER", num_args = 0..=1)]
+    /// Continue an unfinished run: its folder or its weights/last.safetensors, or the latest in --project/--name
+    #[arg(long, value_name = "RUN", num_args = 0..=1)]
     #[serde(skip)]
     resume: Option<Option<PathBuf>>,
     /// Validate after the last epoch only
     #[arg(long)]
     noval: bool,
+    /// Keep the weights of every Nth epoch as weights/epochN.safetensors (0: only the best and the last)
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[serde(default)]
+    save_period: usize,
     /// Draw nothing
     #[arg(long)]
     noplots: bool,
@@ -119,17 +125,17 @@ pub fn nominal_batch() -> usize {
 }
 
 /// Runs the command.
-pub fn run(args: &TrainArgs) -> CliResult {
+pub fn run(args: &TrainArgs, given: &[String]) -> CliResult {
     let json = args.json;
-    let (args, folder, resume) = resumed(args)?;
+    let (mut args, folder, resume) = resume::resumed(args, given)?;
     let device = args.device.one()?;
     let precision = args.amp.on(device)?;
     if args.sync_bn {
         return Err(CliError::Usage("--sync-bn needs more than one device".into()));
     }
-    if args.epochs == 0 || args.batch_size == 0 || args.nominal_batch == 0 {
+    if args.epochs == 0 || args.nominal_batch == 0 {
         return Err(CliError::Usage(
-            "--epochs, --batch-size and --nominal-batch must be at least 1".into(),
+            "--epochs and --nominal-batch must be at least 1".into(),
         ));
     }
     let data = args
@@ -150,15 +156,19 @@ pub fn run(args: &TrainArgs) -> CliResult {
     if let Some(report) = report.filter(|_| !resume) {
         ui::say(format!("weights: {}", report.summary()));
     }
-    let options = TrainOptions {
+    let sparsify = args.sparsify.as_deref().map(plugin_value).transpose()?;
+    let start = start.to_device(device);
+    let mut options = TrainOptions {
         precision,
+        // An unknown name is an error before anything is written.
+        hooks: sparsify.iter().map(job::description).collect::<CliResult<_>>()?,
+        save_period: args.save_period,
         ..options(&args, settings::multiple_of_stride(args.img, start.max_stride())?)?
     };
-    let sparsify = args.sparsify.as_deref().map(plugin_value).transpose()?;
-    // An unknown name is an error before anything is written.
-    sparsify.as_ref().map(job::penalty).transpose()?;
+    options.batch = args.batch_size.resolve(&start, &options)?;
+    args.batch_size = BatchSize(Some(options.batch));
     let job = Job {
-        start: start.to_device(device),
+        start,
         options,
         dataset: &dataset,
         workers: args.workers,
@@ -166,7 +176,10 @@ pub fn run(args: &TrainArgs) -> CliResult {
         resume,
     };
     let (train, measured) = job.loaders()?;
-    remember(&args, &folder)?;
+    if resume {
+        job.check_resume(&train, &measured)?;
+    }
+    resume::remember(&args, &folder)?;
     if !args.noplots && !resume {
         plots::training_data(&folder, &dataset, &train)?;
     }
@@ -242,70 +255,8 @@ fn options(args: &TrainArgs, size: usize) -> CliResult<TrainOptions> {
         val_every: if args.noval { args.epochs } else { 1 },
         multi_scale: args.multi_scale,
         nominal_batch: args.nominal_batch,
-        ..TrainOptions::new(args.epochs, args.batch_size, size, hyp)
+        ..TrainOptions::new(args.epochs, args.batch_size.0.unwrap_or(1), size, hyp)
     })
-}
-
-/// File of a run's folder with the options of its command line.
-const OPTIONS: &str = "options.json";
-
-/// Writes the options beside the results, for `--resume` and for people.
-fn remember(args: &TrainArgs, folder: &Path) -> CliResult {
-    let path = folder.join(OPTIONS);
-    let text = serde_json::to_string_pretty(args)?;
-    load::write_file(&path, text.as_bytes()).map_err(|error| io_error("can't write", &path, &error))
-}
-
-/// Options, folder, and whether there is something to continue.
-fn resumed(args: &TrainArgs) -> CliResult<(TrainArgs, PathBuf, bool)> {
-    let Some(wanted) = &args.resume else {
-        let folder = settings::run_folder(&args.project, &args.name, args.exist_ok);
-        return Ok((args.clone(), folder, false));
-    };
-    let folder = match wanted {
-        Some(folder) => Some(folder.clone()),
-        None => latest(&args.project, &args.name),
-    };
-    let started = folder.filter(|folder| folder.join("state.safetensors").is_file());
-    match (started, &args.data, wanted) {
-        // The whole command was given again: a run that was ended before its first epoch starts anew.
-        (None, Some(_), None) => Ok((args.clone(), args.project.join(&args.name), false)),
-        (None, _, _) => {
-            let place = wanted.clone().unwrap_or_else(|| args.project.join(&args.name));
-            Err(CliError::Usage(format!(
-                "{}: there is no unfinished run to resume",
-                place.display()
-            )))
-        }
-        (Some(folder), Some(_), _) => Ok((args.clone(), folder, true)),
-        (Some(folder), None, _) => {
-            let path = folder.join(OPTIONS);
-            let text = std::fs::read_to_string(&path).map_err(|error| io_error("can't read", &path, &error))?;
-            let saved = serde_json::from_str(&text)
-                .map_err(|error| CliError::Failed(format!("{}: {error}; give the options again", path.display())))?;
-            Ok((saved, folder, true))
-        }
-    }
-}
-
-/// The run among `project/name`, `project/name2`, ... whose state was written last.
-fn latest(project: &Path, name: &str) -> Option<PathBuf> {
-    let entries = std::fs::read_dir(project).ok()?;
-    let runs = entries.flatten().filter_map(|entry| {
-        let number = entry.file_name().to_string_lossy().strip_prefix(name)?.to_owned();
-        let written = entry
-            .path()
-            .join("state.safetensors")
-            .metadata()
-            .ok()?
-            .modified()
-            .ok()?;
-        number
-            .chars()
-            .all(|c| c.is_ascii_digit())
-            .then(|| (written, entry.path()))
-    });
-    runs.max().map(|(_, path)| path)
 }
 
 /// Curves of the training, and the best model looked at closely.

@@ -1,4 +1,4 @@
-//! What a person sees while work goes on: bars on a terminal, plain lines elsewhere, always on stderr; and Ctrl-C.
+//! What a person sees while work goes on: bars on a terminal, plain lines elsewhere, always on stderr; and signals to stop.
 
 use std::io::IsTerminal;
 use std::sync::OnceLock;
@@ -7,23 +7,28 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-/// Set by the first Ctrl-C; jobs look at it between steps. A second Ctrl-C ends the process at once.
+/// Set by the first Ctrl-C, SIGTERM or SIGHUP; jobs look at it between steps. A second one ends the process at once.
 pub fn stop_flag() -> &'static AtomicBool {
     static STOP: AtomicBool = AtomicBool::new(false);
     static HANDLER: OnceLock<()> = OnceLock::new();
     HANDLER.get_or_init(|| {
-        // Without a handler Ctrl-C still ends the process, only less gently.
+        // Without a handler a signal still ends the process, only less gently.
+        let stays = yolo_registry::hangup_ignored();
         let _ = ctrlc::set_handler(|| {
             if STOP.swap(true, Ordering::SeqCst) {
                 std::process::exit(130);
             }
-            eprintln!("\nstopping after this step (Ctrl-C again: at once)");
+            eprintln!("\nstopping after this step (again: at once)");
         });
+        // What was started with `nohup` outlives its terminal.
+        if stays {
+            yolo_registry::ignore_hangup();
+        }
     });
     &STOP
 }
 
-/// Whether Ctrl-C was pressed.
+/// Whether a signal asked to stop.
 pub fn stopped() -> bool {
     stop_flag().load(Ordering::SeqCst)
 }

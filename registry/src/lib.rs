@@ -16,7 +16,7 @@ pub mod wasm;
 pub use describe::{Description, Paper};
 pub use error::{Code, PluginError, Result};
 pub use index::{Index, Package, Row, Source, Status};
-pub use leave::leave;
+pub use leave::{hangup_ignored, ignore_hangup, leave};
 pub use manifest::{FILE_NAME as MANIFEST_FILE, Library, Manifest, Packing, Provides};
 pub use resolve::{backbone, metric, neck_block, pruner, quantizer};
 pub use search::{Level, SearchPath};

@@ -10,6 +10,7 @@ use yolo_core::prune::{GroupTensors, PruneMetric};
 use yolo_core::{Backbone, Kind, testing};
 use yolo_registry::{Package, dynamic};
 
+use super::growth::{self, slope};
 use super::twin::{loaded, twin};
 
 fn component<T: serde::de::DeserializeOwned>(kind: Kind, options: serde_json::Value) -> T {
@@ -41,19 +42,6 @@ fn alone(test: &str) -> bool {
     false
 }
 
-/// Bytes that are allocated, and pages that are in memory.
-fn memory() -> (i64, i64) {
-    // SAFETY: the function only reads the allocator's books.
-    let books = unsafe { libc::mallinfo2() };
-    let pages = std::fs::read_to_string("/proc/self/statm").expect("Linux");
-    let resident: i64 = pages
-        .split_whitespace()
-        .nth(1)
-        .and_then(|n| n.parse().ok())
-        .expect("a number");
-    ((books.uordblks + books.hblkhd) as i64, resident * 4096)
-}
-
 fn group(channels: i64, elements: i64) -> GroupTensors {
     let weight = testing::input(1, 1, channels, elements).reshape([channels, elements]) - 0.5;
     GroupTensors {
@@ -65,7 +53,7 @@ fn group(channels: i64, elements: i64) -> GroupTensors {
 }
 
 /// Calls of each kind across the boundary.
-const CALLS: usize = 20_000;
+const CALLS: usize = 4_000;
 
 #[test]
 fn calls_leak_nothing() {
@@ -79,18 +67,16 @@ fn calls_leak_nothing() {
     let same = near();
     let (small, x) = (group(16, 27), testing::input(1, 8, 4, 4));
     let gain = Tensor::ones([1, 8, 1, 1], (Number::Float, Device::Cpu));
-    let grow = |what: &mut dyn FnMut()| {
-        (0..CALLS / 10).for_each(|_| what());
-        let before = memory();
-        (0..CALLS).for_each(|_| what());
-        let after = memory();
-        (after.0 - before.0, after.1 - before.1)
-    };
-    let base = grow(&mut || drop(same.score(&small)));
-    let far = grow(&mut || drop(metric.score(&small).expect("scores")));
-    let ops = grow(&mut || drop(op.forward(&[&x], &[&gain], true).expect("a tensor")));
-    let made = grow(&mut || drop(component::<Box<dyn PruneMetric>>(Kind::Metric, json!({"power": 2.0}))));
-    let built = grow(&mut || {
+    growth::check_itself();
+    let base = slope(CALLS, &mut || drop(same.score(&small)));
+    let far = slope(CALLS, &mut || drop(metric.score(&small).expect("scores")));
+    let ops = slope(CALLS, &mut || {
+        drop(op.forward(&[&x], &[&gain], true).expect("a tensor"))
+    });
+    let made = slope(CALLS, &mut || {
+        drop(component::<Box<dyn PruneMetric>>(Kind::Metric, json!({"power": 2.0})))
+    });
+    let built = slope(CALLS, &mut || {
         let mut g = yolo_core::GraphBuilder::new(3);
         let image = g.image();
         backbone
@@ -104,30 +90,21 @@ fn calls_leak_nothing() {
             )
             .expect("a graph");
     });
-    let refused = grow(&mut || {
+    let refused = slope(CALLS, &mut || {
         let config = json!({"type": "@dynamic", "plugin": loaded(Kind::Metric), "name": loaded(Kind::Metric), "options": {"x": 1}});
         assert!(serde_json::from_value::<Box<dyn PruneMetric>>(config).is_err());
     });
-    eprintln!(
-        "measured: growth in bytes (allocated, resident): linked metric {base:?}, metric {far:?}, op {ops:?}, components {made:?}, \
-         graphs {built:?}, refusals {refused:?}"
-    );
-    for (what, (allocated, resident)) in [
+    let all = [
+        ("linked metric", base),
         ("metric", far),
         ("op", ops),
         ("components", made),
         ("graphs", built),
         ("refusals", refused),
-    ] {
-        // A leak of one byte per call would show; the books of the allocator move a little whatever is called.
-        assert!(
-            allocated - base.0.max(0) < CALLS as i64,
-            "{what}: {allocated} bytes more are allocated"
-        );
-        assert!(
-            resident - base.1.max(0) < 4 << 20,
-            "{what}: {resident} bytes more are resident"
-        );
+    ];
+    eprintln!("measured: bytes per call that stay: {all:?}");
+    for (what, slope) in all {
+        assert!(!slope.leaks(), "{what}: {slope:?} bytes per call stay");
     }
 }
 
@@ -164,18 +141,18 @@ fn loading_again_and_again_costs_nothing() {
             assert!(dynamic::load(&object, None).is_err());
         }
     };
-    rounds(500);
-    let (before, start) = (memory(), Instant::now());
-    rounds(10_000);
-    let (after, took) = (memory(), start.elapsed());
+    let start = Instant::now();
+    let mut loads = 0;
+    let slope = slope(1000, &mut || {
+        rounds(1);
+        loads += 4;
+    });
+    let took = start.elapsed();
     let maps = std::fs::read_to_string("/proc/self/maps").expect("Linux");
     let open = std::fs::read_dir("/proc/self/fd").expect("Linux").count();
-    eprintln!(
-        "measured: 40,000 loads in {took:.2?}, {} bytes more, {open} open files",
-        after.0 - before.0
-    );
-    assert!(after.0 - before.0 < 2_000, "{} bytes more", after.0 - before.0);
-    assert!(after.1 - before.1 < 4 << 20);
+    eprintln!("measured: {loads} loads in {took:.2?}, {slope:?} bytes per round stay, {open} open files");
+    assert!(!slope.leaks(), "{slope:?} bytes per four loads stay");
+    assert!(loads >= 24_000, "{loads}");
     assert!(open < 100, "{open} open files");
     assert!(
         !maps.contains("libother.so"),

@@ -3,6 +3,7 @@
 mod c_plugin;
 mod docs;
 mod dynamic;
+mod growth;
 mod hostile;
 mod listing;
 mod mutations;

@@ -12,6 +12,9 @@ cargo xtask bench NAME
   torch --torch PATH                  builds for an installed PyTorch, trains and validates on it
   light [--data YAML] [--epochs N] [--batch N]
                                       every light backbone from scratch at equal epochs (docs/backbones.md)
+  load [--data YAML] [--weights PT] [--epochs N]
+                                      an epoch alone and beside one busy process
+  kill [--times N] [--seed N]         a training killed at N random moments ends in the bits of one that was not
   reference --repo CHECKOUT [--repo2 CHECKOUT] [--python PYTHON] [--only PART,PART] [--json] [...]
                                       ours and the Python YOLOv5 side by side on this machine: docs/benchmarks.md";
 
@@ -23,6 +26,8 @@ pub fn bench(arguments: &[String]) -> Outcome {
         Some("seeds") => seeds(rest),
         Some("light") => light(rest),
         Some("torch") => installed(rest),
+        Some("load") => load(rest),
+        Some("kill") => kill(rest),
         Some("reference") => reference(rest),
         _ => fail(USAGE),
     }
@@ -87,6 +92,32 @@ fn light(arguments: &[String]) -> Outcome {
         &epochs,
         &batch,
     )
+}
+
+fn load(arguments: &[String]) -> Outcome {
+    let yolo = yolo()?;
+    crate::load::load(
+        &yolo,
+        option(arguments, "--data").unwrap_or("../shared/data/bccd/bccd.yaml"),
+        option(arguments, "--weights").unwrap_or("../shared/data/weights/yolov5n.pt"),
+        option(arguments, "--epochs").unwrap_or("4"),
+    )
+}
+
+/// The test, with more kills and another seed each time.
+fn kill(arguments: &[String]) -> Outcome {
+    setup::setup()?;
+    let times = option(arguments, "--times").unwrap_or("20");
+    let seed = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0, |time| time.as_secs());
+    run(cargo()
+        .args(["test", "--test", "all", "kill::", "--", "--nocapture"])
+        .env("YOLO_KILLS", times)
+        .env(
+            "YOLO_SEED",
+            option(arguments, "--seed").map_or(seed.to_string(), str::to_owned),
+        ))
 }
 
 /// The options of compare.py, besides `--repo`, `--yolo` and `--json`.

@@ -6,6 +6,7 @@ mod gpu;
 mod guests;
 mod installed;
 mod light;
+mod load;
 mod seeds;
 mod setup;
 mod tidy;
@@ -51,13 +52,26 @@ fn test(arguments: &[String]) -> Outcome {
     setup::setup()?;
     tidy::tidy()?;
     let path = guests::compilers()?;
-    // Tests run beside each other: one thread for each is faster than all of them waiting for each other's.
-    run(cargo()
-        .args(["test", "--workspace"])
-        .args(arguments)
-        .env("PATH", path)
-        .env("OMP_NUM_THREADS", "1"))
+    let mut cargo = cargo();
+    cargo.args(["test", "--workspace"]).args(arguments).env("PATH", path);
+    for (name, value) in TEST_ENVIRONMENT {
+        if std::env::var_os(name).is_none() {
+            cargo.env(name, value);
+        }
+    }
+    run(&mut cargo)
 }
+
+/// What tests run under, unless the caller's environment says otherwise.
+///
+/// One thread for each test: they run beside each other, which is faster than all of them waiting for each other's. And one
+/// instruction set wherever they run, as trainings that round otherwise end elsewhere; `ATEN_CPU_CAPABILITY=avx512
+/// ONEDNN_MAX_CPU_ISA=DEFAULT cargo xtask test` tests what the machine has.
+const TEST_ENVIRONMENT: [(&str, &str); 3] = [
+    ("OMP_NUM_THREADS", "1"),
+    ("ATEN_CPU_CAPABILITY", "avx2"),
+    ("ONEDNN_MAX_CPU_ISA", "AVX2"),
+];
 
 /// Formatting and clippy, warnings being errors.
 fn lint() -> Outcome {
@@ -83,7 +97,7 @@ cargo xtask COMMAND
   wheel [--dir D]    make a Python wheel of the release binary: `pip install` beside torch gives the command `yolo`
   tidy               check the repository: crate edges, forbidden words, sizes, plugin folders
   lint               rustfmt and clippy, as CI runs them
-  bench NAME [ARGS]  slow measurements: bccd, seeds, torch, light, reference (see `cargo xtask bench`)
+  bench NAME [ARGS]  slow measurements: bccd, seeds, torch, light, load, kill, reference (see `cargo xtask bench`)
   gpu-pack [ARGS]    collect what xtask/gpu/check.sh needs on a machine with a GPU";
 
 fn main() -> ExitCode {

@@ -117,7 +117,14 @@ fn explain(error: CliError, stage: &str) -> CliError {
         CliError::Interrupted(_) => CliError::Interrupted(format!(
             "stopped in stage {stage}; what is finished is kept: run the same command with --resume"
         )),
-        CliError::Failed(text) => CliError::Failed(format!("stage {stage}: {text}")),
+        CliError::Failed(text) => {
+            let help = if text.contains("\n  help:") {
+                ""
+            } else {
+                "\n  help: what is finished is kept: run the same command with --resume when the cause is gone"
+            };
+            CliError::Failed(format!("stage {stage}: {text}{help}"))
+        }
         CliError::Usage(text) => CliError::Usage(format!("stage {stage}: {text}")),
         said @ CliError::Said(_) => said,
     }

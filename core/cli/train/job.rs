@@ -19,6 +19,13 @@ pub fn penalty(value: &serde_json::Value) -> CliResult<Box<dyn Regulariser>> {
         .ok_or_else(|| CliError::Usage(format!("the pruner {value} has no penalty to train under")))
 }
 
+/// The pruner of a penalty with all its options, as a setting of a run.
+pub fn description(value: &serde_json::Value) -> CliResult<serde_json::Value> {
+    penalty(value)?;
+    let pruner: Box<dyn Pruner> = Located::from_value("sparsify", value.clone()).read()?;
+    Ok(serde_json::to_value(&pruner)?)
+}
+
 /// A training with progress on the terminal.
 pub struct Job<'a> {
     /// The model.
@@ -44,6 +51,24 @@ impl Job<'_> {
         Ok((train, val))
     }
 
+    /// Whether what is in the folder goes on with these settings and data, before anything is written there.
+    pub fn check_resume(&self, train: &Loader, val: &Loader) -> CliResult {
+        let start = self.described();
+        yolo_engine::train::check_resume(self.folder, &start, &self.options, train, Some(val)).map_err(load::failed)
+    }
+
+    /// The model, with what is known of the data.
+    fn described(&self) -> yolo_engine::Checkpoint {
+        let mut start = yolo_engine::Checkpoint::new(
+            self.start.graph.clone(),
+            self.start.params.shallow_clone(),
+            self.start.meta.clone(),
+        );
+        start.meta.names.clone_from(&self.dataset.names);
+        start.meta.image_size = self.options.size as i64;
+        start
+    }
+
     /// Trains, under the penalty of `sparsify` if there is one.
     pub fn run(self, label: &str, sparsify: Option<&serde_json::Value>) -> CliResult<Outcome> {
         let (train, val) = self.loaders()?;
@@ -58,10 +83,9 @@ impl Job<'_> {
         label: &str,
         sparsify: Option<&serde_json::Value>,
     ) -> CliResult<Outcome> {
-        let o = &self.options;
-        self.start.meta.names.clone_from(&self.dataset.names);
-        self.start.meta.image_size = o.size as i64;
-        let groups = yolo_core::prune::ChannelGroups::of(&self.start.graph)?;
+        let start = self.described();
+        self.options.hooks = sparsify.map(description).transpose()?.into_iter().collect();
+        let groups = yolo_core::prune::ChannelGroups::of(&start.graph)?;
         let mut regulariser = sparsify.map(penalty).transpose()?;
         let mut hook = regulariser.as_mut().map(|regulariser| Regularise {
             groups: &groups,
@@ -72,7 +96,7 @@ impl Job<'_> {
             hooks.push(hook);
         }
         ui::stop_flag();
-        let epochs = o.epochs;
+        let epochs = self.options.epochs;
         let mut bar = ui::Bar::new(label, train.batches() as u64);
         let mut listen = |event: &Event<'_>| {
             match event {
@@ -108,7 +132,7 @@ impl Job<'_> {
             !ui::stopped()
         };
         let result = yolo_engine::train::train(
-            self.start,
+            start,
             &self.options,
             train,
             Some(val),
@@ -117,12 +141,30 @@ impl Job<'_> {
             &mut listen,
         );
         bar.finish();
-        result.map_err(|error| match error {
-            yolo_engine::Error::Core(yolo_core::Error::Cancelled) => CliError::Interrupted(format!(
-                "stopped; continue with `yolo train --resume {}`",
-                self.folder.display()
+        result.map_err(|error| self.ended(error))
+    }
+
+    /// What a training says that ended before its time: what is kept, and how it goes on.
+    fn ended(&self, error: yolo_engine::Error) -> CliError {
+        use yolo_engine::Error;
+        let again = format!("`yolo train --resume {}`", self.folder.display());
+        let last = self.folder.join("weights/last.safetensors");
+        match error {
+            Error::Core(yolo_core::Error::Cancelled) => {
+                CliError::Interrupted(format!("stopped; every finished epoch is kept, continue with {again}"))
+            }
+            // The same settings would end in the same place.
+            Error::Diverged { .. } | Error::OutOfMemory { .. } => CliError::Failed(format!(
+                "{error}\n  help: every finished epoch is kept: start from there with other settings, `yolo train --weights {} ...`, or \
+                 repeat this one with {again}",
+                last.display()
             )),
-            other => load::failed(other),
-        })
+            other => match load::failed(other) {
+                CliError::Failed(text) => CliError::Failed(format!(
+                    "{text}\n  help: every finished epoch is kept: when the cause is gone, continue with {again}"
+                )),
+                usage => usage,
+            },
+        }
     }
 }

@@ -35,6 +35,18 @@ pub enum Error {
         /// Batch in the epoch, from 0.
         batch: usize,
     },
+    /// Memory ran out in a training step.
+    #[error("a step with {batch} images of {size} pixels does not fit into memory ({reason}): {}", smaller(.fits, .batch))]
+    OutOfMemory {
+        /// Images of the batch.
+        batch: usize,
+        /// Side of the images.
+        size: usize,
+        /// A batch that would fit, where it is known.
+        fits: Option<usize>,
+        /// What libtorch said.
+        reason: String,
+    },
     /// An error of the graph, its passes or a plugin.
     #[error(transparent)]
     Core(#[from] yolo_core::Error),
@@ -49,11 +61,36 @@ pub enum Error {
 /// Result of everything in this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
+/// What to do about a batch that was too large.
+fn smaller(fits: &Option<usize>, batch: &usize) -> String {
+    match *fits {
+        Some(images) => format!("use --batch-size {images}, which was measured to fit, or smaller images"),
+        None if *batch > 1 => format!("try --batch-size {}, or smaller images", batch / 2),
+        None => "use smaller images or a smaller network".to_owned(),
+    }
+}
+
 impl Error {
     /// A file system error at a path.
     pub fn io(path: &Path, action: &'static str) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.to_owned();
         move |source| Self::Io { path, action, source }
+    }
+
+    /// Whether libtorch, or the system below it, had no memory left.
+    pub fn is_out_of_memory(&self) -> bool {
+        let says = |text: &str| {
+            // The allocators of CUDA and of the CPU (two wordings, by version).
+            ["out of memory", "can't allocate memory", "not enough memory"]
+                .iter()
+                .any(|words| text.contains(words))
+        };
+        match self {
+            Self::OutOfMemory { .. } => true,
+            Self::Torch(error) => says(&error.to_string()),
+            Self::Core(error) => says(&error.to_string()),
+            _ => false,
+        }
     }
 
     /// A file that is not what it should be.

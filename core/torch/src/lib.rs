@@ -1,11 +1,12 @@
 //! libtorch, loaded at the first call into it instead of with the program. Commands that need no tensors start in milliseconds.
 //!
-//! What lives here: the trampolines between C functions and the library that has them (`build.rs`, `trampoline.S`, `bind.c`), and
-//! what torch-sys has no function for ([`native`]), and the choice of the PyTorch that is loaded ([`install`]). What must not: models,
-//! data, training.
+//! What lives here: the trampolines between C functions and the library that has them (`build.rs`, `trampoline.S`, `bind.c`),
+//! what torch-sys has no function for ([`native`]), the choice of the PyTorch that is loaded ([`install`]), and the threads that it
+//! will compute with ([`threads`]). What must not: models, data, training.
 
 pub mod install;
 pub mod native;
+pub mod threads;
 
 // Keeps torch-sys in the link, behind the trampolines.
 use torch_sys as _;

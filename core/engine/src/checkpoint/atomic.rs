@@ -4,6 +4,9 @@ use std::path::Path;
 
 use crate::{Error, Result};
 
+/// How the names of files start that are still being written.
+pub const TEMPORARY: &str = ".writing-";
+
 /// Lets `write` fill a temporary file beside `path`, then moves it there: a crash or a full disk leaves the old file as it
 /// was. Missing folders are made.
 pub fn write_atomically(path: &Path, write: impl FnOnce(&mut std::fs::File) -> std::io::Result<()>) -> Result<()> {
@@ -13,7 +16,7 @@ pub fn write_atomically(path: &Path, write: impl FnOnce(&mut std::fs::File) -> s
         .unwrap_or(Path::new("."));
     std::fs::create_dir_all(folder).map_err(Error::io(folder, "make the folder"))?;
     let mut file = tempfile::Builder::new()
-        .prefix(".writing-")
+        .prefix(TEMPORARY)
         .tempfile_in(folder)
         .map_err(Error::io(path, "write it"))?;
     write(file.as_file_mut()).map_err(Error::io(path, "write it"))?;

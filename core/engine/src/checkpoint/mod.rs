@@ -9,10 +9,10 @@ mod file;
 mod state;
 mod transfer;
 
-pub use atomic::write_atomically;
+pub use atomic::{TEMPORARY, write_atomically};
 pub use convert::{adopt, state_dict};
 pub use file::{TensorFile, load, read_tensors, save, write_tensors};
-pub use state::{TrainState, load_state, save_state};
+pub use state::{TrainState, load_state, save_state, state_numbers};
 pub use transfer::{TransferReport, transfer};
 
 use indexmap::IndexMap;

@@ -33,8 +33,8 @@ pub struct TrainState {
     pub best_epoch: usize,
     /// Settings of the run, to refuse a resume with others.
     pub settings: serde_json::Value,
-    /// States of hooks, by name.
-    pub hooks: IndexMap<String, serde_json::Value>,
+    /// Data and weights that it was started on.
+    pub fingerprint: Option<crate::train::Fingerprint>,
 }
 
 const MODEL: &str = "model/";
@@ -61,17 +61,34 @@ pub fn save_state(
     write_tensors(path, all.iter().map(|(k, t)| (k.as_str(), *t)), metadata)
 }
 
-/// What [`save_state`] wrote: the trained model, the average, the optimizer's tensors and the numbers.
-pub fn load_state(path: &Path) -> Result<(Checkpoint, Params, IndexMap<String, Tensor>, TrainState)> {
-    let file = read_tensors(path)?;
-    let Some(text) = file.metadata.get("train_state") else {
+/// The numbers of a state alone, without its tensors.
+pub fn state_numbers(path: &Path) -> Result<TrainState> {
+    use std::io::Read as _;
+    let mut file = std::fs::File::open(path).map_err(Error::io(path, "read it"))?;
+    let mut length = [0; 8];
+    let mut header = Vec::new();
+    file.read_exact(&mut length)
+        .and_then(|()| file.take(u64::from_le_bytes(length)).read_to_end(&mut header))
+        .map_err(Error::io(path, "read it"))?;
+    let header: serde_json::Value = serde_json::from_slice(&header)
+        .map_err(|error| Error::file(path, format!("the file is damaged or cut off ({error})")))?;
+    numbers(path, header["__metadata__"]["train_state"].as_str())
+}
+
+fn numbers(path: &Path, text: Option<&str>) -> Result<TrainState> {
+    let Some(text) = text else {
         return Err(Error::file(
             path,
             "this is a model, not the state of a training; use it as `--weights`",
         ));
     };
-    let state: TrainState = serde_json::from_str(text)
-        .map_err(|error| Error::file(path, format!("its training state can't be read ({error})")))?;
+    serde_json::from_str(text).map_err(|error| Error::file(path, format!("its training state can't be read ({error})")))
+}
+
+/// What [`save_state`] wrote: the trained model, the average, the optimizer's tensors and the numbers.
+pub fn load_state(path: &Path) -> Result<(Checkpoint, Params, IndexMap<String, Tensor>, TrainState)> {
+    let file = read_tensors(path)?;
+    let state = numbers(path, file.metadata.get("train_state").map(String::as_str))?;
     let (mut model, mut ema, mut optimizer) = (IndexMap::new(), IndexMap::new(), IndexMap::new());
     for (key, tensor) in file.tensors {
         for (prefix, map) in [(MODEL, &mut model), (EMA, &mut ema), (OPTIMIZER, &mut optimizer)] {

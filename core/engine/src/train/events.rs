@@ -10,6 +10,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::{Error, Result};
 
+/// Names of event files begin so, wherever they come from, and end so if they are ours.
+const PREFIX: &str = "events.out.tfevents.";
+const SUFFIX: &str = ".yolo";
+
 /// A growing event file of one run, flushed after every step.
 #[derive(Debug)]
 pub(super) struct Events {
@@ -21,7 +25,7 @@ impl Events {
     /// Starts a file in `folder`. A resumed run starts another one; TensorBoard reads them in the order of their names.
     pub(super) fn new(folder: &Path) -> Result<Self> {
         let now = seconds();
-        let path = folder.join(format!("events.out.tfevents.{:.0}.{}.yolo", now, std::process::id()));
+        let path = folder.join(format!("{PREFIX}{now:.0}.{}{SUFFIX}", std::process::id()));
         std::fs::create_dir_all(folder).map_err(Error::io(folder, "make the folder"))?;
         let file = std::fs::File::create(&path).map_err(Error::io(&path, "write it"))?;
         let mut events = Self { file, path };
@@ -54,6 +58,53 @@ impl Events {
             .write_all(&record(event))
             .map_err(Error::io(&self.path, "write it"))
     }
+}
+
+/// Takes the events of epochs that are not done out of the files of earlier parts of a run, and a record that a kill left unfinished.
+pub(super) fn cut(folder: &Path, epochs_done: usize) -> Result<()> {
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if !(name.starts_with(PREFIX) && name.ends_with(SUFFIX)) {
+            continue;
+        }
+        let path = entry.path();
+        let bytes = std::fs::read(&path).map_err(Error::io(&path, "read it"))?;
+        let kept = &bytes[..length_before(&bytes, epochs_done as u64)];
+        if kept.len() < bytes.len() {
+            crate::checkpoint::write_atomically(&path, |file| file.write_all(kept))?;
+        }
+    }
+    Ok(())
+}
+
+/// Bytes of the whole records before the first one of `step` or later. Steps only grow.
+fn length_before(bytes: &[u8], step: u64) -> usize {
+    let mut length = 0;
+    while let Some((size, rest)) = bytes[length..].split_first_chunk::<8>() {
+        let Ok(size) = usize::try_from(u64::from_le_bytes(*size)) else {
+            break;
+        };
+        let Some(data) = rest.get(4..).and_then(|rest| rest.get(..size.checked_add(4)?)) else {
+            break;
+        };
+        if step_of(&data[..size]).is_some_and(|own| own >= step) {
+            break;
+        }
+        length += 12 + data.len();
+    }
+    length
+}
+
+/// The step of an event as [`Events`] writes it: behind the key and the eight bytes of the wall time.
+fn step_of(event: &[u8]) -> Option<u64> {
+    let (key, value) = event.get(9..)?.split_first()?;
+    let end = value.iter().position(|byte| byte & 0x80 == 0)?;
+    (*key == 2 << 3).then(|| {
+        value[..=end]
+            .iter()
+            .rev()
+            .fold(0, |step, byte| step << 7 | u64::from(byte & 0x7f))
+    })
 }
 
 fn seconds() -> f64 {
@@ -134,6 +185,36 @@ mod tests {
         assert_eq!(
             masked_crc(&[0; 32]),
             0x8a91_36aa_u32.rotate_right(15).wrapping_add(0xa282_ead8)
+        );
+    }
+
+    #[test]
+    fn steps_that_will_be_repeated_are_cut_off_and_so_is_half_a_record() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut events = Events::new(folder.path()).unwrap();
+        for step in [0, 1, 300] {
+            events.scalars(step, [("a", 1.0)].into_iter()).unwrap();
+        }
+        let whole = std::fs::read(&events.path).unwrap();
+        let steps = |bytes: &[u8]| {
+            records(bytes)
+                .iter()
+                .filter_map(|data| step_of(data))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(steps(&whole), [0, 1, 300]);
+        cut(folder.path(), 301).unwrap();
+        assert_eq!(std::fs::read(&events.path).unwrap(), whole);
+        std::fs::write(&events.path, &whole[..whole.len() - 3]).unwrap();
+        cut(folder.path(), 301).unwrap();
+        assert_eq!(steps(&std::fs::read(&events.path).unwrap()), [0, 1]);
+        cut(folder.path(), 1).unwrap();
+        assert_eq!(steps(&std::fs::read(&events.path).unwrap()), [0]);
+        cut(folder.path(), 0).unwrap();
+        assert_eq!(
+            records(&std::fs::read(&events.path).unwrap()).len(),
+            1,
+            "the version stays"
         );
     }
 

@@ -2,22 +2,30 @@
 //!
 //! What lives here: how weights are changed. What must not: how data is read, how models are described.
 
+mod batch_size;
 mod ema;
 mod events;
+mod fingerprint;
+mod fit;
 mod hook;
 mod optim;
 mod precision;
 mod results;
+mod resume;
 mod run;
 mod schedule;
 mod step;
 
+pub use batch_size::{Memory, choose as choose_batch_size};
 pub use ema::Ema;
+pub use fingerprint::{Fingerprint, Images};
+pub use fit::largest_batch;
 pub use hook::{Hook, Regularise};
 pub use optim::{BIASES, Group, Optimizer, OptimizerKind};
 pub use precision::{Precision, Scaler, ScalerState};
 pub use results::Row;
+pub use resume::STATE;
 pub(crate) use run::loss_of;
-pub use run::{Event, Listener, Outcome, TrainOptions, history, train};
+pub use run::{Event, Listener, Outcome, TrainOptions, check_resume, history, train};
 pub use schedule::{Decay, NOMINAL_BATCH, Schedule, Step, Updates};
 pub use step::{LossMean, StepOptions, Stepper};

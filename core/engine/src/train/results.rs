@@ -75,9 +75,28 @@ pub(super) fn append(path: &Path, row: &Row) -> Result<()> {
     let mut rows = read(path)?;
     rows.retain(|old| old.epoch < row.epoch);
     rows.push(*row);
+    write(path, &rows)
+}
+
+/// Takes away the rows of epochs that are not done.
+pub(super) fn cut(path: &Path, epochs_done: usize) -> Result<()> {
+    let mut rows = read(path)?;
+    let before = rows.len();
+    rows.retain(|row| row.epoch < epochs_done);
+    if rows.is_empty() && path.exists() {
+        return std::fs::remove_file(path).map_err(Error::io(path, "remove it"));
+    }
+    if rows.len() < before {
+        write(path, &rows)
+    } else {
+        Ok(())
+    }
+}
+
+fn write(path: &Path, rows: &[Row]) -> Result<()> {
     crate::checkpoint::write_atomically(path, |file| {
         writeln!(file, "{}", COLUMNS.join(","))?;
-        for row in &rows {
+        for row in rows {
             let values = row
                 .values()
                 .map(|value| value.map_or_else(String::new, |v| format!("{v:.6}")));
@@ -138,12 +157,19 @@ mod tests {
         assert_eq!(read(&path).unwrap().len(), 3);
         append(&path, &measured).unwrap();
         assert_eq!(read(&path).unwrap(), [plain, measured]);
+        cut(&path, 2).unwrap();
+        assert_eq!(read(&path).unwrap(), [plain, measured], "nothing to cut");
         let text = std::fs::read_to_string(&path).unwrap();
         assert!(text.starts_with("epoch,train/box_loss,"));
         assert_eq!(
             text.lines().nth(1),
             Some("0,0.500000,0.250000,0.125000,,,,,,,,0.010000,0.010000,0.100000")
         );
+        cut(&path, 1).unwrap();
+        assert_eq!(read(&path).unwrap(), [plain], "a row without a state is repeated");
+        cut(&path, 0).unwrap();
+        assert!(!path.exists(), "no header without rows");
+        cut(&path, 0).unwrap();
     }
 
     #[test]

@@ -10,7 +10,9 @@ use yolo_core::prune::Step as HookStep;
 use yolo_data::{Hyp, Loader};
 
 use super::events::Events;
+use super::fingerprint::Fingerprint;
 use super::results::{self, COLUMNS, Row};
+use super::resume;
 use super::step::{LossMean, StepOptions, Stepper};
 use super::{Decay, Ema, Hook, NOMINAL_BATCH, OptimizerKind, Precision, Schedule};
 use crate::checkpoint::{self, Checkpoint, Stage, TrainState};
@@ -52,6 +54,12 @@ pub struct TrainOptions {
     /// Mixed precision.
     #[serde(default)]
     pub precision: Precision,
+    /// What acts in the training besides the loss (a pruner's penalty), as configurations: settings like all others.
+    #[serde(default)]
+    pub hooks: Vec<serde_json::Value>,
+    /// Write `weights/epochN.safetensors` every so many epochs (0: never). No setting of the run: it changes no weight.
+    #[serde(skip)]
+    pub save_period: usize,
 }
 
 fn nominal_batch() -> usize {
@@ -76,6 +84,8 @@ impl TrainOptions {
             val_every: 1,
             multi_scale: false,
             precision: Precision::Off,
+            hooks: Vec::new(),
+            save_period: 0,
         }
     }
 }
@@ -141,7 +151,23 @@ pub fn train(
     hooks: &mut [&mut dyn Hook],
     listen: &mut Listener<'_>,
 ) -> Result<Outcome> {
-    let mut run = Run::new(start, options, train, folder)?;
+    let mut run = Run::new(start, options, train, val, folder)?;
+    run.begin()?;
+    match epochs(&mut run, options, train, val, hooks, listen) {
+        Ok(()) => run.finish(),
+        Err(error) => Err(run.explain(error, options)),
+    }
+}
+
+/// All that are left to do.
+fn epochs(
+    run: &mut Run,
+    options: &TrainOptions,
+    train: &Loader,
+    val: Option<&Loader>,
+    hooks: &mut [&mut dyn Hook],
+    listen: &mut Listener<'_>,
+) -> Result<()> {
     while run.state.epochs_done < options.epochs {
         let epoch = run.state.epochs_done;
         let losses = run.epoch(epoch, options, train, hooks, listen)?;
@@ -164,7 +190,7 @@ pub fn train(
         };
         let measured = metrics.is_some();
         let best = run.keep_best(epoch, metrics, val.is_none());
-        run.save(&row, best)?;
+        run.save(&row, best, options.save_period)?;
         let wanted = listen(&Event::Epoch { row: &row, best });
         // Epochs that were not measured are no reason for impatience.
         let stale = epoch - run.state.best_epoch.min(epoch);
@@ -175,7 +201,27 @@ pub fn train(
             go_on(wanted)?;
         }
     }
-    run.finish()
+    Ok(())
+}
+
+/// Whether the run in `folder` goes on with these settings, data and start; for callers that write before they call [`train`].
+///
+/// # Errors
+/// What differs, or a state that can't be read.
+pub fn check_resume(
+    folder: &std::path::Path,
+    start: &Checkpoint,
+    options: &TrainOptions,
+    train: &Loader,
+    val: Option<&Loader>,
+) -> Result<()> {
+    let path = folder.join(resume::STATE);
+    if !path.exists() {
+        return Ok(());
+    }
+    let settings = serde_json::to_value(options).map_err(yolo_core::Error::from)?;
+    let fingerprint = Fingerprint::of(train, val, &start.meta.names, &start.params)?;
+    resume::check(folder, &checkpoint::state_numbers(&path)?, &settings, &fingerprint)
 }
 
 /// The loss of a head with the gains of `hyp`, scaled to its levels, classes and the image size.
@@ -222,18 +268,15 @@ impl Run {
         start: Checkpoint,
         options: &TrainOptions,
         train: &Loader,
+        val: Option<&Loader>,
         folder: Option<(&std::path::Path, bool)>,
     ) -> Result<Self> {
         let settings = serde_json::to_value(options).map_err(yolo_core::Error::from)?;
+        let fingerprint = Fingerprint::of(train, val, &start.meta.names, &start.params)?;
         let saved = match folder {
-            Some((folder, true)) if folder.join("state.safetensors").exists() => {
-                let (model, ema, optimizer, state) = checkpoint::load_state(&folder.join("state.safetensors"))?;
-                if state.settings != settings {
-                    return Err(Error::Settings(format!(
-                        "{}: the unfinished run there has other settings; use them, or another folder",
-                        folder.display()
-                    )));
-                }
+            Some((folder, true)) if folder.join(resume::STATE).exists() => {
+                let (model, ema, optimizer, state) = checkpoint::load_state(&folder.join(resume::STATE))?;
+                resume::check(folder, &state, &settings, &fingerprint)?;
                 Some((model, ema, optimizer, state))
             }
             _ => None,
@@ -249,21 +292,13 @@ impl Run {
         let mut stepper = Stepper::new(
             &start.graph,
             &start.params,
-            &StepOptions {
-                hyp: options.hyp.clone(),
-                size: options.size,
-                optimizer: options.optimizer,
-                decay: schedule.scaled_decay(options.hyp.weight_decay),
-                precision: options.precision,
-                freeze: options.freeze.clone(),
-                freeze_norm: options.freeze_norm,
-                fuse: true,
-            },
+            &StepOptions::of(options, schedule.scaled_decay(options.hyp.weight_decay)),
         )?;
         let mut ema = stepper.ema();
         let mut state = TrainState {
             last_step: -1,
             settings,
+            fingerprint: Some(fingerprint),
             best_fitness: -1.0,
             ..TrainState::default()
         };
@@ -293,6 +328,18 @@ impl Run {
         };
         run.restore_best()?;
         Ok(run)
+    }
+
+    /// A run can be continued from its first moment on, and repeats nothing that is in its tables already.
+    fn begin(&mut self) -> Result<()> {
+        let Some(folder) = self.folder.clone() else {
+            return Ok(());
+        };
+        resume::cut(&folder, self.state.epochs_done)?;
+        if self.state.epochs_done == 0 {
+            self.save_state(&folder)?;
+        }
+        Ok(())
     }
 
     /// The best model of an earlier part of this run.
@@ -345,6 +392,8 @@ impl Run {
     ) -> Result<[f64; 3]> {
         // Dropout and stochastic depth draw from libtorch's generators: one seed per epoch makes a resumed run equal.
         tch::manual_seed(options.seed.wrapping_add(epoch as u64) as i64);
+        // Batches that no update followed are dropped here: a state holds no gradients, so a resumed run couldn't have them.
+        self.stepper.optimizer.zero_grad()?;
         let total = loader.batches();
         let mut losses = LossMean::new(self.stepper.device())?;
         let mut mean = [0.0; 3];
@@ -383,6 +432,13 @@ impl Run {
         }
         // The losses of the last batch were read, so the device is done.
         self.seconds += started.elapsed().as_secs_f64();
+        // A loss is looked at before the update that follows it; what the last update made of the weights nobody has seen yet.
+        if !finite(&self.stepper.params)? {
+            return Err(Error::Diverged {
+                epoch,
+                batch: total - 1,
+            });
+        }
         self.state.epochs_done = epoch + 1;
         Ok(mean)
     }
@@ -427,13 +483,11 @@ impl Run {
         Checkpoint::new(self.model.graph.clone(), contiguous, meta)
     }
 
-    fn save(&mut self, row: &Row, best: bool) -> Result<()> {
+    /// Everything that an epoch leaves. The state comes last: whatever ends the process before is repeated from the state before.
+    fn save(&mut self, row: &Row, best: bool, period: usize) -> Result<()> {
         let Some(folder) = self.folder.clone() else {
             return Ok(());
         };
-        self.state.ema_updates = self.ema.updates;
-        self.state.optimizer_steps = self.stepper.optimizer.steps()?;
-        self.state.scaler = self.stepper.scaler_state()?;
         results::append(&folder.join("results.csv"), row)?;
         if self.events.is_none() {
             self.events = Some(Events::new(&folder)?);
@@ -446,23 +500,56 @@ impl Run {
                 .filter_map(|(tag, value)| Some((*tag, value?)));
             events.scalars(row.epoch, measured)?;
         }
-        checkpoint::save(
-            &folder.join("weights/last.safetensors"),
-            &self.checkpoint(&self.ema.params, None),
-        )?;
+        let last = self.checkpoint(&self.ema.params, None);
+        checkpoint::save(&folder.join("weights/last.safetensors"), &last)?;
+        let done = self.state.epochs_done;
+        if period > 0 && done.is_multiple_of(period) {
+            checkpoint::save(&folder.join(format!("weights/epoch{done}.safetensors")), &last)?;
+        }
         if let Some((params, metrics)) = self.best.as_ref().filter(|_| best) {
             checkpoint::save(
                 &folder.join("weights/best.safetensors"),
                 &self.checkpoint(params, Some(metrics)),
             )?;
         }
+        self.save_state(&folder)
+    }
+
+    fn save_state(&mut self, folder: &std::path::Path) -> Result<()> {
+        self.state.ema_updates = self.ema.updates;
+        self.state.optimizer_steps = self.stepper.optimizer.steps()?;
+        self.state.scaler = self.stepper.scaler_state()?;
         checkpoint::save_state(
-            &folder.join("state.safetensors"),
+            &folder.join(resume::STATE),
             &self.model,
             &self.ema.params,
             &self.stepper.optimizer.state(),
             &self.state,
         )
+    }
+
+    /// An error that ended the run; where memory was short, with the batch that would fit.
+    fn explain(self, error: Error, options: &TrainOptions) -> Error {
+        if !error.is_out_of_memory() {
+            return error;
+        }
+        // What the run holds is given back first; its model is all that is needed to measure.
+        let Self {
+            model,
+            stepper,
+            ema,
+            best,
+            ..
+        } = self;
+        drop((stepper, ema, best));
+        Error::OutOfMemory {
+            batch: options.batch,
+            size: options.size,
+            fits: super::largest_batch(&model, options)
+                .ok()
+                .filter(|fits| *fits < options.batch),
+            reason: error.to_string().lines().next().unwrap_or_default().to_owned(),
+        }
     }
 
     fn finish(self) -> Result<Outcome> {
@@ -486,6 +573,20 @@ impl Run {
             weights,
         })
     }
+}
+
+/// Whether all numbers of all tensors are finite.
+fn finite(params: &Params) -> Result<bool> {
+    let Some((_, first)) = params.iter().next() else {
+        return Ok(true);
+    };
+    // Multiplied by 0, everything finite is 0, and nothing else; read from the device once.
+    let mut sum = tch::Tensor::f_zeros([1].as_slice(), (tch::Kind::Float, first.device()))?;
+    for (_, tensor) in params.iter() {
+        let zeros = tensor.detach().f_to_kind(tch::Kind::Float)?.f_mul_scalar(0.0)?;
+        sum = sum.f_add(&zeros.f_sum(tch::Kind::Float)?)?;
+    }
+    Ok(sum.f_double_value(&[0])? == 0.0)
 }
 
 /// The batch at a random size: a multiple of the stride from half to one and a half of the size of the training. The size is a

@@ -38,6 +38,22 @@ pub struct StepOptions {
     pub fuse: bool,
 }
 
+impl StepOptions {
+    /// Those of a training; `decay` is scaled to its batch.
+    pub fn of(options: &super::TrainOptions, decay: f64) -> Self {
+        Self {
+            hyp: options.hyp.clone(),
+            size: options.size,
+            optimizer: options.optimizer,
+            decay,
+            precision: options.precision,
+            freeze: options.freeze.clone(),
+            freeze_norm: options.freeze_norm,
+            fuse: true,
+        }
+    }
+}
+
 /// A model that is trained step by step, on the device of its tensors.
 #[derive(Debug)]
 pub struct Stepper {

@@ -1,0 +1,129 @@
+//! Options of a run: written beside its results, read again by `--resume`.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+use yolo_engine::train::STATE;
+
+use super::TrainArgs;
+use crate::error::{CliError, CliResult, io_error};
+use crate::{load, settings};
+
+/// File of a run's folder with the options of its command line.
+const OPTIONS: &str = "options.json";
+
+/// Options that may change when a run goes on: they change no weight, or (paths, where the files now are) their content is compared.
+const FREE: [&str; 12] = [
+    "cfg",
+    "data",
+    "device",
+    "exist_ok",
+    "hyp",
+    "name",
+    "noplots",
+    "project",
+    "save_period",
+    "set",
+    "weights",
+    "workers",
+];
+
+/// Writes the options beside the results, for `--resume` and for people.
+pub fn remember(args: &TrainArgs, folder: &Path) -> CliResult {
+    let path = folder.join(OPTIONS);
+    let text = serde_json::to_string_pretty(args)?;
+    load::write_file(&path, text.as_bytes()).map_err(|error| io_error("can't write", &path, &error))
+}
+
+/// Options, folder, and whether there is something to continue. `given` are the names of options on the command line.
+pub fn resumed(args: &TrainArgs, given: &[String]) -> CliResult<(TrainArgs, PathBuf, bool)> {
+    let Some(wanted) = &args.resume else {
+        let folder = settings::run_folder(&args.project, &args.name, args.exist_ok);
+        return Ok((args.clone(), folder, false));
+    };
+    let folder = match wanted {
+        Some(place) => Some(folder_of(place)),
+        None => latest(&args.project, &args.name),
+    };
+    let started = folder.filter(|folder| [OPTIONS, STATE].iter().any(|file| folder.join(file).is_file()));
+    match (started, &args.data, wanted) {
+        // The whole command was given again: a run that was ended before it wrote anything starts anew.
+        (None, Some(_), None) => Ok((args.clone(), args.project.join(&args.name), false)),
+        (None, _, _) => {
+            let place = wanted.clone().unwrap_or_else(|| args.project.join(&args.name));
+            Err(CliError::Usage(format!(
+                "{}: there is no unfinished run to resume",
+                place.display()
+            )))
+        }
+        (Some(folder), _, _) => {
+            let path = folder.join(OPTIONS);
+            let text = std::fs::read_to_string(&path).map_err(|error| io_error("can't read", &path, &error))?;
+            let saved: Value = serde_json::from_str(&text)
+                .map_err(|error| CliError::Failed(format!("{}: {error}; start a new run", path.display())))?;
+            let args = merged(&saved, args, given, &folder)?;
+            // A run that was ended before its first state starts anew, in its folder.
+            let resume = folder.join(STATE).is_file();
+            Ok((args, folder, resume))
+        }
+    }
+}
+
+/// The options of a run, with those that may change as they are given now.
+fn merged(saved: &Value, args: &TrainArgs, given: &[String], folder: &Path) -> CliResult<TrainArgs> {
+    let now = serde_json::to_value(args)?;
+    let mut all = saved.clone();
+    let mut changed = Vec::new();
+    for name in given.iter().filter(|name| now.get(name).is_some()) {
+        let (here, there) = (&now[name], &saved[name]);
+        if FREE.contains(&name.as_str()) {
+            all[name] = here.clone();
+        } else if here != there && !(name == "batch_size" && here.is_null()) {
+            changed.push(format!("--{} is {here} here, {there} there", name.replace('_', "-")));
+        }
+    }
+    if !changed.is_empty() {
+        return Err(CliError::Usage(format!(
+            "{}: the unfinished run there has other settings: {}\n  help: a run goes on as it was started (--workers, --device, \
+             --save-period and --noplots may change); for other settings start a new one from its weights: `yolo train --weights {} ...`",
+            folder.display(),
+            changed.join("; "),
+            folder.join("weights/last.safetensors").display()
+        )));
+    }
+    serde_json::from_value(all)
+        .map_err(|error| CliError::Failed(format!("{}: {error}; start a new run", folder.join(OPTIONS).display())))
+}
+
+/// The run's folder: itself, or that of a file in it (`weights/last.safetensors`, `state.safetensors`).
+fn folder_of(place: &Path) -> PathBuf {
+    if !place.is_file() {
+        return place.to_owned();
+    }
+    let folder = place.parent().unwrap_or(Path::new(""));
+    let run = if folder.ends_with("weights") {
+        folder.parent().unwrap_or(Path::new(""))
+    } else {
+        folder
+    };
+    if run.as_os_str().is_empty() {
+        PathBuf::from(".")
+    } else {
+        run.to_owned()
+    }
+}
+
+/// The run among `project/name`, `project/name2`, ... whose state was written last.
+fn latest(project: &Path, name: &str) -> Option<PathBuf> {
+    let entries = std::fs::read_dir(project).ok()?;
+    let runs = entries.flatten().filter_map(|entry| {
+        let number = entry.file_name().to_string_lossy().strip_prefix(name)?.to_owned();
+        let time = |file: &str| entry.path().join(file).metadata().ok()?.modified().ok();
+        let written = time(STATE).or_else(|| time(OPTIONS))?;
+        number
+            .chars()
+            .all(|c| c.is_ascii_digit())
+            .then(|| (written, entry.path()))
+    });
+    runs.max().map(|(_, path)| path)
+}
