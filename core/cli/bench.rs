@@ -16,7 +16,7 @@ use yolo_export::bench::{self, Latency, Plan};
 use yolo_export::onnx::{self, proto::ModelProto};
 use yolo_export::ort;
 
-use crate::device::{AmpArgs, DeviceArgs};
+use crate::device::{AmpArgs, CompileArgs, DeviceArgs};
 use crate::error::{CliError, CliResult, io_error};
 use crate::export::unknown;
 use crate::quantize::export_failed;
@@ -47,6 +47,8 @@ pub struct BenchArgs {
     /// Steps before, for `--train`
     #[arg(long, requires = "train", default_value_t = 10)]
     warmup: usize,
+    #[command(flatten)]
+    compile: CompileArgs,
     /// Without CUDA kernels of our own, for `--train`
     #[arg(long, requires = "train")]
     plain: bool,
@@ -206,6 +208,7 @@ fn train_step(args: &BenchArgs, device: Device) -> CliResult {
         warmup: args.warmup,
         steps: args.steps,
         plain: args.plain,
+        record: args.compile.record(),
         save: args.save_step.as_deref(),
     }
     .run(args.json)

@@ -24,6 +24,33 @@ pub struct AmpArgs {
     pub amp: Option<String>,
 }
 
+/// `--compile` of commands that train.
+#[derive(Debug, Clone, Copy, clap::Args, Serialize, Deserialize)]
+pub struct CompileArgs {
+    /// On GPUs: launch the step as recorded CUDA graphs where the size of batches stays the same, or kernel by kernel
+    #[arg(long, value_enum, default_value_t)]
+    #[serde(default)]
+    compile: Compile,
+}
+
+/// How a step is launched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Compile {
+    /// As CUDA graphs.
+    #[default]
+    Graph,
+    /// Kernel by kernel.
+    Off,
+}
+
+impl CompileArgs {
+    /// Whether steps are recorded.
+    pub fn record(self) -> bool {
+        self.compile == Compile::Graph
+    }
+}
+
 /// A device and a precision that it can compute in.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Compute {

@@ -13,7 +13,7 @@ use yolo_engine::eval::NmsOptions;
 use yolo_engine::train::{Decay, NOMINAL_BATCH, OptimizerKind, Outcome, TrainOptions};
 
 use crate::batch_size::BatchSize;
-use crate::device::{AmpArgs, DeviceArgs};
+use crate::device::{AmpArgs, CompileArgs, DeviceArgs};
 use crate::error::{CliError, CliResult};
 use crate::{data_args, load, plots, settings, ui, val};
 
@@ -78,6 +78,9 @@ pub struct TrainArgs {
     #[command(flatten)]
     #[serde(flatten)]
     amp: AmpArgs,
+    #[command(flatten)]
+    #[serde(flatten)]
+    compile: CompileArgs,
     /// Folder of runs
     #[arg(long, default_value = "runs/train")]
     project: PathBuf,
@@ -160,6 +163,7 @@ pub fn run(args: &TrainArgs, given: &[String]) -> CliResult {
     let start = start.to_device(device);
     let mut options = TrainOptions {
         precision,
+        record: args.compile.record(),
         // An unknown name is an error before anything is written.
         hooks: sparsify.iter().map(job::description).collect::<CliResult<_>>()?,
         save_period: args.save_period,

@@ -27,6 +27,8 @@ pub struct StepBench<'a> {
     pub steps: usize,
     /// Without kernels of our own.
     pub plain: bool,
+    /// As CUDA graphs.
+    pub record: bool,
     /// File for what the first step saw and made.
     pub save: Option<&'a Path>,
 }
@@ -50,6 +52,7 @@ impl StepBench<'_> {
             freeze: Vec::new(),
             freeze_norm: false,
             fuse: !self.plain,
+            record: self.record,
         };
         let classes = self.graph.head.as_ref().map_or(1, |head| head.classes);
         let batch = synthetic(self.batch, self.size, classes);
@@ -66,6 +69,7 @@ impl StepBench<'_> {
             accumulate: 1,
         };
         let mut losses = Vec::new();
+        let mut host = Host::default();
         let mut blocks: Vec<f64> = Vec::new();
         let mut start = Instant::now();
         let mut bar = ui::Bar::new("bench", (self.warmup + self.steps) as u64);
@@ -78,10 +82,13 @@ impl StepBench<'_> {
                 }
                 start = Instant::now();
             }
+            host.start(done >= self.warmup);
             let images = stepper.images(&batch).map_err(load::failed)?;
+            host.images();
             let parts = stepper
                 .accumulate(&images, &batch.targets, &mut [])
                 .map_err(load::failed)?;
+            host.network();
             if let Some(path) = self.save.filter(|_| done == 0) {
                 self.save_step(path, &stepper, &images, &batch, &parts)?;
             }
@@ -92,6 +99,7 @@ impl StepBench<'_> {
             };
             stepper.update(&step, at, &mut []).map_err(load::failed)?;
             ema.update().map_err(load::failed)?;
+            host.update();
             losses.push(parts);
             let timed = (done + 1).saturating_sub(self.warmup);
             if timed > 0 && (timed.is_multiple_of(BLOCK) || timed == self.steps) {
@@ -125,7 +133,8 @@ impl StepBench<'_> {
         let row = json!({
             "what": "train-step", "device": name(self.device), "amp": self.precision, "fused": !self.plain, "img": self.size, "batch": self.batch,
             "ms_median": at(0.5), "ms_p95": at(0.95), "images_per_second": self.batch as f64 * 1e3 / at(0.5),
-            "peak_memory_bytes": memory.map(|m| m.0), "peak_reserved_bytes": memory.map(|m| m.1), "losses": losses,
+            "peak_memory_bytes": memory.map(|m| m.0), "peak_reserved_bytes": memory.map(|m| m.1),
+            "compile": stepper.recording(), "host_ms": host.per_step(), "losses": losses,
         });
         if json {
             return ui::print_json(&json!({ "rows": [row] }));
@@ -176,6 +185,45 @@ impl StepBench<'_> {
             checkpoint::write_tensors(path, plain.iter(), std::collections::HashMap::new())
         };
         save().map_err(load::failed)
+    }
+}
+
+/// Time that the host takes to launch the parts of a step; the device may still be at work.
+#[derive(Default)]
+struct Host {
+    last: Option<Instant>,
+    sums: [f64; 3],
+    steps: usize,
+}
+
+impl Host {
+    fn start(&mut self, counts: bool) {
+        self.last = counts.then(Instant::now);
+        self.steps += usize::from(counts);
+    }
+
+    fn add(&mut self, part: usize) {
+        if let Some(last) = &mut self.last {
+            self.sums[part] += last.elapsed().as_secs_f64() * 1e3;
+            *last = Instant::now();
+        }
+    }
+
+    fn images(&mut self) {
+        self.add(0);
+    }
+
+    fn network(&mut self) {
+        self.add(1);
+    }
+
+    fn update(&mut self) {
+        self.add(2);
+    }
+
+    fn per_step(&self) -> serde_json::Value {
+        let [images, network, update] = self.sums.map(|sum| sum / self.steps.max(1) as f64);
+        json!({"images": images, "forward_loss_backward": network, "update": update})
     }
 }
 

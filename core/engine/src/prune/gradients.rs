@@ -26,6 +26,7 @@ pub(super) fn mean_gradients(
             freeze: Vec::new(),
             freeze_norm: false,
             fuse: true,
+            record: false,
         },
     )?;
     let mut count = 0.0;

@@ -28,6 +28,7 @@ pub(super) fn tune(
             freeze: Vec::new(),
             freeze_norm: false,
             fuse: true,
+            record: false,
         },
     )?;
     let lr = 0.1 * hyp.lr0;

@@ -10,6 +10,7 @@ mod fit;
 mod hook;
 mod optim;
 mod precision;
+mod recorded;
 mod results;
 mod resume;
 mod run;

@@ -54,6 +54,9 @@ pub struct TrainOptions {
     /// Mixed precision.
     #[serde(default)]
     pub precision: Precision,
+    /// Steps as CUDA graphs, where they can be: the same numbers, launched faster.
+    #[serde(skip)]
+    pub record: bool,
     /// What acts in the training besides the loss (a pruner's penalty), as configurations: settings like all others.
     #[serde(default)]
     pub hooks: Vec<serde_json::Value>,
@@ -84,6 +87,7 @@ impl TrainOptions {
             val_every: 1,
             multi_scale: false,
             precision: Precision::Off,
+            record: true,
             hooks: Vec::new(),
             save_period: 0,
         }

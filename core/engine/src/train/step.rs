@@ -8,6 +8,7 @@ use yolo_core::{Graph, Mode, Params, Program};
 use yolo_data::{Batch, Hyp};
 
 use super::precision::{Scaler, ScalerState};
+use super::recorded::Recording;
 use super::{BIASES, Ema, Hook, Optimizer, OptimizerKind, Precision, Step, loss_of};
 use crate::batch::Feeder;
 use crate::loss::Loss;
@@ -36,6 +37,8 @@ pub struct StepOptions {
     pub freeze_norm: bool,
     /// Kernels of our own where there are some for the device.
     pub fuse: bool,
+    /// Forward and backward as CUDA graphs where the device is one of CUDA's and batches of one size come again and again.
+    pub record: bool,
 }
 
 impl StepOptions {
@@ -50,6 +53,8 @@ impl StepOptions {
             freeze: options.freeze.clone(),
             freeze_norm: options.freeze_norm,
             fuse: true,
+            // Sizes that change at every batch would be recorded for nothing.
+            record: options.record && !options.multi_scale,
         }
     }
 }
@@ -67,6 +72,7 @@ pub struct Stepper {
     precision: Precision,
     scaler: Option<Scaler>,
     mode: Mode,
+    recording: Recording,
 }
 
 impl Stepper {
@@ -104,6 +110,11 @@ impl Stepper {
                 .then(|| Scaler::new(ScalerState::default(), device))
                 .transpose()?,
             mode: if options.freeze_norm { Mode::Eval } else { Mode::Train },
+            recording: if options.record && device.is_cuda() {
+                Recording::Waiting(Vec::new(), 0)
+            } else {
+                Recording::Off(None)
+            },
             params,
             optimizer,
             program,
@@ -142,7 +153,17 @@ impl Stepper {
     /// # Errors
     /// Those of the network, of labels that the head has no class for, and of hooks.
     pub fn accumulate(&mut self, images: &Tensor, targets: &[[f32; 6]], hooks: &mut [&mut dyn Hook]) -> Result<Tensor> {
-        let maps = self.maps(images)?;
+        let recorded = self
+            .recording
+            .for_images(images, &self.program, self.mode, self.precision);
+        let maps = match recorded {
+            Some(recorded) => recorded.forward(images)?,
+            None => {
+                let (program, mode) = (&self.program, self.mode);
+                self.precision
+                    .run(program.device(), || Ok(program.run(images, mode)?))?
+            }
+        };
         let value = self.loss.compute(&maps, targets)?;
         let mut objective = value.total;
         for hook in hooks.iter_mut() {
@@ -154,6 +175,9 @@ impl Stepper {
             objective = scaler.scaled(&objective)?;
         }
         objective.f_backward()?;
+        if let Some(recorded) = recorded {
+            recorded.backward(&maps)?;
+        }
         Ok(value.parts)
     }
 
@@ -187,6 +211,11 @@ impl Stepper {
             hook.after_step(&self.params, at)?;
         }
         Ok(())
+    }
+
+    /// Whether steps are launched as CUDA graphs: `recorded`, `waiting`, `off`, or why they can't be.
+    pub fn recording(&self) -> &str {
+        self.recording.state()
     }
 
     /// State of the scaler of f16; waits for the device.

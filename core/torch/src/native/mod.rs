@@ -4,6 +4,7 @@
 
 pub mod bn_act;
 pub mod device;
+pub mod graph;
 pub mod step;
 
 use std::ffi::{CStr, c_char, c_int, c_void};
