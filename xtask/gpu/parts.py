@@ -17,6 +17,8 @@ DATA = PACK / "bccd" / "data.yaml"
 STRICT = {"NVIDIA_TF32_OVERRIDE": "0"}
 # Rounding of f32 in another order stays below this; TF32, a wrong kernel or a value on the wrong device do not.
 CLOSE = 1e-3
+# Forms of the PyTorch step: eager ones, and after a space torch.compile's.
+YARDSTICKS = os.environ.get("YARDSTICKS", sized("eager,eager-fused compile", "eager eager")).split()
 
 
 def init_weights(cfg, path, classes=None):
@@ -69,8 +71,7 @@ def forward(name, size):
         for device in ("cpu", DEVICE):
             files[device] = folder / f"y-{device.replace(':', '')}.safetensors"
             common = ["--weights", weights, "--input", folder / "x.safetensors", "--output", files[device]]
-            extra = ["--device", device] if device != "cpu" else []
-            yolo(["forward", *common, *extra], environment={**STRICT, "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 2) // 4))})
+            yolo(["forward", *common, "--device", device], environment={**STRICT, "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 2) // 4))})
         return compare(files[DEVICE], files["cpu"])
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -158,7 +159,10 @@ def bench_step(options, amp, extra=()):
 
 
 def show(row):
-    return f"{row['ms_median']:.1f} ms, {row['images_per_second']:.0f} img/s, {gib(row.get('peak_memory_bytes'))}"
+    text = f"{row['ms_median']:.1f} ms, {row['images_per_second']:.0f} img/s, {gib(row.get('peak_memory_bytes'))}"
+    if row.get("host_ms"):
+        text += f", host {sum(row['host_ms'].values()):.1f} ms, graphs {row['compile']}"
+    return text
 
 
 def yardstick(result, weights, amp, step, variants, limit=None, check=False):
@@ -216,18 +220,20 @@ def steps(result):
             result.keep(f"step {amp}, ours", show(ours[amp]), ours[amp])
 
         result.attempt(f"our step, {amp}", bench)
-    if ON_GPU:
+    variants = [("without CUDA graphs", ["--compile", "off"]), ("without our kernels", ["--plain"])] if ON_GPU else []
+    for what, extra in variants:
 
-        def plain():
-            row = bench_step(options, "bf16", ["--plain"])
-            result.keep("step bf16, ours without our kernels", show(row), row)
+        def variant(what=what, extra=extra):
+            row = bench_step(options, "bf16", extra)
+            result.keep(f"step bf16, ours {what}", show(row), row)
 
-        result.attempt("our step, plain", plain)
+        result.attempt(f"our step, {what}", variant)
     given = {amp: path if path.exists() else None for amp, path in files.items()}
-    eager = yardstick(result, weights, "bf16", given["bf16"], "eager,eager-fused", check=True)
+    eager = yardstick(result, weights, "bf16", given["bf16"], YARDSTICKS[0], check=True)
     ratio(result, "step bf16, ours against eager", ours.get("bf16"), eager)
-    compiled = yardstick(result, weights, "bf16", given["bf16"], sized("compile", "eager"), max(left() - 40, 20))
-    ratio(result, "step bf16, ours against torch.compile", ours.get("bf16"), compiled)
+    if YARDSTICKS[1:]:
+        compiled = yardstick(result, weights, "bf16", given["bf16"], YARDSTICKS[1], max(left() - 40, 20))
+        ratio(result, "step bf16, ours against torch.compile", ours.get("bf16"), compiled)
     single = yardstick(result, weights, "off", given["off"], "eager", check=True)
     ratio(result, "step f32, ours against eager", ours.get("off"), single)
 
@@ -278,7 +284,7 @@ def trained():
         if path.exists():
             return path
     options = ["--data", DATA, "--weights", PACK / "yolov5n.pt", "--epochs", 1, "--img", sized(320, 64), "--noval"]
-    options += ["--device", DEVICE] if ON_GPU else []
+    options += ["--device", DEVICE]
     yolo(["train", *options, "--project", WORK / "train", "--name", "off", "--exist-ok", "--noplots", "--json"])
     return WORK / "train/off/weights/best.safetensors"
 
@@ -288,7 +294,7 @@ def search(weights, device, candidates):
     options = ["--weights", weights, "--data", DATA, "--pruner", "eagleeye", "--set", f"candidates={candidates}"]
     options += ["--flops", 0.6, "--img", sized(320, 64), "--noval", "--calib-batches", sized(13, 2), "--workers", min(os.cpu_count() or 2, 12)]
     options += ["--select-images", sized(64, 8), "--out", WORK / f"pruned-{candidates}.safetensors"]
-    options += ["--device", device] if device != "cpu" else []
+    options += ["--device", device]
     return yolo(["prune", *options, "--json"], environment={})[1]
 
 
@@ -309,7 +315,7 @@ def compression(result):
             out = WORK / f"int8-{device.replace(':', '')}"
             options = ["--weights", weights, "--data", DATA, "--backend", "tensorrt", "--img", sized(320, 64)]
             options += ["--calib-batches", sized(13, 1), "--workers", min(os.cpu_count() or 2, 12), "--out", out]
-            options += ["--device", device] if device != "cpu" else []
+            options += ["--device", device]
             found, seconds = yolo(["quantize", *options, "--json"])
             maps = f"mAP50 {found['map50_float']:.3f} to {found['map50_quant']:.3f}"
             result.keep(f"PTQ on {device}", f"{seconds:.1f} s in all, {maps}", {**found, "wall": seconds})

@@ -90,7 +90,7 @@ fn train(graph: &Graph, images: &Tensor, targets: &[[f32; 6]], steps: usize) -> 
         freeze: Vec::new(),
         freeze_norm: false,
         fuse: true,
-            record: false,
+        record: false,
     };
     let mut stepper = Stepper::new(graph, &Params::init(graph, 0), &options)?;
     let mut ema = stepper.ema();

@@ -50,7 +50,7 @@ fn peak_of_a_step(start: &Checkpoint, options: &TrainOptions, images: usize) -> 
     // The optimizer makes its state in the first update; the second step meets everything at once.
     for _ in 0..2 {
         let input = stepper.images(&batch)?;
-        stepper.accumulate(&input, &batch.targets, &mut [])?;
+        let _losses = stepper.accumulate(&input, &batch.targets, &mut [])?;
         stepper.update(&schedule.step(0, 0), at, &mut [])?;
     }
     let (_, after) = device::peak_memory(device)?;

@@ -36,7 +36,13 @@ pub(super) struct Recorded {
 impl Recording {
     /// The recording for these images, if there is one; makes it when their size has come often enough. Where recording fails, training
     /// goes on without.
-    pub fn for_images(&mut self, images: &Tensor, program: &Program, mode: Mode, precision: Precision) -> Option<&Recorded> {
+    pub fn for_images(
+        &mut self,
+        images: &Tensor,
+        program: &Program,
+        mode: Mode,
+        precision: Precision,
+    ) -> Option<&Recorded> {
         if let Self::Waiting(size, seen) = self {
             if *size != images.size() {
                 (*size, *seen) = (images.size(), 0);
