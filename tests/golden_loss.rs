@@ -164,7 +164,7 @@ fn check_steps(name: &str, kind: Kind) {
         if index == 0 {
             check_gradients(&network, case, name);
         }
-        optimizer.step().expect("a step");
+        optimizer.step(None).expect("a step");
         optimizer.zero_grad();
         if index == 0 {
             check_parameters(&network, case, name);

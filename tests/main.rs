@@ -9,6 +9,7 @@ mod compress;
 mod convert;
 mod data;
 mod detect;
+mod dist;
 mod export;
 mod golden_loss;
 mod kill;

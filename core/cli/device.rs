@@ -61,6 +61,11 @@ pub struct Compute {
 }
 
 impl DeviceArgs {
+    /// Whether somebody said where to compute.
+    pub fn is_given(&self) -> bool {
+        !self.device.trim().eq_ignore_ascii_case("auto")
+    }
+
     /// The device that was asked for.
     ///
     /// # Errors
@@ -68,7 +73,7 @@ impl DeviceArgs {
     pub fn one(&self) -> CliResult<Device> {
         match self.all()?.as_slice() {
             [device] => {
-                device::set_current(*device).map_err(|error| unusable(&self.device, &error))?;
+                use_now(*device, &self.device)?;
                 Ok(*device)
             }
             _ => Err(CliError::Usage(format!(
@@ -146,6 +151,11 @@ impl AmpArgs {
             Some(other) => Err(CliError::Usage(format!("--amp {other}: bf16, f16 or off"))),
         }
     }
+}
+
+/// Makes a device the one that new work goes to; `named` is how it was asked for.
+pub fn use_now(device: Device, named: &str) -> CliResult {
+    device::set_current(device).map_err(|error| unusable(named, &error))
 }
 
 /// CUDA devices that this process can use.

@@ -15,7 +15,8 @@ use yolo_engine::train::{Decay, NOMINAL_BATCH, OptimizerKind, Outcome, TrainOpti
 use crate::batch_size::BatchSize;
 use crate::device::{AmpArgs, CompileArgs, DeviceArgs};
 use crate::error::{CliError, CliResult};
-use crate::{data_args, load, plots, settings, ui, val};
+use crate::ranks::{self, Ranks};
+use crate::{data_args, launch, load, plots, settings, ui, val};
 
 pub use job::Job;
 
@@ -110,7 +111,11 @@ pub struct TrainArgs {
     /// Take all classes as one
     #[arg(long)]
     single_cls: bool,
-    /// Synchronised batch norm over several devices (needs more than one)
+    /// Processes to start on the CPU (for GPUs: --device 0,1)
+    #[arg(long, value_name = "N")]
+    #[serde(default)]
+    processes: Option<usize>,
+    /// Batch norm over the images of all processes (needs more than one)
     #[arg(long)]
     sync_bn: bool,
     /// A pruner whose penalty acts while training, `slimming` or `{type: slimming, sparse_rate: 0.001}`
@@ -127,20 +132,77 @@ pub fn nominal_batch() -> usize {
     NOMINAL_BATCH
 }
 
-/// Runs the command.
+/// What a command line asks for: its options, the folder of the run, and whether there is something to continue.
+type Asked = (TrainArgs, PathBuf, bool);
+
+/// Runs the command: here, or in processes that this one starts, or as one of several that somebody started.
 pub fn run(args: &TrainArgs, given: &[String]) -> CliResult {
-    let json = args.json;
-    let (mut args, folder, resume) = resume::resumed(args, given)?;
-    let device = args.device.one()?;
-    let precision = args.amp.on(device)?;
-    if args.sync_bn {
-        return Err(CliError::Usage("--sync-bn needs more than one device".into()));
-    }
+    let asked = resume::resumed(args, given);
+    let Some(environment) = ranks::environment()? else {
+        let asked = asked?;
+        if let Some(count) = ranks::to_start(&asked.0.device, asked.0.processes)? {
+            check(&asked.0, count)?;
+            return launch::run(count);
+        }
+        // A run of several may go on as one: its batch norms then see the whole batch anyway.
+        if asked.0.sync_bn && !asked.2 {
+            return Err(CliError::Usage("--sync-bn needs more than one device".into()));
+        }
+        let device = asked.0.device.one()?;
+        return train(asked, args.json, device, &Ranks::alone());
+    };
+    let named = asked.as_ref().map_or(&args.device, |asked| &asked.0.device);
+    let device = ranks::own_device(named, &environment)?;
+    let ranks = Ranks::meet(&environment, device)?;
+    ranks.together(|| train(same_for_all(&ranks, asked)?, args.json, device, &ranks))
+}
+
+/// What rank 0 is asked for: the folder may be on its machine only.
+fn same_for_all(ranks: &Ranks, asked: CliResult<Asked>) -> CliResult<Asked> {
+    let own = if ranks.world.is_main() {
+        serde_json::to_vec(&asked?)?
+    } else {
+        Vec::new()
+    };
+    Ok(serde_json::from_slice(&ranks.world.share(own).map_err(load::failed)?)?)
+}
+
+/// Refuses options that make no sense for so many processes.
+fn check(args: &TrainArgs, processes: usize) -> CliResult {
     if args.epochs == 0 || args.nominal_batch == 0 {
         return Err(CliError::Usage(
             "--epochs and --nominal-batch must be at least 1".into(),
         ));
     }
+    let Some(batch) = args.batch_size.0 else {
+        if processes > 1 {
+            return Err(CliError::Usage(
+                "--batch-size auto: with several processes give a number of images, all processes together".into(),
+            ));
+        }
+        return Ok(());
+    };
+    if !batch.is_multiple_of(processes) {
+        let less = batch / processes * processes;
+        let near = if less == 0 {
+            format!("{processes}")
+        } else {
+            format!("{less} or {}", less + processes)
+        };
+        return Err(CliError::Usage(format!(
+            "--batch-size {batch}: {processes} processes can't share it equally; use {near}"
+        )));
+    }
+    Ok(())
+}
+
+/// Trains as one of `ranks`.
+fn train((mut args, folder, resume): Asked, json: bool, device: tch::Device, ranks: &Ranks) -> CliResult {
+    let world = &ranks.world;
+    // Only set here.
+    let _ = ranks.folder.set(folder.clone());
+    check(&args, world.size())?;
+    let precision = args.amp.on(device)?;
     let data = args
         .data
         .as_deref()
@@ -164,6 +226,8 @@ pub fn run(args: &TrainArgs, given: &[String]) -> CliResult {
     let mut options = TrainOptions {
         precision,
         record: args.compile.record(),
+        sync_bn: args.sync_bn,
+        world: world.clone(),
         // An unknown name is an error before anything is written.
         hooks: sparsify.iter().map(job::description).collect::<CliResult<_>>()?,
         save_period: args.save_period,
@@ -180,16 +244,21 @@ pub fn run(args: &TrainArgs, given: &[String]) -> CliResult {
         resume,
     };
     let (train, measured) = job.loaders()?;
-    if resume {
+    if resume && world.is_main() {
         job.check_resume(&train, &measured)?;
     }
-    resume::remember(&args, &folder)?;
-    if !args.noplots && !resume {
+    if world.is_main() {
+        resume::remember(&args, &folder)?;
+    }
+    if world.is_main() && !args.noplots && !resume {
         plots::training_data(&folder, &dataset, &train)?;
     }
     let started = Instant::now();
     let outcome = job.run_on(&train, &measured, "train", sparsify.as_ref())?;
     let (seconds, peak) = (started.elapsed().as_secs_f64(), settings::peak_memory());
+    if !world.is_main() {
+        return Ok(());
+    }
     if !args.noplots {
         draw(&folder, &dataset, &outcome, &measured, device)?;
     }
@@ -216,6 +285,8 @@ pub fn run(args: &TrainArgs, given: &[String]) -> CliResult {
             "peak_device_memory_bytes": device_memory(device),
             "device": device_name(device),
             "amp": precision,
+            "world_size": world.size(),
+            "backend": world.backend(),
         })
     );
     Ok(())

@@ -18,7 +18,9 @@ pub fn stop_flag() -> &'static AtomicBool {
             if STOP.swap(true, Ordering::SeqCst) {
                 std::process::exit(130);
             }
-            eprintln!("\nstopping after this step (again: at once)");
+            if !is_hushed() {
+                eprintln!("\nstopping after this step (again: at once)");
+            }
         });
         // What was started with `nohup` outlives its terminal.
         if stays {
@@ -26,6 +28,26 @@ pub fn stop_flag() -> &'static AtomicBool {
         }
     });
     &STOP
+}
+
+/// As a signal does, for whoever else may stop this process.
+pub fn stop() {
+    stop_flag().store(true, Ordering::SeqCst);
+}
+
+fn hushed() -> &'static AtomicBool {
+    static HUSHED: AtomicBool = AtomicBool::new(false);
+    &HUSHED
+}
+
+/// From now on nothing is said but errors: another process of the same job speaks.
+pub fn hush() {
+    hushed().store(true, Ordering::SeqCst);
+}
+
+/// Whether [`hush`] was called.
+pub fn is_hushed() -> bool {
+    hushed().load(Ordering::SeqCst)
 }
 
 /// Whether a signal asked to stop.
@@ -40,7 +62,9 @@ pub fn interactive() -> bool {
 
 /// A line about what happens now.
 pub fn say(text: impl AsRef<str>) {
-    eprintln!("{}", text.as_ref());
+    if !is_hushed() {
+        eprintln!("{}", text.as_ref());
+    }
 }
 
 /// One bar for a job of known length.
@@ -54,7 +78,7 @@ pub struct Bar {
 impl Bar {
     /// A bar that shows `label`; on a pipe, nothing until [`Bar::finish`].
     pub fn new(label: &str, total: u64) -> Self {
-        let bar = interactive().then(|| {
+        let bar = (interactive() && !is_hushed()).then(|| {
             let style = ProgressStyle::with_template("{prefix:>14} [{bar:28}] {pos}/{len} {elapsed}<{eta} {msg}")
                 .unwrap_or_else(|_| ProgressStyle::default_bar())
                 .progress_chars("=> ");
@@ -82,7 +106,7 @@ impl Bar {
                 let percent = (done * 4).checked_div(total).unwrap_or(0) * 25;
                 if percent > self.last_percent && total >= 20 {
                     self.last_percent = percent;
-                    eprintln!("{}: {percent} % ({done}/{total}) {note}", self.label);
+                    say(format!("{}: {percent} % ({done}/{total}) {note}", self.label));
                 }
             }
         }
@@ -92,7 +116,7 @@ impl Bar {
     pub fn line(&self, text: &str) {
         match &self.bar {
             Some(bar) => bar.println(text),
-            None => eprintln!("{text}"),
+            None => say(text),
         }
     }
 

@@ -9,7 +9,7 @@ use yolo_data::{Loader, Split};
 use yolo_engine::train::{Event, Hook, Outcome, Regularise, TrainOptions};
 
 use crate::error::{CliError, CliResult};
-use crate::{data_args, load, ui};
+use crate::{data_args, load, ranks, ui};
 
 /// The penalty of a pruner, `{type: slimming, ...}`.
 pub fn penalty(value: &serde_json::Value) -> CliResult<Box<dyn Regulariser>> {
@@ -159,6 +159,7 @@ impl Job<'_> {
                  repeat this one with {again}",
                 last.display()
             )),
+            Error::Lost(reason) => CliError::Failed(ranks::with_advice(&reason, Some(&self.folder.to_owned()))),
             other => match load::failed(other) {
                 CliError::Failed(text) => CliError::Failed(format!(
                     "{text}\n  help: every finished epoch is kept: when the cause is gone, continue with {again}"

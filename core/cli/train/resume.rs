@@ -13,7 +13,7 @@ use crate::{load, settings};
 const OPTIONS: &str = "options.json";
 
 /// Options that may change when a run goes on: they change no weight, or (paths, where the files now are) their content is compared.
-const FREE: [&str; 12] = [
+const FREE: [&str; 13] = [
     "cfg",
     "data",
     "device",
@@ -21,6 +21,7 @@ const FREE: [&str; 12] = [
     "hyp",
     "name",
     "noplots",
+    "processes",
     "project",
     "save_period",
     "set",
@@ -84,7 +85,7 @@ fn merged(saved: &Value, args: &TrainArgs, given: &[String], folder: &Path) -> C
     }
     if !changed.is_empty() {
         return Err(CliError::Usage(format!(
-            "{}: the unfinished run there has other settings: {}\n  help: a run goes on as it was started (--workers, --device, \
+            "{}: the unfinished run there has other settings: {}\n  help: a run goes on as it was started (--workers, --device, --processes, \
              --save-period and --noplots may change); for other settings start a new one from its weights: `yolo train --weights {} ...`",
             folder.display(),
             changed.join("; "),

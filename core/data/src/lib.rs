@@ -20,5 +20,5 @@ pub mod synth;
 pub use dataset::{Dataset, Policy, Sample, Samples, Split};
 pub use error::{Error, Result};
 pub use hyp::Hyp;
-pub use loader::{Batch, Loader, LoaderOptions, Origin};
+pub use loader::{Batch, Loader, LoaderOptions, Origin, Shard};
 pub use pixels::Image;

@@ -25,6 +25,8 @@ pub struct Batch {
     pub targets: Vec<[f32; 6]>,
     /// Where each image came from.
     pub images: Vec<Origin>,
+    /// The process got nothing of this batch: its one image is another's and must not count.
+    pub idle: bool,
 }
 
 impl Batch {
@@ -73,6 +75,31 @@ pub struct LoaderOptions {
     pub seed: u64,
     /// Most bytes that decoded images may take in memory; what does not fit is decoded again.
     pub cache_bytes: usize,
+}
+
+/// A part of the work of several processes. Together the parts of a batch are the batch, image for image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shard {
+    /// Number of this process, from 0.
+    pub rank: usize,
+    /// Number of processes.
+    pub ranks: usize,
+}
+
+impl Default for Shard {
+    fn default() -> Self {
+        Self { rank: 0, ranks: 1 }
+    }
+}
+
+impl Shard {
+    /// Its part of `count` things in a row: equal parts, the first ones longer by one where they can't be. May be empty.
+    pub fn of(self, count: usize) -> std::ops::Range<usize> {
+        let (ranks, rank) = (self.ranks.max(1), self.rank.min(self.ranks.max(1) - 1));
+        let (each, more) = (count / ranks, count % ranks);
+        let start = rank * each + rank.min(more);
+        start..start + each + usize::from(rank < more)
+    }
 }
 
 impl LoaderOptions {
@@ -199,9 +226,25 @@ impl Loader {
 
     /// The batches of an epoch, in order, made ahead by the workers. Dropping the iterator stops them.
     pub fn epoch(&self, epoch: usize) -> Batches {
+        self.start(epoch, Shard::default(), 0, 1)
+    }
+
+    /// As [`Loader::epoch`], but of each batch only its part for one of several processes. For one that gets nothing of a short batch, the
+    /// first image, marked as [`Batch::idle`]: it takes part in the step, and a real image is as tame in the network as the others.
+    pub fn part(&self, epoch: usize, shard: Shard) -> Batches {
+        self.start(epoch, shard, 0, 1)
+    }
+
+    /// As [`Loader::epoch`], but only some of the batches: for processes that share them, number rank, rank + ranks, ...
+    pub fn some(&self, epoch: usize, Shard { rank, ranks }: Shard) -> Batches {
+        self.start(epoch, Shard::default(), rank, ranks.max(1))
+    }
+
+    /// Batches `first`, `first + step`, ... of an epoch, of each its part for `shard`.
+    fn start(&self, epoch: usize, shard: Shard, first: usize, step: usize) -> Batches {
         let order = Arc::new(self.source.order(epoch));
-        let total = self.batches();
-        let workers = self.source.options.workers.clamp(1, total);
+        let total = self.batches().saturating_sub(first).div_ceil(step);
+        let workers = self.source.options.workers.clamp(1, total.max(1));
         let (task, tasks) = unbounded::<usize>();
         let (done, results) = unbounded();
         for _ in 0..workers {
@@ -209,7 +252,7 @@ impl Loader {
             std::thread::spawn(move || {
                 let mut scratch = Scratch::default();
                 for index in tasks {
-                    let work = || source.batch(epoch, index, &order, &mut scratch);
+                    let work = || source.batch((epoch, first + index * step), shard, &order, &mut scratch);
                     // A panic would leave the consumer waiting for ever; the buffers are overwritten at each use.
                     let batch = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
                     let batch = batch.unwrap_or(Err(Error::Worker));
@@ -334,15 +377,27 @@ impl Source {
         rng
     }
 
-    fn batch(&self, epoch: usize, index: usize, order: &[usize], scratch: &mut Scratch) -> Result<Batch> {
+    fn batch(
+        &self,
+        (epoch, index): (usize, usize),
+        shard: Shard,
+        order: &[usize],
+        scratch: &mut Scratch,
+    ) -> Result<Batch> {
         let o = &self.options;
         let first = index * o.batch;
-        let members = &order[first..(first + o.batch).min(order.len())];
+        let whole = o.batch.min(order.len() - first);
+        let part = shard.of(whole);
+        let idle = part.is_empty();
+        let part = if idle { 0..1 } else { part };
+        let first = first + part.start;
+        let members = &order[first..first + part.len()];
         let size = self.plan.as_ref().map_or([o.size; 2], |(_, shapes)| shapes[index]);
         let plane = size[0] * size[1];
         let mut batch = Batch {
             pixels: vec![0; members.len() * 3 * plane],
             size,
+            idle,
             ..Batch::default()
         };
         for (slot, sample) in members.iter().enumerate() {

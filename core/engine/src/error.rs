@@ -47,6 +47,9 @@ pub enum Error {
         /// What libtorch said.
         reason: String,
     },
+    /// A process that trains with this one is gone, or never came.
+    #[error("{0}")]
+    Lost(String),
     /// An error of the graph, its passes or a plugin.
     #[error(transparent)]
     Core(#[from] yolo_core::Error),

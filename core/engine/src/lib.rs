@@ -6,6 +6,7 @@
 pub mod batch;
 pub mod checkpoint;
 pub mod detect;
+pub mod dist;
 pub mod error;
 pub mod eval;
 pub mod loss;

@@ -28,9 +28,17 @@ pub enum Mode {
     Eval,
 }
 
+/// Who computes batch norm in [`Mode::Train`] instead of libtorch, for example over the images of several processes.
+pub trait TrainNorm: std::fmt::Debug + Send {
+    /// The norm of `x` `[N, C, ...]` by its statistics, which also update the running ones. `params`: weight, bias, running mean,
+    /// running variance. Differentiable in `x`, weight and bias.
+    fn batch_norm(&self, x: &Tensor, params: [&Tensor; 4], momentum: f64, eps: f64) -> Result<Tensor>;
+}
+
 /// A graph bound to its tensors.
 #[derive(Debug)]
 pub struct Program {
+    norm: Option<Box<dyn TrainNorm>>,
     graph: Graph,
     tensors: Vec<Vec<Tensor>>,
     drop_after: Vec<Vec<ValueId>>,
@@ -98,6 +106,7 @@ impl Program {
             })
             .collect();
         Ok(Self {
+            norm: None,
             graph: graph.clone(),
             tensors,
             drop_after,
@@ -124,6 +133,15 @@ impl Program {
     /// Where its tensors are, and where images must be.
     pub fn device(&self) -> Device {
         self.device
+    }
+
+    /// Has `norm` compute batch norm in training.
+    #[must_use]
+    pub fn with_norm(mut self, norm: Box<dyn TrainNorm>) -> Self {
+        self.norm = Some(norm);
+        // Fused norms know the images of this process only.
+        self.fused.fill(Fused::Nothing);
+        self
     }
 
     /// The graph that this runs.
@@ -177,6 +195,7 @@ impl Program {
                 let place = ops::Place {
                     in_place: self.in_place[index],
                     masks: &self.masks,
+                    norm: self.norm.as_deref(),
                 };
                 let fused = if fuse { self.fused[index] } else { Fused::Nothing };
                 let result = match fused {

@@ -2,7 +2,7 @@
 
 use tch::{Kind, Tensor};
 
-use super::{Mode, deform, window};
+use super::{Mode, TrainNorm, deform, window};
 use crate::Result;
 use crate::graph::{Activation, Dim, Op, ReduceKind};
 use crate::quant;
@@ -13,6 +13,8 @@ pub(super) struct Place<'a> {
     pub in_place: bool,
     /// Masks of shifted windows that were made before.
     pub masks: &'a window::Masks,
+    /// Computes batch norm in training, if it is there.
+    pub norm: Option<&'a dyn TrainNorm>,
 }
 
 /// Runs `op`. `params` are the node's tensors in the order of `Op::params`; a constant has its value there.
@@ -50,6 +52,9 @@ pub(super) fn run(op: &Op, x: &[&Tensor], params: &[Tensor], mode: Mode, place: 
             let [weight, bias, mean, var, _] = params else {
                 return Err(missing(op));
             };
+            if let Some(norm) = place.norm.filter(|_| train) {
+                return norm.batch_norm(x[0], [weight, bias, mean, var], *momentum, *eps);
+            }
             x[0].f_batch_norm(
                 Some(weight),
                 Some(bias),

@@ -75,6 +75,25 @@ pub struct Loss {
     balance: Vec<f64>,
 }
 
+/// What the means of the loss are taken over.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Counts {
+    /// Images of the batch.
+    pub images: f64,
+    /// Assigned anchors of each level.
+    pub positives: Vec<f64>,
+}
+
+impl Counts {
+    /// Those of a batch.
+    pub fn of(maps: &[Tensor], assigned: &[LevelTargets]) -> Self {
+        Self {
+            images: maps.first().map_or(0, |m| m.size()[0]) as f64,
+            positives: assigned.iter().map(|level| level.cells.len() as f64).collect(),
+        }
+    }
+}
+
 /// A loss value.
 #[derive(Debug)]
 pub struct LossValue {
@@ -117,11 +136,32 @@ impl Loss {
     /// The loss, in f32 at least, of raw maps `[N, A * (5 + classes), h, w]` of any kind for targets (image, class, centre x, centre y, width, height),
     /// normalised to 0..1.
     pub fn compute(&self, maps: &[Tensor], targets: &[[f32; 6]]) -> Result<LossValue> {
+        let assigned = self.assign(maps, targets)?;
+        let counts = Counts::of(maps, &assigned);
+        self.compute_part(maps, &assigned, &counts)
+    }
+
+    /// Targets of all levels, for [`Loss::compute_part`].
+    pub fn assign(&self, maps: &[Tensor], targets: &[[f32; 6]]) -> Result<Vec<LevelTargets>> {
         let batch = maps.first().map_or(0, |m| m.size()[0]);
         self.check_targets(targets, batch)?;
+        maps.iter()
+            .enumerate()
+            .map(|(level, map)| {
+                let (_, _, h, w) = map.size4()?;
+                Ok(self.level_targets(level, targets, h, w))
+            })
+            .collect()
+    }
+
+    /// The share of some images in the loss of a batch with `counts`: the shares of all its images add up to [`Loss::compute`] of the
+    /// batch, and so do their gradients.
+    pub fn compute_part(&self, maps: &[Tensor], assigned: &[LevelTargets], counts: &Counts) -> Result<LossValue> {
+        let batch = counts.images;
         let mut sums: [Option<Tensor>; 3] = [None, None, None];
-        for (level, map) in maps.iter().enumerate() {
-            let parts = self.level(level, map, targets)?;
+        for (level, (map, targets)) in maps.iter().zip(assigned).enumerate() {
+            let positives = counts.positives.get(level).copied().unwrap_or_default();
+            let parts = self.level(level, map, targets, (batch, positives))?;
             for (sum, part) in sums.iter_mut().zip(parts) {
                 *sum = match (sum.take(), part) {
                     (Some(sum), Some(part)) => Some(sum.f_add(&part)?),
@@ -142,7 +182,7 @@ impl Loss {
             })
             .collect::<Result<Vec<_>>>()?;
         let parts = Tensor::f_stack(&parts, 0)?;
-        let total = parts.f_sum(None::<Kind>)?.f_mul_scalar(batch as f64)?;
+        let total = parts.f_sum(None::<Kind>)?.f_mul_scalar(batch)?;
         Ok(LossValue {
             total,
             parts: parts.detach(),
@@ -166,8 +206,14 @@ impl Loss {
         }
     }
 
-    /// Box, objectness and class loss of one level, without gains.
-    fn level(&self, level: usize, map: &Tensor, targets: &[[f32; 6]]) -> Result<[Option<Tensor>; 3]> {
+    /// Box, objectness and class loss of one level, without gains: sums divided by what there is of `images` and `positives` in all.
+    fn level(
+        &self,
+        level: usize,
+        map: &Tensor,
+        found: &LevelTargets,
+        (images, positives): (f64, f64),
+    ) -> Result<[Option<Tensor>; 3]> {
         let (_, channels, h, w) = map.size4()?;
         let kind = single(map.kind());
         let device = map.device();
@@ -183,11 +229,10 @@ impl Loss {
         // One row per (image, row, column, anchor): a view of a channels-last map.
         let rows = map.f_permute([0, 2, 3, 1])?.f_reshape([-1, per_anchor])?;
         let goal = Tensor::f_zeros([rows.size()[0]].as_slice(), (kind, device))?;
-        let found = self.level_targets(level, targets, h, w);
         let (mut boxes, mut classes) = (None, None);
         let n = found.cells.len() as i64;
         if n > 0 {
-            let placed = Placed::new(&found, device, kind)?;
+            let placed = Placed::new(found, device, kind)?;
             let chosen = rows.f_index_select(0, &placed.cells)?.f_to_kind(kind)?;
             let box_part = chosen.f_narrow(1, 0, 4)?.f_sigmoid()?;
             let xy = box_part.f_narrow(1, 0, 2)?.f_mul_scalar(2.0)?.f_sub_scalar(0.5)?;
@@ -197,7 +242,12 @@ impl Loss {
                 .f_square()?
                 .f_mul(&placed.anchors)?;
             let iou = ciou_xywh(&Tensor::f_cat(&[xy, wh], 1)?, &placed.boxes)?;
-            boxes = Some(iou.f_neg()?.f_add_scalar(1.0)?.f_mean(None::<Kind>)?);
+            boxes = Some(
+                iou.f_neg()?
+                    .f_add_scalar(1.0)?
+                    .f_sum(None::<Kind>)?
+                    .f_div_scalar(positives)?,
+            );
 
             // Where several targets share a cell the last one counts; said explicitly, so that the order in which libtorch
             // writes does not matter.
@@ -214,28 +264,37 @@ impl Loss {
                 let mut wanted = Tensor::f_full([n, self.classes].as_slice(), negative, (kind, device))?;
                 let _ = wanted.f_scatter_value_(1, &placed.classes, positive)?;
                 let scores = chosen.f_narrow(1, 5, self.classes)?;
-                classes = Some(self.bce(&scores, &wanted, self.options.cls_pw)?);
+                let count = positives * self.classes as f64;
+                classes = Some(self.bce(&scores, &wanted, self.options.cls_pw, count)?);
             }
         }
+        let cells = (h * w) as f64 * self.anchors[level].len() as f64;
         let objectness = self
-            .bce(&rows.f_select(1, 4)?.f_to_kind(kind)?, &goal, self.options.obj_pw)?
+            .bce(
+                &rows.f_select(1, 4)?.f_to_kind(kind)?,
+                &goal,
+                self.options.obj_pw,
+                images * cells,
+            )?
             .f_mul_scalar(self.balance[level])?;
         Ok([boxes, Some(objectness), classes])
     }
 
-    /// Mean binary cross-entropy of logits, focal if asked for.
-    fn bce(&self, logits: &Tensor, wanted: &Tensor, positive_weight: f64) -> Result<Tensor> {
+    /// Binary cross-entropy of logits, focal if asked for: its sum divided by `count`.
+    fn bce(&self, logits: &Tensor, wanted: &Tensor, positive_weight: f64, count: f64) -> Result<Tensor> {
         let weight = (positive_weight != 1.0)
             .then(|| Tensor::f_full([1].as_slice(), positive_weight, (logits.kind(), logits.device())))
             .transpose()?;
         let gamma = self.options.fl_gamma;
         if gamma <= 0.0 {
-            return Ok(logits.f_binary_cross_entropy_with_logits(
-                wanted,
-                None::<Tensor>,
-                weight.as_ref().map(Tensor::shallow_clone),
-                Reduction::Mean,
-            )?);
+            return Ok(logits
+                .f_binary_cross_entropy_with_logits(
+                    wanted,
+                    None::<Tensor>,
+                    weight.as_ref().map(Tensor::shallow_clone),
+                    Reduction::Sum,
+                )?
+                .f_div_scalar(count)?);
         }
         const ALPHA: f64 = 0.25;
         let loss = logits.f_binary_cross_entropy_with_logits(
@@ -249,7 +308,10 @@ impl Loss {
         let p_t = wanted.f_mul(&p)?.f_add(&rest.f_mul(&p.f_neg()?.f_add_scalar(1.0)?)?)?;
         let alpha = wanted.f_mul_scalar(ALPHA)?.f_add(&rest.f_mul_scalar(1.0 - ALPHA)?)?;
         let modulation = p_t.f_neg()?.f_add_scalar(1.0)?.f_pow_tensor_scalar(gamma)?;
-        Ok(loss.f_mul(&alpha.f_mul(&modulation)?)?.f_mean(None::<Kind>)?)
+        Ok(loss
+            .f_mul(&alpha.f_mul(&modulation)?)?
+            .f_sum(None::<Kind>)?
+            .f_div_scalar(count)?)
     }
 }
 

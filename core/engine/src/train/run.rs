@@ -1,6 +1,7 @@
 //! The training loop.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use yolo_core::Params;
@@ -16,6 +17,7 @@ use super::resume;
 use super::step::{LossMean, StepOptions, Stepper};
 use super::{Decay, Ema, Hook, NOMINAL_BATCH, OptimizerKind, Precision, Schedule};
 use crate::checkpoint::{self, Checkpoint, Stage, TrainState};
+use crate::dist::World;
 use crate::eval::{Metrics, NmsOptions};
 use crate::loss::{Loss, LossOptions};
 use crate::{Error, Result, val};
@@ -63,6 +65,12 @@ pub struct TrainOptions {
     /// Write `weights/epochN.safetensors` every so many epochs (0: never). No setting of the run: it changes no weight.
     #[serde(skip)]
     pub save_period: usize,
+    /// Batch norms see the images of all processes.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub sync_bn: bool,
+    /// The processes that train together: each does its part of every batch. Not a setting: a run goes on with others.
+    #[serde(skip)]
+    pub world: Arc<World>,
 }
 
 fn nominal_batch() -> usize {
@@ -86,6 +94,8 @@ impl TrainOptions {
             freeze_norm: false,
             val_every: 1,
             multi_scale: false,
+            sync_bn: false,
+            world: Arc::default(),
             precision: Precision::Off,
             record: true,
             hooks: Vec::new(),
@@ -180,7 +190,7 @@ fn epochs(
         let report = match val.filter(|_| due) {
             Some(loader) => {
                 let mut progress = |done: usize, total: usize| go_on(listen(&Event::Val { done, total }));
-                Some(run.validate(loader, &mut progress)?)
+                run.validate(loader, &mut progress)?
             }
             None => None,
         };
@@ -195,10 +205,13 @@ fn epochs(
         let measured = metrics.is_some();
         let best = run.keep_best(epoch, metrics, val.is_none());
         run.save(&row, best, options.save_period)?;
-        let wanted = listen(&Event::Epoch { row: &row, best });
+        let wanted = options.world.all(listen(&Event::Epoch { row: &row, best }))?;
         // Epochs that were not measured are no reason for impatience.
         let stale = epoch - run.state.best_epoch.min(epoch);
-        if measured && options.patience > 0 && stale >= options.patience {
+        if options
+            .world
+            .decide(measured && options.patience > 0 && stale >= options.patience)?
+        {
             break;
         }
         if run.state.epochs_done < options.epochs {
@@ -253,6 +266,8 @@ fn go_on(wanted: bool) -> Result<()> {
 
 /// State of a running training.
 struct Run {
+    world: Arc<World>,
+    sync_bn: bool,
     model: Checkpoint,
     stepper: Stepper,
     ema: Ema,
@@ -275,6 +290,8 @@ impl Run {
         val: Option<&Loader>,
         folder: Option<(&std::path::Path, bool)>,
     ) -> Result<Self> {
+        // Rank 0 reads and writes; the others get from it what they need.
+        let folder = folder.filter(|_| options.world.is_main());
         let settings = serde_json::to_value(options).map_err(yolo_core::Error::from)?;
         let fingerprint = Fingerprint::of(train, val, &start.meta.names, &start.params)?;
         let saved = match folder {
@@ -297,7 +314,8 @@ impl Run {
             &start.graph,
             &start.params,
             &StepOptions::of(options, schedule.scaled_decay(options.hyp.weight_decay)),
-        )?;
+        )?
+        .within(options.world.clone(), options.sync_bn);
         let mut ema = stepper.ema();
         let mut state = TrainState {
             last_step: -1,
@@ -319,6 +337,8 @@ impl Run {
         let model = Checkpoint::new(start.graph, stepper.params.shallow_clone(), start.meta);
         let folder = folder.map(|(folder, _)| folder.to_owned());
         let mut run = Self {
+            world: options.world.clone(),
+            sync_bn: options.sync_bn,
             model,
             stepper,
             ema,
@@ -331,6 +351,7 @@ impl Run {
             seconds: 0.0,
         };
         run.restore_best()?;
+        run.start_alike()?;
         Ok(run)
     }
 
@@ -344,6 +365,59 @@ impl Run {
             self.save_state(&folder)?;
         }
         Ok(())
+    }
+
+    /// Weights, average, optimizer and numbers of rank 0, everywhere.
+    fn start_alike(&mut self) -> Result<()> {
+        if self.world.backend().is_none() {
+            return Ok(());
+        }
+        let optimizer = self.stepper.optimizer.state();
+        let names: Vec<&str> = self.model.params.iter().map(|(key, _)| key).collect();
+        let shapes: Vec<Vec<i64>> = self.model.params.iter().map(|(_, tensor)| tensor.size()).collect();
+        let own = serde_json::to_vec(&(&names, &shapes)).map_err(yolo_core::Error::from)?;
+        let same = self.world.share(own.clone())? == own;
+        if !self.world.all(same)? {
+            return Err(Error::Settings(
+                "the ranks have different models: start all of them with the same command and files".into(),
+            ));
+        }
+        self.state.ema_updates = self.ema.updates;
+        self.state.optimizer_steps = self.stepper.optimizer.steps()?;
+        self.state.scaler = self.stepper.scaler_state()?;
+        let state = serde_json::to_vec(&self.state).map_err(yolo_core::Error::from)?;
+        self.state = serde_json::from_slice(&self.world.share(state)?).map_err(yolo_core::Error::from)?;
+        if !self.world.is_main() {
+            let keep = |key: &str| optimizer.get(key).map(tch::Tensor::shallow_clone);
+            self.stepper.optimizer.restore(self.state.optimizer_steps, keep)?;
+            if let Some(scaler) = self.state.scaler {
+                self.stepper.restore_scaler(scaler)?;
+            }
+            self.ema.updates = self.state.ema_updates;
+        }
+        let tensors: Vec<tch::Tensor> = (self.model.params.iter().map(|(_, tensor)| tensor))
+            .chain(self.ema.params.iter().map(|(_, tensor)| tensor))
+            .chain(optimizer.values())
+            .map(tch::Tensor::detach)
+            .collect();
+        self.world.broadcast(&tensors)
+    }
+
+    /// Running statistics of rank 0, everywhere. Without synchronised batch norm each rank has those of its own images; as with PyTorch's
+    /// `DistributedDataParallel`, rank 0's count.
+    fn same_statistics(&self) -> Result<()> {
+        if self.world.backend().is_none() || self.sync_bn {
+            return Ok(());
+        }
+        let kept = |(key, tensor): (&str, &tch::Tensor)| (!tensor.requires_grad()).then(|| key.to_owned());
+        let keys: Vec<String> = self.model.params.iter().filter_map(kept).collect();
+        let both = [&self.model.params, &self.ema.params];
+        let tensors: Vec<tch::Tensor> = both
+            .iter()
+            .flat_map(|params| keys.iter().filter_map(|key| params.get(key)))
+            .map(tch::Tensor::detach)
+            .collect();
+        self.world.broadcast(&tensors)
     }
 
     /// The best model of an earlier part of this run.
@@ -370,19 +444,19 @@ impl Run {
         Ok(())
     }
 
-    /// Measures the average model.
-    fn validate(&self, loader: &Loader, progress: &mut dyn FnMut(usize, usize) -> Result<()>) -> Result<val::Report> {
+    /// Measures the average model; the report is rank 0's.
+    fn validate(
+        &self,
+        loader: &Loader,
+        progress: &mut dyn FnMut(usize, usize) -> Result<()>,
+    ) -> Result<Option<val::Report>> {
         let detector = val::Detector::new(&self.model.graph, &self.ema.params)?;
-        let (total, nms) = (loader.batches(), NmsOptions::validation());
-        val::measure(
-            &detector,
-            &mut loader.epoch(0),
-            total,
-            &nms,
-            Some(self.stepper.loss()),
-            &mut |_| Ok(()),
-            progress,
-        )
+        let (total, nms, loss) = (loader.batches(), NmsOptions::validation(), Some(self.stepper.loss()));
+        if self.world.backend().is_some() {
+            return val::measure_shared(&detector, loader, &nms, loss, &self.world, progress);
+        }
+        let batches = &mut loader.epoch(0);
+        val::measure(&detector, batches, total, &nms, loss, &mut |_| Ok(()), progress).map(Some)
     }
 
     /// One epoch; returns the mean losses.
@@ -395,7 +469,9 @@ impl Run {
         listen: &mut Listener<'_>,
     ) -> Result<[f64; 3]> {
         // Dropout and stochastic depth draw from libtorch's generators: one seed per epoch makes a resumed run equal.
-        tch::manual_seed(options.seed.wrapping_add(epoch as u64) as i64);
+        // Ranks draw for different images.
+        let own = (self.world.rank() as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        tch::manual_seed(options.seed.wrapping_add(epoch as u64).wrapping_add(own) as i64);
         // Batches that no update followed are dropped here: a state holds no gradients, so a resumed run couldn't have them.
         self.stepper.optimizer.zero_grad()?;
         let total = loader.batches();
@@ -403,11 +479,11 @@ impl Run {
         let mut mean = [0.0; 3];
         let updates = self.schedule.updates(total);
         let started = std::time::Instant::now();
-        for (index, batch) in loader.epoch(epoch).enumerate() {
+        for (index, batch) in loader.part(epoch, self.world.shard()).enumerate() {
             let batch = batch?;
-            self.seen += batch.len();
             let iteration = epoch * total + index;
             let step = self.schedule.step(iteration, epoch);
+            self.stepper.count(!batch.idle);
             let mut images = self.stepper.images(&batch)?;
             if options.multi_scale {
                 images = rescaled(&images, options, iteration, self.model.max_stride())?;
@@ -427,15 +503,19 @@ impl Run {
                 self.state.last_step = iteration as i64;
                 self.state.updates += 1;
             }
-            go_on(listen(&Event::Batch {
+            let wanted = listen(&Event::Batch {
                 epoch,
                 done: index + 1,
                 total,
                 loss: mean,
-            }))?;
+            });
+            // All ranks stop at the same batch.
+            go_on(self.world.all(wanted)?)?;
         }
+        self.same_statistics()?;
         // The losses of the last batch were read, so the device is done.
         self.seconds += started.elapsed().as_secs_f64();
+        self.seen += loader.images();
         // A loss is looked at before the update that follows it; what the last update made of the weights nobody has seen yet.
         if !finite(&self.stepper.params)? {
             return Err(Error::Diverged {

@@ -3,6 +3,8 @@
 //!
 //! What must not be here: epochs, files, validation.
 
+use std::sync::Arc;
+
 use tch::{Device, Kind, Tensor};
 use yolo_core::{Graph, Mode, Params, Program};
 use yolo_data::{Batch, Hyp};
@@ -11,7 +13,8 @@ use super::precision::{Scaler, ScalerState};
 use super::recorded::Recording;
 use super::{BIASES, Ema, Hook, Optimizer, OptimizerKind, Precision, Step, loss_of};
 use crate::batch::Feeder;
-use crate::loss::Loss;
+use crate::dist::{SyncNorm, World};
+use crate::loss::{Counts, Loss};
 use crate::{Error, Result};
 use yolo_core::prune::Step as HookStep;
 
@@ -73,6 +76,9 @@ pub struct Stepper {
     scaler: Option<Scaler>,
     mode: Mode,
     recording: Recording,
+    world: Arc<World>,
+    norm: Option<SyncNorm>,
+    counted: bool,
 }
 
 impl Stepper {
@@ -118,7 +124,23 @@ impl Stepper {
             params,
             optimizer,
             program,
+            world: Arc::default(),
+            norm: None,
+            counted: true,
         })
+    }
+
+    /// Steps together with the ranks of `world`: each brings its part of a batch. With `sync_bn`, batch norms see the whole batch.
+    #[must_use]
+    pub fn within(mut self, world: Arc<World>, sync_bn: bool) -> Self {
+        self.norm = world.sync_norm().filter(|_| sync_bn);
+        if let Some(norm) = &self.norm {
+            self.program = self.program.with_norm(Box::new(norm.clone()));
+            // A graph of the device can't wait for other processes.
+            self.recording = Recording::Off(Some("batch norm is synchronised".into()));
+        }
+        self.world = world;
+        self
     }
 
     /// Where it computes.
@@ -148,11 +170,13 @@ impl Stepper {
         self.precision.run(self.device(), || Ok(program.run(images, mode)?))
     }
 
-    /// Adds the gradients of a batch to those that are there. Returns box, objectness and class loss `[3]`, on the device.
+    /// Adds the gradients of a batch to those that are there. Returns box, objectness and class loss `[3]` of the batch, on the device.
+    /// With several processes: those of this one's part (which may be empty) to those of its parts; the losses are those of the whole.
     ///
     /// # Errors
-    /// Those of the network, of labels that the head has no class for, and of hooks.
+    /// Those of the network, of labels that the head has no class for, and of hooks; a lost process.
     pub fn accumulate(&mut self, images: &Tensor, targets: &[[f32; 6]], hooks: &mut [&mut dyn Hook]) -> Result<Tensor> {
+        let counted = self.counted;
         let recorded = self
             .recording
             .for_images(images, &self.program, self.mode, self.precision);
@@ -164,7 +188,9 @@ impl Stepper {
                     .run(program.device(), || Ok(program.run(images, mode)?))?
             }
         };
-        let value = self.loss.compute(&maps, targets)?;
+        let assigned = self.loss.assign(&maps, targets)?;
+        let counts = joint(&self.world, Counts::of(&maps, &assigned), counted)?;
+        let value = self.loss.compute_part(&maps, &assigned, &counts)?;
         let mut objective = value.total;
         for hook in hooks.iter_mut() {
             if let Some(extra) = hook.extra_loss(images, &maps)? {
@@ -174,11 +200,39 @@ impl Stepper {
         if let Some(scaler) = &self.scaler {
             objective = scaler.scaled(&objective)?;
         }
+        let mut parts = value.parts;
+        if !counted {
+            objective = objective.f_mul_scalar(0.0)?;
+            parts = parts.f_zeros_like()?;
+        }
         objective.f_backward()?;
         if let Some(recorded) = recorded {
             recorded.backward(&maps)?;
         }
-        Ok(value.parts)
+        self.world.sum_tensors(std::slice::from_ref(&parts))?;
+        Ok(parts)
+    }
+
+    /// Whether the images of the next batch count. A process that got nothing of a short batch only takes part in it.
+    pub fn count(&mut self, counted: bool) {
+        self.counted = counted;
+        if let Some(norm) = &self.norm {
+            norm.count(counted);
+        }
+    }
+
+    /// The gradients of the whole batch, from those of its parts.
+    fn join_gradients(&self) -> Result<()> {
+        if self.world.backend().is_none() {
+            return Ok(());
+        }
+        let gradients: Vec<Tensor> = self
+            .optimizer
+            .params()
+            .map(Tensor::grad)
+            .filter(Tensor::defined)
+            .collect();
+        self.world.sum_tensors(&gradients)
     }
 
     /// Updates the tensors from the gradients, which are zero afterwards: takes the scale of f16 out, clips, lets hooks act, steps. What
@@ -191,6 +245,7 @@ impl Stepper {
             settings.lr = if group == BIASES { step.bias_lr } else { step.lr };
         }
         self.optimizer.momentum = step.momentum;
+        self.join_gradients()?;
         let found_inf = match &mut self.scaler {
             Some(scaler) => {
                 let params: Vec<&Tensor> = self.optimizer.params().collect();
@@ -241,6 +296,19 @@ impl Stepper {
     pub fn ema(&self) -> Ema {
         Ema::new(&self.params)
     }
+}
+
+/// What the means of the loss of the whole batch are taken over.
+fn joint(world: &World, own: Counts, counted: bool) -> Result<Counts> {
+    let mut numbers = [&[own.images], own.positives.as_slice()].concat();
+    if !counted {
+        numbers.fill(0.0);
+    }
+    world.sum(&mut numbers)?;
+    Ok(Counts {
+        images: numbers.remove(0),
+        positives: numbers,
+    })
 }
 
 fn is_frozen(key: &str, freeze: &[String]) -> bool {

@@ -1,8 +1,10 @@
 //! Validation: a model on the images of a loader, measured as mAP.
 
 mod engine;
+mod shared;
 
 pub use engine::validate_engine;
+pub use shared::measure_shared;
 
 use std::time::Instant;
 
@@ -152,57 +154,104 @@ pub fn measure(
     each: &mut dyn FnMut(ImageResult<'_>) -> Result<()>,
     progress: &mut dyn FnMut(usize, usize) -> Result<()>,
 ) -> Result<Report> {
-    let mut matches = Matches::default();
-    let mut confusion = ConfusionMatrix::new(if options.one_class { 1 } else { detector.classes() });
-    let mut losses = [0.0; 3];
-    let mut seconds = [0.0; 3];
-    let mut batches_done = 0;
-    for batch in batches {
+    let mut tally = Tally::new(detector, options);
+    for (done, batch) in batches.enumerate() {
         let batch = batch?;
-        let start = Instant::now();
-        let images = image_tensor(&batch, detector.device())?;
-        let ready = Instant::now();
-        let maps = detector.maps(&images)?;
-        if let Some(loss) = loss {
-            let parts = tch::no_grad(|| loss.compute(&maps, &batch.targets))?.parts;
-            let parts = Vec::<f64>::try_from(parts.f_to_kind(Kind::Double)?)?;
-            losses.iter_mut().zip(parts).for_each(|(sum, part)| *sum += part);
-        }
-        let predictions = detector.decode(&maps)?;
-        let inferred = Instant::now();
-        let found = boxes_of(&batch, &predictions, detector.classes() + 5, options)?;
-        for (origin, (detections, truths)) in batch.images.iter().zip(&found) {
-            matches.add(detections, truths);
-            confusion.add(detections, truths);
+        let part = measure_batch(detector, &batch, options, loss)?;
+        tally.add(&part);
+        for (origin, (detections, truths)) in batch.images.iter().zip(&part.images) {
             each(ImageResult {
                 origin,
                 detections,
                 truths,
             })?;
         }
-        let end = Instant::now();
-        for (sum, (from, to)) in seconds
-            .iter_mut()
-            .zip([(start, ready), (ready, inferred), (inferred, end)])
-        {
-            *sum += (to - from).as_secs_f64();
-        }
-        batches_done += 1;
-        progress(batches_done, total)?;
+        progress(done + 1, total)?;
     }
-    let metrics = eval::evaluate(&matches);
-    let per_image = |seconds: f64| seconds * 1e3 / metrics.images.max(1) as f64;
-    let speed = Speed {
-        preprocess: per_image(seconds[0]),
-        inference: per_image(seconds[1]),
-        nms: per_image(seconds[2]),
-    };
-    let loss = loss.map(|_| losses.map(|sum| sum / batches_done.max(1) as f64));
-    Ok(Report {
-        metrics,
-        confusion,
-        speed,
-        loss,
+    Ok(tally.report(loss.is_some()))
+}
+
+/// What was found in a batch.
+#[derive(Debug, Clone, PartialEq, Default)]
+struct Part {
+    /// Box, objectness and class loss.
+    loss: [f64; 3],
+    /// Of each image, what was found and what is there.
+    images: Vec<(Vec<Detection>, Vec<Truth>)>,
+    /// For input, network and boxes.
+    seconds: [f64; 3],
+}
+
+/// Sums over batches, in their order.
+#[derive(Debug)]
+struct Tally {
+    matches: Matches,
+    confusion: ConfusionMatrix,
+    losses: [f64; 3],
+    seconds: [f64; 3],
+    batches: usize,
+}
+
+impl Tally {
+    fn new(detector: &Detector, options: &NmsOptions) -> Self {
+        Self {
+            matches: Matches::default(),
+            confusion: ConfusionMatrix::new(if options.one_class { 1 } else { detector.classes() }),
+            losses: [0.0; 3],
+            seconds: [0.0; 3],
+            batches: 0,
+        }
+    }
+
+    fn add(&mut self, part: &Part) {
+        let start = Instant::now();
+        for (detections, truths) in &part.images {
+            self.matches.add(detections, truths);
+            self.confusion.add(detections, truths);
+        }
+        for index in 0..3 {
+            self.losses[index] += part.loss[index];
+            self.seconds[index] += part.seconds[index];
+        }
+        self.seconds[2] += start.elapsed().as_secs_f64();
+        self.batches += 1;
+    }
+
+    fn report(self, with_loss: bool) -> Report {
+        let metrics = eval::evaluate(&self.matches);
+        let [preprocess, inference, nms] = self.seconds.map(|seconds| seconds * 1e3 / metrics.images.max(1) as f64);
+        Report {
+            metrics,
+            confusion: self.confusion,
+            speed: Speed {
+                preprocess,
+                inference,
+                nms,
+            },
+            loss: with_loss.then(|| self.losses.map(|sum| sum / self.batches.max(1) as f64)),
+        }
+    }
+}
+
+fn measure_batch(detector: &Detector, batch: &Batch, options: &NmsOptions, loss: Option<&Loss>) -> Result<Part> {
+    let start = Instant::now();
+    let images = image_tensor(batch, detector.device())?;
+    let ready = Instant::now();
+    let maps = detector.maps(&images)?;
+    let mut losses = [0.0; 3];
+    if let Some(loss) = loss {
+        let parts = tch::no_grad(|| loss.compute(&maps, &batch.targets))?.parts;
+        let parts = Vec::<f64>::try_from(parts.f_to_kind(Kind::Double)?)?;
+        losses.iter_mut().zip(parts).for_each(|(loss, part)| *loss = part);
+    }
+    let predictions = detector.decode(&maps)?;
+    let inferred = Instant::now();
+    let images = boxes_of(batch, &predictions, detector.classes() + 5, options)?;
+    let seconds = [ready - start, inferred - ready, inferred.elapsed()].map(|time| time.as_secs_f64());
+    Ok(Part {
+        loss: losses,
+        images,
+        seconds,
     })
 }
 

@@ -4,6 +4,7 @@
 
 pub mod bn_act;
 pub mod device;
+pub mod dist;
 pub mod graph;
 pub mod step;
 
