@@ -74,6 +74,7 @@ fn grey(images: usize, side: usize) -> Batch {
         size: [side, side],
         targets: boxes.map(|(image, at)| [image as f32, 0.0, at, at, 0.1, 0.1]).collect(),
         images: vec![Origin::default(); images],
+        idle: false,
     }
 }
 
