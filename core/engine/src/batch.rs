@@ -1,5 +1,6 @@
 //! From the loader's bytes to the network's input.
 
+use rayon::prelude::*;
 use tch::{Device, Kind, Tensor};
 use yolo_core::exec::channels_last;
 use yolo_data::Batch;
@@ -31,11 +32,19 @@ impl Feeder {
     /// `[N, 3, H, W]` in 0..1, channels last. Does not wait for the device.
     pub fn images(&self, batch: &Batch) -> Result<Tensor> {
         let bytes = match &self.carrier {
-            Some(carrier) => carrier.carry(&batch.pixels, &shape(batch))?,
+            Some(carrier) => carrier.carry(&shape(batch), |pinned| copy(&batch.pixels, pinned))?,
             None => Tensor::f_from_data_size(&batch.pixels, &shape(batch), Kind::Uint8)?.f_to_device(self.device)?,
         };
         to_shares(&bytes, self.kind)
     }
+}
+
+/// One thread alone can't keep up with a GPU.
+fn copy(from: &[u8], to: &mut [u8]) {
+    const PART: usize = 2 << 20;
+    to.par_chunks_mut(PART)
+        .zip(from.par_chunks(PART))
+        .for_each(|(to, from)| to.copy_from_slice(from));
 }
 
 fn shape(batch: &Batch) -> [i64; 4] {

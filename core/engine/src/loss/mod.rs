@@ -3,9 +3,10 @@
 //! What lives here: targets and loss values. What must not: optimizers, data loading.
 //!
 //! Targets are built on plain slices (a few hundred boxes, microseconds); everything that autograd must see is one tensor
-//! operation per level, never one per box.
+//! operation for all boxes, never one per box; on a GPU nothing here waits for it.
 
 mod iou;
+mod placed;
 mod targets;
 
 pub use iou::ciou_xywh;
@@ -13,6 +14,8 @@ pub use targets::{LevelTargets, assign_level};
 
 use tch::{Kind, Reduction, Tensor};
 use yolo_core::graph::DetectHead;
+
+use placed::Placed;
 
 use crate::{Error, Result};
 
@@ -156,37 +159,57 @@ impl Loss {
 
     /// The share of some images in the loss of a batch with `counts`: the shares of all its images add up to [`Loss::compute`] of the
     /// batch, and so do their gradients.
+    ///
+    /// # Errors
+    /// Where a map has other channels than the head.
     pub fn compute_part(&self, maps: &[Tensor], assigned: &[LevelTargets], counts: &Counts) -> Result<LossValue> {
-        let batch = counts.images;
-        let mut sums: [Option<Tensor>; 3] = [None, None, None];
-        for (level, (map, targets)) in maps.iter().zip(assigned).enumerate() {
-            let positives = counts.positives.get(level).copied().unwrap_or_default();
-            let parts = self.level(level, map, targets, (batch, positives))?;
-            for (sum, part) in sums.iter_mut().zip(parts) {
-                *sum = match (sum.take(), part) {
-                    (Some(sum), Some(part)) => Some(sum.f_add(&part)?),
-                    (sum, part) => sum.or(part),
-                };
-            }
-        }
-        let options = maps
+        let (kind, device) = maps
             .first()
             .map_or((Kind::Float, tch::Device::Cpu), |m| (single(m.kind()), m.device()));
-        let gains = [self.options.box_gain, self.options.obj_gain, self.options.cls_gain];
-        let parts = sums
-            .into_iter()
-            .zip(gains)
-            .map(|(sum, gain)| match sum {
-                Some(sum) => Ok(sum.f_mul_scalar(gain)?),
-                None => Ok(Tensor::f_zeros([0i64; 0].as_slice(), options)?),
-            })
-            .collect::<Result<Vec<_>>>()?;
-        let parts = Tensor::f_stack(&parts, 0)?;
-        let total = parts.f_sum(None::<Kind>)?.f_mul_scalar(batch)?;
+        let rows = self.rows(maps)?;
+        let lengths: Vec<i64> = rows.iter().map(|rows| rows.size()[0]).collect();
+        let goal = Tensor::f_zeros([lengths.iter().sum::<i64>()].as_slice(), (kind, device))?;
+        let zero = || Tensor::f_zeros([0i64; 0].as_slice(), (kind, device));
+        let [boxes, classes] = match Placed::new(assigned, &lengths, &counts.positives, (kind, device))? {
+            Some(placed) => self.positives(&rows, &placed, &goal)?,
+            None => [zero()?, zero()?],
+        };
+        let objectness = self.objectness(&rows, &goal, counts.images, lengths.as_slice(), maps)?;
+        let parts = Tensor::f_stack(
+            &[
+                boxes.f_mul_scalar(self.options.box_gain)?,
+                objectness.f_mul_scalar(self.options.obj_gain)?,
+                classes.f_mul_scalar(self.options.cls_gain)?,
+            ],
+            0,
+        )?;
+        let total = parts.f_sum(None::<Kind>)?.f_mul_scalar(counts.images)?;
         Ok(LossValue {
             total,
             parts: parts.detach(),
         })
+    }
+
+    /// Maps as rows `[cells * anchors, 5 + classes]`, one per (image, row, column, anchor): views of channels-last maps.
+    fn rows(&self, maps: &[Tensor]) -> Result<Vec<Tensor>> {
+        let per_anchor = self.classes + 5;
+        let rows = maps
+            .iter()
+            .zip(&self.anchors)
+            .enumerate()
+            .map(|(level, (map, anchors))| {
+                let (_, channels, _, _) = map.size4()?;
+                let wanted = anchors.len() as i64 * per_anchor;
+                if channels != wanted {
+                    return Err(Error::Settings(format!(
+                        "level {level} has {channels} channels, but {} anchors and {} classes need {wanted}",
+                        anchors.len(),
+                        self.classes
+                    )));
+                }
+                Ok(map.f_permute([0, 2, 3, 1])?.f_reshape([-1, per_anchor])?)
+            });
+        rows.collect()
     }
 
     fn check_targets(&self, targets: &[[f32; 6]], batch: i64) -> Result<()> {
@@ -206,112 +229,97 @@ impl Loss {
         }
     }
 
-    /// Box, objectness and class loss of one level, without gains: sums divided by what there is of `images` and `positives` in all.
-    fn level(
-        &self,
-        level: usize,
-        map: &Tensor,
-        found: &LevelTargets,
-        (images, positives): (f64, f64),
-    ) -> Result<[Option<Tensor>; 3]> {
-        let (_, channels, h, w) = map.size4()?;
-        let kind = single(map.kind());
-        let device = map.device();
-        let per_anchor = self.classes + 5;
-        if channels != self.anchors[level].len() as i64 * per_anchor {
-            return Err(Error::Settings(format!(
-                "level {level} has {channels} channels, but {} anchors and {} classes need {}",
-                self.anchors[level].len(),
-                self.classes,
-                self.anchors[level].len() as i64 * per_anchor
-            )));
-        }
-        // One row per (image, row, column, anchor): a view of a channels-last map.
-        let rows = map.f_permute([0, 2, 3, 1])?.f_reshape([-1, per_anchor])?;
-        let goal = Tensor::f_zeros([rows.size()[0]].as_slice(), (kind, device))?;
-        let (mut boxes, mut classes) = (None, None);
-        let n = found.cells.len() as i64;
-        if n > 0 {
-            let placed = Placed::new(found, device, kind)?;
-            let chosen = rows.f_index_select(0, &placed.cells)?.f_to_kind(kind)?;
-            let box_part = chosen.f_narrow(1, 0, 4)?.f_sigmoid()?;
-            let xy = box_part.f_narrow(1, 0, 2)?.f_mul_scalar(2.0)?.f_sub_scalar(0.5)?;
-            let wh = box_part
-                .f_narrow(1, 2, 2)?
-                .f_mul_scalar(2.0)?
-                .f_square()?
-                .f_mul(&placed.anchors)?;
-            let iou = ciou_xywh(&Tensor::f_cat(&[xy, wh], 1)?, &placed.boxes)?;
-            boxes = Some(
-                iou.f_neg()?
-                    .f_add_scalar(1.0)?
-                    .f_sum(None::<Kind>)?
-                    .f_div_scalar(positives)?,
-            );
+    /// Box and class loss of the assigned anchors of all levels at once, without gains: each level's sum is divided by its own count,
+    /// which the rows' weights say. Fills the objectness that is wanted into `goal` `[rows of all levels]`.
+    fn positives(&self, rows: &[Tensor], placed: &Placed, goal: &Tensor) -> Result<[Tensor; 2]> {
+        let kind = goal.kind();
+        let chosen = rows
+            .iter()
+            .zip(&placed.cells)
+            .map(|(rows, cells)| rows.f_index_select(0, cells))
+            .collect::<Result<Vec<_>, _>>()?;
+        let chosen = Tensor::f_cat(&chosen, 0)?.f_to_kind(kind)?;
+        let box_part = chosen.f_narrow(1, 0, 4)?.f_sigmoid()?.f_mul_scalar(2.0)?;
+        let xy = box_part.f_narrow(1, 0, 2)?.f_sub_scalar(0.5)?;
+        let wh = box_part.f_narrow(1, 2, 2)?.f_square()?.f_mul(&placed.anchors)?;
+        let iou = ciou_xywh(&Tensor::f_cat(&[xy, wh], 1)?, &placed.boxes)?;
+        let boxes = iou
+            .f_neg()?
+            .f_add_scalar(1.0)?
+            .f_mul(&placed.weights.f_view([-1])?)?
+            .f_sum(None::<Kind>)?;
 
-            // Where several targets share a cell the last one counts; said explicitly, so that the order in which libtorch
-            // writes does not matter.
-            let quality = iou.detach().f_clamp_min(0.0)?;
-            let mut goal = goal.shallow_clone();
-            let last = quality.f_index_select(0, &placed.last)?;
-            let _ = goal.f_index_put_(&[Some(&placed.unique)], &last, false)?;
+        // Where several targets share a cell the last one counts; said explicitly, so that the order in which libtorch writes does
+        // not matter.
+        let quality = iou.detach().f_clamp_min(0.0)?.f_index_select(0, &placed.last)?;
+        let _ = goal
+            .shallow_clone()
+            .f_index_put_(&[Some(&placed.unique)], &quality, false)?;
 
-            if self.classes > 1 {
-                let (positive, negative) = (
-                    1.0 - 0.5 * self.options.label_smoothing,
-                    0.5 * self.options.label_smoothing,
-                );
-                let mut wanted = Tensor::f_full([n, self.classes].as_slice(), negative, (kind, device))?;
-                let _ = wanted.f_scatter_value_(1, &placed.classes, positive)?;
-                let scores = chosen.f_narrow(1, 5, self.classes)?;
-                let count = positives * self.classes as f64;
-                classes = Some(self.bce(&scores, &wanted, self.options.cls_pw, count)?);
-            }
+        if self.classes == 1 {
+            return Ok([boxes, Tensor::f_zeros([0i64; 0].as_slice(), (kind, goal.device()))?]);
         }
-        let cells = (h * w) as f64 * self.anchors[level].len() as f64;
-        let objectness = self
-            .bce(
-                &rows.f_select(1, 4)?.f_to_kind(kind)?,
-                &goal,
-                self.options.obj_pw,
-                images * cells,
-            )?
-            .f_mul_scalar(self.balance[level])?;
-        Ok([boxes, Some(objectness), classes])
+        let (positive, negative) = (
+            1.0 - 0.5 * self.options.label_smoothing,
+            0.5 * self.options.label_smoothing,
+        );
+        let shape = [placed.classes.size()[0], self.classes];
+        let mut wanted = Tensor::f_full(shape.as_slice(), negative, (kind, goal.device()))?;
+        let _ = wanted.f_scatter_value_(1, &placed.classes, positive)?;
+        let scores = chosen.f_narrow(1, 5, self.classes)?;
+        let classes = self
+            .bce(&scores, &wanted, self.options.cls_pw, Some(&placed.weights))?
+            .f_div_scalar(self.classes)?;
+        Ok([boxes, classes])
     }
 
-    /// Binary cross-entropy of logits, focal if asked for: its sum divided by `count`.
-    fn bce(&self, logits: &Tensor, wanted: &Tensor, positive_weight: f64, count: f64) -> Result<Tensor> {
-        let weight = (positive_weight != 1.0)
+    /// Objectness loss of all levels, without gain: means over the cells of a batch of `images`, balanced.
+    fn objectness(
+        &self,
+        rows: &[Tensor],
+        goal: &Tensor,
+        images: f64,
+        lengths: &[i64],
+        maps: &[Tensor],
+    ) -> Result<Tensor> {
+        let mut sum: Option<Tensor> = None;
+        let mut start = 0;
+        for (level, (rows, length)) in rows.iter().zip(lengths).enumerate() {
+            let logits = rows.f_select(1, 4)?.f_to_kind(goal.kind())?;
+            let (_, _, h, w) = maps[level].size4()?;
+            let cells = (h * w) as f64 * self.anchors[level].len() as f64;
+            let loss = self
+                .bce(&logits, &goal.f_narrow(0, start, *length)?, self.options.obj_pw, None)?
+                .f_mul_scalar(self.balance[level] / (images * cells))?;
+            sum = Some(match sum {
+                Some(sum) => sum.f_add(&loss)?,
+                None => loss,
+            });
+            start += length;
+        }
+        match sum {
+            Some(sum) => Ok(sum),
+            None => Ok(Tensor::f_zeros([0i64; 0].as_slice(), (goal.kind(), goal.device()))?),
+        }
+    }
+
+    /// Sum of the binary cross-entropy of logits, focal if asked for; `weight` is one of each row.
+    fn bce(&self, logits: &Tensor, wanted: &Tensor, positive_weight: f64, weight: Option<&Tensor>) -> Result<Tensor> {
+        let positive = (positive_weight != 1.0)
             .then(|| Tensor::f_full([1].as_slice(), positive_weight, (logits.kind(), logits.device())))
             .transpose()?;
         let gamma = self.options.fl_gamma;
         if gamma <= 0.0 {
-            return Ok(logits
-                .f_binary_cross_entropy_with_logits(
-                    wanted,
-                    None::<Tensor>,
-                    weight.as_ref().map(Tensor::shallow_clone),
-                    Reduction::Sum,
-                )?
-                .f_div_scalar(count)?);
+            return Ok(logits.f_binary_cross_entropy_with_logits(wanted, weight, positive.as_ref(), Reduction::Sum)?);
         }
         const ALPHA: f64 = 0.25;
-        let loss = logits.f_binary_cross_entropy_with_logits(
-            wanted,
-            None::<Tensor>,
-            weight.as_ref().map(Tensor::shallow_clone),
-            Reduction::None,
-        )?;
+        let loss = logits.f_binary_cross_entropy_with_logits(wanted, weight, positive.as_ref(), Reduction::None)?;
         let p = logits.f_sigmoid()?;
         let rest = wanted.f_neg()?.f_add_scalar(1.0)?;
         let p_t = wanted.f_mul(&p)?.f_add(&rest.f_mul(&p.f_neg()?.f_add_scalar(1.0)?)?)?;
         let alpha = wanted.f_mul_scalar(ALPHA)?.f_add(&rest.f_mul_scalar(1.0 - ALPHA)?)?;
         let modulation = p_t.f_neg()?.f_add_scalar(1.0)?.f_pow_tensor_scalar(gamma)?;
-        Ok(loss
-            .f_mul(&alpha.f_mul(&modulation)?)?
-            .f_sum(None::<Kind>)?
-            .f_div_scalar(count)?)
+        Ok(loss.f_mul(&alpha.f_mul(&modulation)?)?.f_sum(None::<Kind>)?)
     }
 }
 
@@ -320,42 +328,5 @@ fn single(kind: Kind) -> Kind {
     match kind {
         Kind::Half | Kind::BFloat16 => Kind::Float,
         other => other,
-    }
-}
-
-/// Targets of a level on the device of its map: two copies, however many lists there are.
-struct Placed {
-    /// `[n]`.
-    cells: Tensor,
-    /// `[n, 1]`.
-    classes: Tensor,
-    /// `[unique]`, and the row of `cells` that counts for each.
-    unique: Tensor,
-    last: Tensor,
-    /// `[n, 4]`.
-    boxes: Tensor,
-    /// `[n, 2]`.
-    anchors: Tensor,
-}
-
-impl Placed {
-    fn new(found: &LevelTargets, device: tch::Device, kind: Kind) -> Result<Self> {
-        let (unique, last) = found.last_per_cell();
-        let n = found.cells.len() as i64;
-        let u = unique.len() as i64;
-        let whole = [&found.cells, &found.classes, &unique, &last]
-            .map(Vec::as_slice)
-            .concat();
-        let whole = Tensor::f_from_slice(&whole)?.f_to_device(device)?;
-        let single = [found.boxes.as_flattened(), found.anchors.as_flattened()].concat();
-        let single = Tensor::f_from_slice(&single)?.f_to_device(device)?.f_to_kind(kind)?;
-        Ok(Self {
-            cells: whole.f_narrow(0, 0, n)?,
-            classes: whole.f_narrow(0, n, n)?.f_view([n, 1])?,
-            unique: whole.f_narrow(0, 2 * n, u)?,
-            last: whole.f_narrow(0, 2 * n + u, u)?,
-            boxes: single.f_narrow(0, 0, 4 * n)?.f_view([n, 4])?,
-            anchors: single.f_narrow(0, 4 * n, 2 * n)?.f_view([n, 2])?,
-        })
     }
 }

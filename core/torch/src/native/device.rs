@@ -139,20 +139,19 @@ impl Carrier {
         Ok(Self { device, stream })
     }
 
-    /// `bytes` as a tensor of `shape` on the device. The call returns when the bytes are in pinned memory; work that uses the
-    /// result waits on the device for the copy, the host doesn't.
+    /// Bytes of `shape` on the device. `fill` writes them into memory that the device reads by itself; work that uses the result waits on
+    /// the device for the copy, the host doesn't.
     ///
     /// # Errors
-    /// Where `bytes` has another number of elements than `shape`, or memory is short.
-    pub fn carry(&self, bytes: &[u8], shape: &[i64]) -> Result<Tensor> {
+    /// Where memory is short.
+    pub fn carry(&self, shape: &[i64], fill: impl FnOnce(&mut [u8])) -> Result<Tensor> {
         let pinned = Tensor::new();
         // SAFETY: `shape` has the length that is said; `pinned` is a handle that the function fills.
         checked(unsafe { yolo_pinned_bytes(shape.as_ptr(), shape.len(), handle(&pinned)) })?;
-        if pinned.numel() != bytes.len() {
-            return Err(tch::TchError::Shape(format!("{} bytes are not {shape:?}", bytes.len())));
+        if pinned.numel() > 0 {
+            // SAFETY: the tensor is new, contiguous and has as many bytes (of any value); nobody else sees it yet.
+            fill(unsafe { std::slice::from_raw_parts_mut(pinned.data_ptr().cast(), pinned.numel()) });
         }
-        // SAFETY: the tensor is new, contiguous and has as many bytes; nobody else sees it yet.
-        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), pinned.data_ptr().cast(), bytes.len()) };
         let out = Tensor::new();
         // SAFETY: a live tensor and a handle that the function fills. libtorch keeps the pinned memory until the copy is done.
         checked(unsafe { yolo_copy_on_stream(handle(&pinned), index(self.device), self.stream, handle(&out)) })?;
