@@ -121,7 +121,7 @@ fn batch_norm_over_parts_is_batch_norm_over_the_whole() {
     let whole = run(&x, &gradient, &|x, [weight, bias, mean, var]| {
         x.batch_norm(Some(weight), Some(bias), Some(mean), Some(var), true, 0.03, 1e-3, false)
     });
-    // The third rank has no images: its blank picture must not count.
+    // The third rank has no images of its own: that of another must not count, nor get a gradient.
     let parts = ranks(3, |world| {
         let norm = world.sync_norm().expect("several ranks");
         let (start, length) = [(0, 2), (2, 4), (0, 1)][world.rank()];
@@ -130,7 +130,7 @@ fn batch_norm_over_parts_is_batch_norm_over_the_whole() {
         let (x, gradient) = if world.rank() < 2 {
             (x.narrow(0, start, length), gradient.narrow(0, start, length))
         } else {
-            (x.zeros_like().narrow(0, 0, 1), x.zeros_like().narrow(0, 0, 1))
+            (x.narrow(0, 0, 1), x.zeros_like().narrow(0, 0, 1))
         };
         let got = run(&x, &gradient, &|x, params| {
             norm.batch_norm(x, params, 0.03, 1e-3).expect("a norm")
@@ -140,6 +140,7 @@ fn batch_norm_over_parts_is_batch_norm_over_the_whole() {
             .expect("sums");
         got
     });
+    assert_eq!(parts[2][1].abs().max().double_value(&[]), 0.0, "an idle rank has no gradient");
     for (index, name) in ["value", "input", "weight", "bias", "mean", "variance"]
         .iter()
         .enumerate()

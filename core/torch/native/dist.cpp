@@ -292,19 +292,22 @@ struct SyncBatchNorm : torch::autograd::Function<SyncBatchNorm> {
             gradients[0], x, weight, mean, var, {}, {}, /*train=*/false, eps, {true, true, true}
         );
         auto sums = at::cat({dweight, dbias}).to(at::kDouble);
-        if (!context->saved_data["counted"].toBool()) {
+        const bool counted = context->saved_data["counted"].toBool();
+        if (!counted) {
             sums.zero_();
         }
         group->sum_now(sums);
-        sums = (sums / n).to(mean.scalar_type());
-        // What the statistics add: - w s (mean g + (x - mean) s mean(g (x - mean) s)), a line in x for each channel.
-        auto scale = (var + eps).rsqrt();
-        auto slope = weight * scale * scale * sums.narrow(0, 0, channels);
-        auto offset = weight * scale * sums.narrow(0, channels, channels) - mean * slope;
-        std::vector<int64_t> shape(x.dim(), 1);
-        shape[1] = channels;
-        auto line = at::addcmul(offset.view(shape), x.to(mean.scalar_type()), slope.view(shape));
-        dx = (dx.to(mean.scalar_type()) - line).to(x.scalar_type());
+        if (counted) {
+            // What the statistics add: - w s (mean g + (x - mean) s mean(g (x - mean) s)), a line in x for each channel.
+            sums = (sums / n).to(mean.scalar_type());
+            auto scale = (var + eps).rsqrt();
+            auto slope = weight * scale * scale * sums.narrow(0, 0, channels);
+            auto offset = weight * scale * sums.narrow(0, channels, channels) - mean * slope;
+            std::vector<int64_t> shape(x.dim(), 1);
+            shape[1] = channels;
+            auto line = at::addcmul(offset.view(shape), x.to(mean.scalar_type()), slope.view(shape));
+            dx = (dx.to(mean.scalar_type()) - line).to(x.scalar_type());
+        }
         return {dx, dweight, dbias, {}, {}, {}, {}, {}, {}};
     }
 };
