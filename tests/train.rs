@@ -320,12 +320,13 @@ fn a_run_does_not_go_on_with_other_data_weights_or_hyper_parameters() {
 fn what_ends_a_training_leaves_its_state_and_says_how_to_go_on() {
     let place = Place::new();
     yolo(place.path(), &place.arguments("whole", 2, &["--noplots"])).ok();
-    // A picture with its size, but without its data.
+    // A picture with its size and its end, but without its data: what is seen before the start looks whole.
     let images = place.path().join("data/images/train");
     let image = images.join(&files(&images)[3]);
     let bytes = std::fs::read(&image).expect("an image");
     let scan = bytes.windows(2).position(|two| two == [0xff, 0xda]).expect("a JPEG");
-    std::fs::write(&image, &bytes[..scan]).expect("a file");
+    let hollow = [&bytes[..scan], &[0xff, 0xd9]].concat();
+    std::fs::write(&image, hollow).expect("a file");
     let name = image.file_name().expect("a name").to_string_lossy().into_owned();
     let said = yolo(place.path(), &place.arguments("a", 2, &["--noplots"]));
     said.fails(1, &[&name, "yolo train --resume runs/a"]);

@@ -77,9 +77,6 @@ impl StepBench<'_> {
         for done in 0..self.warmup + self.steps {
             if done == self.warmup {
                 self.wait();
-                if cuda {
-                    device::reset_memory(self.device).map_err(failed)?;
-                }
                 start = Instant::now();
             }
             host.start(done >= self.warmup);
@@ -114,6 +111,7 @@ impl StepBench<'_> {
             }
         }
         bar.finish();
+        // From the start: what a recorded graph needs was taken when it was recorded.
         let memory = cuda
             .then(|| device::peak_memory(self.device))
             .transpose()

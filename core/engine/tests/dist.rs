@@ -140,7 +140,11 @@ fn batch_norm_over_parts_is_batch_norm_over_the_whole() {
             .expect("sums");
         got
     });
-    assert_eq!(parts[2][1].abs().max().double_value(&[]), 0.0, "an idle rank has no gradient");
+    assert_eq!(
+        parts[2][1].abs().max().double_value(&[]),
+        0.0,
+        "an idle rank has no gradient"
+    );
     for (index, name) in ["value", "input", "weight", "bias", "mean", "variance"]
         .iter()
         .enumerate()

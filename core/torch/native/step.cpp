@@ -118,6 +118,9 @@ char *yolo_fused_adam(const yolo::Handle *params, const yolo::Handle *first, con
 char *yolo_foreach_lerp(const yolo::Handle *averages, const yolo::Handle *models, size_t count, double weight) {
     YOLO_GUARD({
         at::NoGradGuard no_grad;
+        if (count == 0) {
+            return nullptr;
+        }
         auto own = yolo::list(averages, count);
         at::_foreach_lerp_(own, yolo::list(models, count), weight);
     })
@@ -127,6 +130,9 @@ char *yolo_foreach_lerp(const yolo::Handle *averages, const yolo::Handle *models
 char *yolo_foreach_copy(const yolo::Handle *targets, const yolo::Handle *sources, size_t count) {
     YOLO_GUARD({
         at::NoGradGuard no_grad;
+        if (count == 0) {
+            return nullptr;
+        }
         auto own = yolo::list(targets, count);
         at::_foreach_copy_(own, yolo::list(sources, count));
     })

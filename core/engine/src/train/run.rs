@@ -483,6 +483,7 @@ impl Run {
             let batch = batch?;
             let iteration = epoch * total + index;
             let step = self.schedule.step(iteration, epoch);
+            self.stepper.set(&step);
             self.stepper.count(!batch.idle);
             let mut images = self.stepper.images(&batch)?;
             if options.multi_scale {

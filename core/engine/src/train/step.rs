@@ -235,16 +235,21 @@ impl Stepper {
         self.world.sum_tensors(&gradients)
     }
 
+    /// Takes over learning rates and momentum of an iteration, whether or not an update follows it.
+    pub fn set(&mut self, step: &Step) {
+        for (group, settings) in self.optimizer.groups.iter_mut().enumerate() {
+            settings.lr = if group == BIASES { step.bias_lr } else { step.lr };
+        }
+        self.optimizer.momentum = step.momentum;
+    }
+
     /// Updates the tensors from the gradients, which are zero afterwards: takes the scale of f16 out, clips, lets hooks act, steps. What
     /// hooks add is so independent of the scale and of the norm of the other gradients.
     ///
     /// # Errors
     /// Those of hooks and of libtorch.
     pub fn update(&mut self, step: &Step, at: HookStep, hooks: &mut [&mut dyn Hook]) -> Result<()> {
-        for (group, settings) in self.optimizer.groups.iter_mut().enumerate() {
-            settings.lr = if group == BIASES { step.bias_lr } else { step.lr };
-        }
-        self.optimizer.momentum = step.momentum;
+        self.set(step);
         self.join_gradients()?;
         let found_inf = match &mut self.scaler {
             Some(scaler) => {
