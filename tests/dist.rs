@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::support::{Said, command, files, small_data, tiny_model, yolo};
 
-/// A folder with a data set of 24 pictures (17 to train on: the last batch of 8 has one, so a rank gets none of it) and a tiny model.
+/// A folder with a data set of 23 pictures (17 to train on: the last batch of 8 has one, so a rank gets none of it) and a tiny model.
 struct Place {
     folder: tempfile::TempDir,
     data: String,
@@ -20,7 +20,7 @@ struct Place {
 impl Place {
     fn new() -> Self {
         let folder = tempfile::tempdir().expect("a folder");
-        let data = small_data(folder.path(), 24, 96).display().to_string();
+        let data = small_data(folder.path(), 23, 96).display().to_string();
         let model = tiny_model(folder.path()).display().to_string();
         Self { folder, data, model }
     }
@@ -123,10 +123,9 @@ fn two_processes_train_what_one_trains() {
     assert_eq!((one.len(), two.len()), (7, 7));
     for (a, b) in one.iter().zip(&two) {
         for (column, (a, b)) in a.iter().zip(b).enumerate() {
-            assert!(
-                (a - b).abs() <= 1e-4 * a.abs().max(0.01),
-                "column {column}: {a} and {b}"
-            );
+            // Six digits after the point are written.
+            let near = (a - b).abs() <= 1e-4 * a.abs() + 1.1e-6;
+            assert!(near, "column {column}: {a} and {b}");
         }
     }
     let loss = |rows: &[Vec<f64>], epoch: usize| rows[epoch][1] + rows[epoch][3];

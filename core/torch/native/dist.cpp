@@ -298,14 +298,16 @@ struct SyncBatchNorm : torch::autograd::Function<SyncBatchNorm> {
         }
         group->sum_now(sums);
         if (counted) {
-            // What the statistics add: - w s (mean g + (x - mean) s mean(g (x - mean) s)), a line in x for each channel.
+            // What the statistics add: - w s (mean g + (x - mean) s mean(g (x - mean) s)).
             sums = (sums / n).to(mean.scalar_type());
             auto scale = (var + eps).rsqrt();
             auto slope = weight * scale * scale * sums.narrow(0, 0, channels);
-            auto offset = weight * scale * sums.narrow(0, channels, channels) - mean * slope;
+            auto offset = weight * scale * sums.narrow(0, channels, channels);
             std::vector<int64_t> shape(x.dim(), 1);
             shape[1] = channels;
-            auto line = at::addcmul(offset.view(shape), x.to(mean.scalar_type()), slope.view(shape));
+            // The mean is taken off first: where a channel varies little around a large mean, it would take the digits with it later.
+            auto centred = x.to(mean.scalar_type()) - mean.view(shape);
+            auto line = at::addcmul(offset.view(shape), centred, slope.view(shape));
             dx = (dx.to(mean.scalar_type()) - line).to(x.scalar_type());
         }
         return {dx, dweight, dbias, {}, {}, {}, {}, {}, {}};
