@@ -84,8 +84,8 @@ impl Slope {
 
 /// Relative error of a true gradient in double precision: the function is not straight and has kinks. A gradient that is lost is off by 1.
 const TRUE: f64 = 0.05;
-/// Length of a step, in lengths of the layer's weights: far above rounding (1e-16), far below where the function bends.
-const STEP: f64 = 1e-6;
+/// Length of a step, in lengths of the layer's weights: far above rounding (1e-16), so short that it meets hardly a kink (maxima, clamps).
+const STEP: f64 = 1e-9;
 
 /// Length of all tensors as one vector.
 fn length<'a>(tensors: impl Iterator<Item = &'a Tensor>) -> f64 {

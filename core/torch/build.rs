@@ -50,6 +50,13 @@ fn native(link: bool) -> Result<PathBuf> {
         }
     }
     files.sort();
+    // libtorch's headers take most of the time: they are read once for all files.
+    let all = PathBuf::from(variable("OUT_DIR")?).join("native.cpp");
+    let text: String = files
+        .iter()
+        .filter_map(|file| Some(format!("#include \"{}\"\n", file.file_name()?.to_str()?)))
+        .collect();
+    fs::write(&all, text).map_err(|error| format!("{}: {error}", all.display()))?;
     let torch = libtorch.parent().ok_or("libtorch has no folder")?;
     let extra = headers::cuda(torch, None, &headers::toolkits(&|name| env::var_os(name)));
     let mut build = cc::Build::new();
@@ -59,7 +66,7 @@ fn native(link: bool) -> Result<PathBuf> {
     build
         .cpp(true)
         .pic(true)
-        .opt_level(2)
+        .opt_level(1)
         .debug(false)
         .warnings(false)
         .std("c++17")
@@ -67,8 +74,9 @@ fn native(link: bool) -> Result<PathBuf> {
         .include(&include)
         .include(include.join("torch/csrc/api/include"))
         .includes(&extra.include)
+        .include("native")
         .include(Path::new("native").join(headers::DECLARED))
-        .files(&files)
+        .file(&all)
         .cargo_metadata(link)
         .try_compile("yolo_native")
         .map_err(|error| error.to_string())?;
