@@ -1,16 +1,19 @@
 //! Several ranks, as threads of one process: sums, copies, batch norm over all, shares of the loss, shared validation, refusals.
 
 use std::net::TcpListener;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tch::{Device, Kind, Tensor};
 use yolo_builtin as _;
 use yolo_core::exec::TrainNorm as _;
+use yolo_core::prune::Step as HookStep;
 use yolo_core::{Graph, Mode, Params, Program};
-use yolo_data::{Dataset, Loader, LoaderOptions, Policy, Split, synth};
+use yolo_data::{Dataset, Hyp, Loader, LoaderOptions, Policy, Split, synth};
 use yolo_engine::dist::{Environment, World};
 use yolo_engine::eval::NmsOptions;
 use yolo_engine::loss::{Counts, Loss, LossOptions};
+use yolo_engine::train::{Step, StepOptions, Stepper, TrainOptions};
 use yolo_engine::val;
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -34,10 +37,16 @@ fn environment(rank: usize, ranks: usize, port: u16) -> Environment {
 
 /// Runs `work` as each of so many ranks; what each of them gives.
 fn ranks<T: Send>(count: usize, work: impl Fn(&World) -> T + Sync) -> Vec<T> {
+    ranks_shared(count, |world| work(world))
+}
+
+/// As [`ranks`], for those that keep their world.
+fn ranks_shared<T: Send>(count: usize, work: impl Fn(&Arc<World>) -> T + Sync) -> Vec<T> {
     let port = free_port();
     let one = |rank: usize| {
         let lost = Box::new(|reason: &str| panic!("{reason}"));
         let world = World::join(&environment(rank, count, port), Device::Cpu, PATIENCE, lost).expect("a world");
+        let world = Arc::new(world);
         let value = work(&world);
         world.leave().expect("an end");
         value
@@ -308,6 +317,97 @@ fn a_network_uses_the_norm_that_it_is_given() {
         let scale = wanted.abs().max().double_value(&[]);
         assert!(difference(&joint, wanted) < 1e-4 * scale, "level {level}");
     }
+}
+
+/// Sizes of 20 batches; of one image, a second rank gets nothing.
+const BATCHES: [i64; 5] = [4, 3, 4, 2, 1];
+
+/// Losses of 20 steps in f64, where rounding does not part the curves of an untrained network, and the weights at the end. Two
+/// batches make an update.
+fn curve(world: &Arc<World>, sync_bn: bool) -> (Vec<f64>, Tensor) {
+    let (graph, params) = tiny(3);
+    let double = |(key, tensor): (&str, &Tensor)| {
+        let tensor = if tensor.is_floating_point() {
+            tensor.to_kind(Kind::Double)
+        } else {
+            tensor.copy()
+        };
+        (key.to_owned(), tensor)
+    };
+    let params: Params = params.iter().map(double).collect();
+    let options = StepOptions::of(&TrainOptions::new(1, 4, 64, Hyp::default()), 5e-4);
+    let stepper = Stepper::new(&graph, &params, &options).expect("a stepper");
+    let mut stepper = stepper.within(world.clone(), sync_bn);
+    let mut losses = Vec::new();
+    for step in 0..20usize {
+        let images = waves(&[4, 3, 64, 64], step as f64).to_kind(Kind::Double).abs();
+        let whole = BATCHES[step % BATCHES.len()];
+        let targets = (0..whole).flat_map(|image| {
+            let at = 0.2 + 0.6 * ((step as f32 + image as f32 * 0.37) % 1.0);
+            // The last image of a batch has no object.
+            (0..(3 * i64::from(image + 1 < whole || whole == 1)))
+                .map(move |class| (image, [class as f32, at, 1.0 - at, 0.3, 0.2]))
+        });
+        let mut own = world.shard().of(whole as usize);
+        stepper.count(!own.is_empty());
+        if own.is_empty() {
+            own = 0..1;
+        }
+        let images = images.narrow(0, own.start as i64, own.len() as i64);
+        let targets: Vec<[f32; 6]> = targets
+            .filter(|(image, _)| own.contains(&(*image as usize)))
+            .map(|(image, [c, x, y, w, h])| [(image as usize - own.start) as f32, c, x, y, w, h])
+            .collect();
+        let parts = stepper.accumulate(&images, &targets, &mut []).expect("a step");
+        losses.push(parts.to_kind(Kind::Double).sum(Kind::Double).double_value(&[]));
+        if step % 2 == 1 {
+            let (rate, at) = (
+                Step {
+                    lr: 0.002,
+                    bias_lr: 0.002,
+                    momentum: 0.9,
+                    accumulate: 2,
+                },
+                HookStep {
+                    step: step / 2,
+                    total: 10,
+                    per_epoch: 10,
+                },
+            );
+            stepper.update(&rate, at, &mut []).expect("an update");
+        }
+    }
+    let all: Vec<Tensor> = stepper
+        .params
+        .iter()
+        .map(|(_, tensor)| tensor.detach().to_kind(Kind::Double).reshape([-1]))
+        .collect();
+    (losses, Tensor::cat(&all, 0))
+}
+
+#[test]
+fn ranks_learn_what_one_process_learns() {
+    let (one, weights) = curve(&Arc::default(), false);
+    for count in [2, 3] {
+        for (losses, own) in ranks_shared(count, |world| curve(world, true)) {
+            for (step, (a, b)) in one.iter().zip(&losses).enumerate() {
+                // An untrained network multiplies what rounding differs by at each update.
+                let share = if step < 4 { 1e-10 } else { 1e-4 };
+                assert!((a - b).abs() <= share * a, "{count} ranks, step {step}: {a} and {b}");
+            }
+            assert!(difference(&weights, &own) < 1e-4, "{}", difference(&weights, &own));
+        }
+    }
+    let start: Vec<Tensor> = tiny(3)
+        .1
+        .iter()
+        .map(|(_, tensor)| tensor.to_kind(Kind::Double).reshape([-1]))
+        .collect();
+    let moved = difference(&weights, &Tensor::cat(&start, 0));
+    assert!(moved > 1e-2, "nothing was learned: {moved}");
+    // Without the norm of all it is another curve.
+    let (losses, _) = ranks_shared(2, |world| curve(world, false)).remove(0);
+    assert!(one.iter().zip(&losses).any(|(a, b)| (a - b).abs() > 1e-4 * a));
 }
 
 fn refused(environment: &Environment, patience: u64) -> String {
