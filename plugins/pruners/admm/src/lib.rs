@@ -48,8 +48,8 @@ impl Pruner for Admm {
         let mut state = State {
             widths,
             rho: self.rho,
-            every: 0,
-            epochs: self.epochs,
+            iterations: self.iterations,
+            iteration: None,
             slots: Vec::new(),
             plan: PrunePlan::full(),
         };
@@ -70,8 +70,9 @@ struct Slot {
 struct State {
     widths: Vec<usize>,
     rho: f64,
-    every: usize,
-    epochs: usize,
+    iterations: usize,
+    /// The one that the last projection began.
+    iteration: Option<usize>,
     slots: Vec<Slot>,
     plan: PrunePlan,
 }
@@ -136,8 +137,9 @@ impl State {
 impl Regulariser for State {
     fn before_step(&mut self, groups: &ChannelGroups, params: &prune::Params, step: Step) -> Result<()> {
         tch::no_grad(|| {
-            self.every = (self.epochs * step.per_epoch).max(1);
-            if step.step.is_multiple_of(self.every) {
+            // Equal parts of the optimizer steps: an epoch may have less than one of them, and more in the warm-up than later.
+            let iteration = step.step * self.iterations / step.total.max(1);
+            if self.iteration.replace(iteration) != Some(iteration) {
                 self.project(groups, params)?;
             }
             for slot in &self.slots {

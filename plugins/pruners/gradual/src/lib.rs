@@ -45,6 +45,7 @@ impl Pruner for Gradual {
         let mut ramp = Ramp {
             widths: widths.clone(),
             every: self.every.max(1),
+            full: false,
             plan: PrunePlan::full(),
         };
         host.train(self.epochs, &mut ramp)?;
@@ -58,14 +59,18 @@ impl Pruner for Gradual {
 struct Ramp {
     widths: Vec<usize>,
     every: usize,
+    full: bool,
     plan: PrunePlan,
 }
 
 impl Regulariser for Ramp {
     fn after_step(&mut self, groups: &ChannelGroups, params: &prune::Params, step: Step) -> Result<()> {
-        if step.step.is_multiple_of(self.every) {
-            // Masks are full after three quarters of the training, so that the rest adapts to them.
-            let t = (step.step as f64 / (0.75 * step.total.max(1) as f64)).min(1.0);
+        // Masks are full after three quarters of the training, so that the rest adapts to them; in a training of few steps, too, where
+        // that may be between two updates.
+        let t = ((step.step + 1) as f64 / (0.75 * step.total.max(1) as f64)).min(1.0);
+        let full = t >= 1.0;
+        if step.step.is_multiple_of(self.every) || full != self.full {
+            self.full = full;
             let done = 1.0 - (1.0 - t).powi(3);
             let scores = norms(groups, &|key| params.require(key).map(tch::Tensor::shallow_clone))?;
             let now: Vec<usize> = groups
