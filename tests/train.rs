@@ -233,8 +233,8 @@ fn a_finished_run_is_not_trained_again_and_the_latest_is_found() {
 
     // Other options than those of the unfinished run are refused, not mixed, and what is there stays.
     let options = std::fs::read(place.path().join("runs/x/options.json")).expect("options");
-    let other = place.arguments("x", 1, &["--noplots", "--resume", "runs/x", "--seed", "9"]);
-    yolo(place.path(), &other).fails(2, &["runs/x", "other settings", "--seed is 9 here, 0 there"]);
+    let other = place.arguments("x", 1, &["--noplots", "--resume", "runs/x", "--seed", "9", "--one-cycle"]);
+    yolo(place.path(), &other).fails(2, &["runs/x", "other settings", "--seed is 9 here, 0 there", "--cos-lr is true here"]);
     yolo(place.path(), &["train", "--resume", "runs/x", "--epochs", "4"]).fails(
         2,
         &[

@@ -58,9 +58,13 @@ pub struct TrainArgs {
     /// `sgd`, `adam` or `adamw`
     #[arg(long, default_value = "sgd")]
     optimizer: String,
-    /// Cosine instead of linear learning rate
-    #[arg(long)]
+    /// One-cycle learning rate: it falls to lr0 * lrf along half a cosine instead of a line (the default of YOLOv5 v6.0)
+    #[arg(long, visible_alias = "one-cycle", conflicts_with = "linear_lr")]
     cos_lr: bool,
+    /// Learning rate that falls along a line: the default, as YOLOv5 v6.0 spells it
+    #[arg(long)]
+    #[serde(skip)]
+    linear_lr: bool,
     /// Epochs without progress before stopping (0: never)
     #[arg(long, default_value_t = 100)]
     patience: usize,

@@ -83,6 +83,10 @@ fn merged(saved: &Value, args: &TrainArgs, given: &[String], folder: &Path) -> C
             changed.push(format!("--{} is {here} here, {there} there", name.replace('_', "-")));
         }
     }
+    // No setting of its own, but the other spelling of no --cos-lr.
+    if args.linear_lr && saved["cos_lr"] == true {
+        changed.push("--linear-lr is given here, --cos-lr there".to_owned());
+    }
     if !changed.is_empty() {
         return Err(CliError::Usage(format!(
             "{}: the unfinished run there has other settings: {}\n  help: a run goes on as it was started (--workers, --device, --processes, \
