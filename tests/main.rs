@@ -16,6 +16,7 @@ mod kill;
 mod plugins;
 mod pruning;
 mod quantizing;
+mod sampling;
 mod start;
 mod support;
 mod torch;

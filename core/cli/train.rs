@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use yolo_data::{Dataset, Loader};
 use yolo_engine::eval::NmsOptions;
-use yolo_engine::train::{Decay, NOMINAL_BATCH, OptimizerKind, Outcome, TrainOptions};
+use yolo_engine::train::{Decay, NOMINAL_BATCH, OptimizerKind, Outcome, Sampling, TrainOptions};
 
 use crate::batch_size::BatchSize;
 use crate::device::{AmpArgs, CompileArgs, DeviceArgs};
@@ -112,6 +112,10 @@ pub struct TrainArgs {
     /// Each batch at a size of its own, from half to one and a half of --img
     #[arg(long)]
     multi_scale: bool,
+    /// Draw images by weight: more of rare classes, and of those that the last validation found the model bad at
+    #[arg(long)]
+    #[serde(default)]
+    image_weights: bool,
     /// Take all classes as one
     #[arg(long)]
     single_cls: bool,
@@ -255,7 +259,7 @@ fn train((mut args, folder, resume): Asked, json: bool, device: tch::Device, ran
         resume::remember(&args, &folder)?;
     }
     if world.is_main() && !args.noplots && !resume {
-        plots::training_data(&folder, &dataset, &train)?;
+        plots::training_data(&folder, &dataset, &train, job.options.sampling)?;
     }
     let started = Instant::now();
     let outcome = job.run_on(&train, &measured, "train", sparsify.as_ref())?;
@@ -333,9 +337,18 @@ fn options(args: &TrainArgs, size: usize) -> CliResult<TrainOptions> {
         freeze: freeze(&args.freeze),
         val_every: if args.noval { args.epochs } else { 1 },
         multi_scale: args.multi_scale,
+        sampling: sampling(args),
         nominal_batch: args.nominal_batch,
         ..TrainOptions::new(args.epochs, args.batch_size.0.unwrap_or(1), size, hyp)
     })
+}
+
+fn sampling(args: &TrainArgs) -> Sampling {
+    if args.image_weights {
+        Sampling::Weighted
+    } else {
+        Sampling::Shuffled
+    }
 }
 
 /// Curves of the training, and the best model looked at closely.

@@ -1,6 +1,6 @@
 //! Batches: the same for a seed whatever the number of workers, every image once in validation, errors instead of hanging.
 
-use yolo_data::{Batch, Dataset, Hyp, Loader, LoaderOptions, Policy, Sample, Split, synth};
+use yolo_data::{Batch, Dataset, Hyp, Loader, LoaderOptions, Policy, Sample, Shard, Split, synth};
 
 use crate::folder;
 
@@ -112,6 +112,67 @@ fn validation_shows_every_image_once_with_its_own_boxes() {
             .all(|batch| batch.size[0] % 32 == 0 && batch.size[1] % 32 == 0)
     );
     assert!(batches.iter().any(|batch| batch.size == [160, 160]));
+}
+
+#[test]
+fn drawn_images_and_their_mosaics_are_those_with_a_weight() {
+    let dir = folder();
+    let mut samples = samples(dir.path(), 30);
+    for (index, sample) in samples.iter_mut().enumerate() {
+        sample.boxes = vec![[(index % 3) as f32, 0.5, 0.5, 0.5, 0.5]];
+    }
+    let options = LoaderOptions::train(64, 4, Hyp::default(), 7);
+    let loader = Loader::new(samples.clone(), options).expect("a loader");
+    let drawn = |number: usize, shard: Shard, maps: &[f64]| -> Vec<Batch> {
+        let batches = loader.drawn(number, shard, maps);
+        batches.collect::<yolo_data::Result<_>>().expect("batches")
+    };
+    // Nothing is left to learn of class 0 and 2.
+    let all = drawn(1, Shard::default(), &[1.0, 0.0, 1.0]);
+    assert_eq!(all.iter().map(Batch::len).sum::<usize>(), samples.len());
+    assert!(
+        all.iter()
+            .flat_map(|batch| &batch.images)
+            .all(|origin| origin.index % 3 == 1),
+        "images are drawn by their weight"
+    );
+    let targets: Vec<f32> = all
+        .iter()
+        .flat_map(|batch| &batch.targets)
+        .map(|target| target[1])
+        .collect();
+    assert!(
+        targets.len() > samples.len() && targets.iter().all(|class| *class == 1.0),
+        "mosaics are filled from the draw"
+    );
+    assert!(
+        all == drawn(1, Shard::default(), &[1.0, 0.0, 1.0]),
+        "the same draw again"
+    );
+    let order = |batches: &[Batch]| -> Vec<usize> {
+        batches
+            .iter()
+            .flat_map(|batch| &batch.images)
+            .map(|origin| origin.index)
+            .collect()
+    };
+    assert_ne!(
+        order(&all),
+        order(&drawn(2, Shard::default(), &[1.0, 0.0, 1.0])),
+        "epochs differ"
+    );
+    assert_ne!(
+        order(&all),
+        order(&drawn(1, Shard::default(), &[0.0])),
+        "classes matter"
+    );
+
+    // Two processes make the same batches together.
+    let parts = [0, 1].map(|rank| drawn(1, Shard { rank, ranks: 2 }, &[1.0, 0.0, 1.0]));
+    for ((whole, a), b) in all.iter().zip(&parts[0]).zip(&parts[1]) {
+        let b = if b.idle { &[][..] } else { &b.images[..] };
+        assert_eq!(whole.images, [&a.images[..], b].concat());
+    }
 }
 
 #[test]

@@ -14,6 +14,7 @@ mod recorded;
 mod results;
 mod resume;
 mod run;
+mod sampling;
 mod schedule;
 mod step;
 
@@ -28,5 +29,6 @@ pub use results::Row;
 pub use resume::STATE;
 pub(crate) use run::loss_of;
 pub use run::{Event, Listener, Outcome, TrainOptions, check_resume, history, train};
+pub use sampling::Sampling;
 pub use schedule::{Decay, NOMINAL_BATCH, Schedule, Step, Updates};
 pub use step::{LossMean, StepOptions, Stepper};

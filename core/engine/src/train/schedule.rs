@@ -215,7 +215,10 @@ mod tests {
         ];
         for (epoch, expected) in expected.into_iter().enumerate() {
             let factor = schedule().factor(epoch);
-            assert!((factor - expected).abs() < 1e-12, "epoch {epoch}: {factor}, not {expected}");
+            assert!(
+                (factor - expected).abs() < 1e-12,
+                "epoch {epoch}: {factor}, not {expected}"
+            );
         }
         let linear = Schedule {
             decay: Decay::Linear,
