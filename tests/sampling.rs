@@ -63,3 +63,19 @@ fn image_weights_go_on_exactly() {
         "{one:?} {two:?}"
     );
 }
+
+#[test]
+fn rectangles_go_on_exactly_and_exclude_a_draw() {
+    goes_on_as_if_nothing_had_happened("--rect");
+    let place = Place::new();
+    let said = yolo(place.path(), &place.arguments("a", 1, &["--rect", "--image-weights"]));
+    said.fails(2, &["--rect and --image-weights", "leave one of them"]);
+    assert!(!place.path().join("runs").exists(), "nothing was written");
+    // Sizes of their own for flat batches, too.
+    let said = yolo(
+        place.path(),
+        &place.arguments("b", 1, &["--rect", "--multi-scale", "--noplots"]),
+    )
+    .ok();
+    assert!(said.err.contains("without mosaics"), "{}", said.err);
+}

@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 
 use yolo_data::{Dataset, Hyp, Loader, LoaderOptions, Policy, Samples, Split};
 
+use yolo_engine::train::{Sampling, TrainOptions};
+
 use crate::error::{CliError, CliResult, io_error};
 use crate::ui;
 
@@ -65,11 +67,27 @@ pub fn train_loader(
     seed: u64,
     workers: usize,
 ) -> CliResult<Loader> {
-    let samples = samples(dataset, Split::Train, true)?;
     let options = LoaderOptions {
         workers,
         ..LoaderOptions::train(size, batch, hyp.clone(), seed)
     };
+    augmented(dataset, options)
+}
+
+/// The loader of a training: as [`train_loader`], unless the images go by their shape.
+pub fn loader_of(dataset: &Dataset, training: &TrainOptions, stride: i64, workers: usize) -> CliResult<Loader> {
+    let o = training;
+    let options = LoaderOptions {
+        workers,
+        rect: o.sampling == Sampling::Rect,
+        stride: usize::try_from(stride).unwrap_or(32).max(1),
+        ..LoaderOptions::train(o.size, o.batch, o.hyp.clone(), o.seed)
+    };
+    augmented(dataset, options)
+}
+
+fn augmented(dataset: &Dataset, options: LoaderOptions) -> CliResult<Loader> {
+    let samples = samples(dataset, Split::Train, true)?;
     Loader::new(samples.items, options).map_err(failed)
 }
 

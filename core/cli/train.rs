@@ -116,6 +116,10 @@ pub struct TrainArgs {
     #[arg(long)]
     #[serde(default)]
     image_weights: bool,
+    /// Rectangular batches: images by aspect ratio, each batch as flat or tall as they are, without mosaics and shuffling
+    #[arg(long)]
+    #[serde(default)]
+    rect: bool,
     /// Take all classes as one
     #[arg(long)]
     single_cls: bool,
@@ -180,6 +184,13 @@ fn check(args: &TrainArgs, processes: usize) -> CliResult {
     if args.epochs == 0 || args.nominal_batch == 0 {
         return Err(CliError::Usage(
             "--epochs and --nominal-batch must be at least 1".into(),
+        ));
+    }
+    if args.rect && args.image_weights {
+        return Err(CliError::Usage(
+            "--rect and --image-weights don't go together: --rect shows every image once, in the order of their shapes; leave one of them \
+             out"
+            .into(),
         ));
     }
     let Some(batch) = args.batch_size.0 else {
@@ -257,6 +268,9 @@ fn train((mut args, folder, resume): Asked, json: bool, device: tch::Device, ran
     }
     if world.is_main() {
         resume::remember(&args, &folder)?;
+    }
+    if args.rect && world.is_main() && !resume {
+        ui::say("--rect: batches of one shape each, without mosaics and always in the same order, as YOLOv5 does it");
     }
     if world.is_main() && !args.noplots && !resume {
         plots::training_data(&folder, &dataset, &train, job.options.sampling)?;
@@ -344,7 +358,9 @@ fn options(args: &TrainArgs, size: usize) -> CliResult<TrainOptions> {
 }
 
 fn sampling(args: &TrainArgs) -> Sampling {
-    if args.image_weights {
+    if args.rect {
+        Sampling::Rect
+    } else if args.image_weights {
         Sampling::Weighted
     } else {
         Sampling::Shuffled

@@ -63,7 +63,7 @@ pub struct LoaderOptions {
     pub batch: usize,
     /// Augment and shuffle with these, or show every image once, letterboxed.
     pub augment: Option<Hyp>,
-    /// Without augmentation: batches of similar shape, padded to it (`rect`), instead of squares.
+    /// Batches of similar shape, padded to it (`rect`), instead of squares. With augmentation: no mosaics, and in the order of the shapes.
     pub rect: bool,
     /// Extra border for `rect`, in strides (0.5 in validation).
     pub pad: f64,
@@ -149,7 +149,7 @@ pub struct Loader {
 struct Source {
     samples: Vec<Sample>,
     options: LoaderOptions,
-    /// Order of samples and shape `[h, w]` of each batch, without augmentation.
+    /// Order of samples and shape `[h, w]` of each batch, where they are the same in all epochs.
     plan: Option<(Vec<usize>, Vec<[usize; 2]>)>,
     cache: Vec<OnceLock<Arc<Image>>>,
     cached_bytes: Mutex<usize>,
@@ -193,8 +193,8 @@ impl Loader {
             ));
         }
         let plan = match (&options.augment, options.rect) {
-            (Some(_), _) => None,
-            (None, true) => Some(rect_plan(&samples, &options)),
+            (Some(_), false) => None,
+            (_, true) => Some(rect_plan(&samples, &options)),
             (None, false) => {
                 let batches = samples.len().div_ceil(options.batch);
                 Some(((0..samples.len()).collect(), vec![[options.size; 2]; batches]))
@@ -243,8 +243,8 @@ impl Loader {
         self.start(epoch, shard, 0, 1)
     }
 
-    /// As [`Loader::part`], but of images that are drawn by their weight (see [`crate::weights`]), with replacement: all parts, and the same
-    /// epoch with the same `class_maps`, come from the same draw.
+    /// As [`Loader::part`], but of images that are drawn by their weight (see [`crate::weights`]), with replacement: all parts, and the
+    /// same epoch with the same `class_maps`, come from the same draw.
     pub fn drawn(&self, epoch: usize, shard: Shard, class_maps: &[f64]) -> Batches {
         let weights = weights::image_weights(&self.source.samples, class_maps);
         let members = weights::draw(&weights, &mut self.source.rng(epoch, usize::MAX));
@@ -352,7 +352,7 @@ impl Iterator for Batches {
     }
 }
 
-/// Order and batch shapes of rectangular validation, as YOLOv5: sorted by aspect ratio, each batch as flat or tall as its
+/// Order and batch shapes of rectangular training and validation, as YOLOv5: sorted by aspect ratio, each batch as flat or tall as its
 /// extreme image.
 fn rect_plan(samples: &[Sample], o: &LoaderOptions) -> (Vec<usize>, Vec<[usize; 2]>) {
     let ratios: Vec<f64> = samples
@@ -423,7 +423,9 @@ impl Source {
         };
         for (slot, sample) in members.iter().enumerate() {
             let fit = match &o.augment {
-                Some(hyp) => self.augmented((*sample, order), hyp, &mut self.rng(epoch, first + slot), scratch)?,
+                Some(hyp) => {
+                    self.augmented((*sample, order), size, hyp, &mut self.rng(epoch, first + slot), scratch)?
+                }
                 None => self.plain(*sample, size, scratch)?,
             };
             planes(&scratch.image, &mut batch.pixels[slot * 3 * plane..][..3 * plane]);
@@ -517,13 +519,14 @@ impl Source {
     fn augmented(
         &self,
         (index, order): (usize, &Order),
+        size: [usize; 2],
         hyp: &Hyp,
         rng: &mut ChaCha8Rng,
         scratch: &mut Scratch,
     ) -> Result<Fit> {
-        let size = self.options.size;
         let mut fit = Fit::default();
-        if augment::chance(rng, hyp.mosaic) {
+        // A mosaic is a square.
+        if !self.options.rect && augment::chance(rng, hyp.mosaic) {
             self.mosaic((index, order), hyp, rng, scratch)?;
             if augment::chance(rng, hyp.mixup) {
                 std::mem::swap(&mut scratch.image, &mut scratch.other);
@@ -540,7 +543,7 @@ impl Source {
                 augment::mixup(image, boxes, other, other_boxes, rng);
             }
         } else {
-            fit = self.plain(index, [size; 2], scratch)?;
+            fit = self.plain(index, size, scratch)?;
             std::mem::swap(&mut scratch.image, &mut scratch.canvas);
             let Scratch {
                 canvas,
@@ -590,7 +593,7 @@ impl Source {
         } = scratch;
         augment::mosaic(self.options.size, parts, rng, canvas, boxes);
         augment::copy_paste(canvas, boxes, hyp.copy_paste, rng, row);
-        augment::random_perspective(canvas, boxes, self.options.size, hyp, rng, warp, image);
+        augment::random_perspective(canvas, boxes, [self.options.size; 2], hyp, rng, warp, image);
         Ok(())
     }
 }

@@ -176,6 +176,72 @@ fn drawn_images_and_their_mosaics_are_those_with_a_weight() {
 }
 
 #[test]
+fn rectangular_training_keeps_shapes_and_order() {
+    let dir = folder();
+    let mut samples = samples(dir.path(), 20);
+    let squares = samples.len();
+    for (index, (width, height)) in [(128, 64), (64, 128), (128, 64), (120, 60)].into_iter().enumerate() {
+        let image = dir.path().join(format!("images/train/rect{index}.png"));
+        crate::picture(5, width, height).save(&image).expect("a picture");
+        samples.push(Sample {
+            image,
+            label: "none".into(),
+            boxes: vec![[1.0, 0.5, 0.5, 0.5, 0.5]],
+            size: [width as usize, height as usize],
+        });
+    }
+    // Mosaics are asked for, and not made. Nothing moves but colours, so every box stays where the letterbox puts it.
+    let hyp = Hyp {
+        translate: 0.0,
+        scale: 0.0,
+        fliplr: 0.0,
+        ..Hyp::default()
+    };
+    let options = LoaderOptions {
+        rect: true,
+        ..LoaderOptions::train(128, 3, hyp, 7)
+    };
+    let all = epoch(&samples, &options, 0);
+    let order = |batches: &[Batch]| -> Vec<usize> {
+        batches
+            .iter()
+            .flat_map(|batch| &batch.images)
+            .map(|origin| origin.index)
+            .collect()
+    };
+    // By height over width: the flat ones first, the squares as they come, the tall one last.
+    let expected: Vec<usize> = [squares, squares + 2, squares + 3]
+        .into_iter()
+        .chain(0..squares)
+        .chain([squares + 1])
+        .collect();
+    assert_eq!(order(&all), expected);
+    assert_eq!(
+        order(&epoch(&samples, &options, 1)),
+        expected,
+        "the same in every epoch"
+    );
+    assert!(all != epoch(&samples, &options, 1), "colours differ");
+    let sizes: Vec<[usize; 2]> = all.iter().map(|batch| batch.size).collect();
+    assert_eq!(sizes[0], [64, 128], "no higher than its images");
+    assert!(sizes[1..].iter().all(|size| *size == [128, 128]), "{sizes:?}");
+    let first = &all[0];
+    assert_eq!(first.pixels.len(), 3 * 3 * 64 * 128);
+    for target in &first.targets {
+        assert!(
+            target[2..].iter().zip([0.5; 4]).all(|(a, b)| (a - b).abs() < 0.01),
+            "{target:?}"
+        );
+    }
+    assert_eq!(first.targets.len(), 3);
+    let boxes: usize = all.iter().map(|batch| batch.targets.len()).sum();
+    assert!(
+        boxes <= samples.iter().map(|sample| sample.boxes.len()).sum::<usize>(),
+        "a mosaic would have more"
+    );
+}
+
+#[test]
 fn what_changes_under_the_loader_is_an_error_and_not_a_hang() {
     let dir = folder();
     let samples = samples(dir.path(), 12);

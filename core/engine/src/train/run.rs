@@ -697,23 +697,26 @@ fn finite(params: &Params) -> Result<bool> {
     Ok(sum.f_double_value(&[0])? == 0.0)
 }
 
-/// The batch at a random size: a multiple of the stride from half to one and a half of the size of the training. The size is a
-/// function of seed and iteration, so that a resumed run sees the same.
+/// The batch at a random size: a multiple of the stride from half to one and a half of the size of the training (the longer side of
+/// rectangles; the shorter one in proportion, to a multiple of the stride). The size is a function of seed and iteration, so that a
+/// resumed run sees the same.
 fn rescaled(images: &tch::Tensor, options: &TrainOptions, iteration: usize, stride: i64) -> Result<tch::Tensor> {
     use rand::{RngExt as _, SeedableRng as _};
     let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(options.seed ^ 0x6d73);
     rng.set_stream(iteration as u64);
     let cells = (options.size as i64 / stride).max(1);
     let side = rng.random_range((cells / 2).max(1)..=(cells * 3 / 2).max(1)) * stride;
-    if side == options.size as i64 {
+    let (_, _, height, width) = images.size4()?;
+    let scaled = |own: i64| {
+        // Rounded up.
+        let unit = height.max(width) * stride;
+        (own * side + unit - 1) / unit * stride
+    };
+    let size = [scaled(height), scaled(width)];
+    if size == [height, width] {
         return Ok(images.shallow_clone());
     }
-    Ok(channels_last(&images.f_upsample_bilinear2d(
-        [side, side],
-        false,
-        None,
-        None,
-    )?))
+    Ok(channels_last(&images.f_upsample_bilinear2d(size, false, None, None)?))
 }
 
 /// Rows of a finished or unfinished run, for plots.

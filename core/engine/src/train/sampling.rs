@@ -14,6 +14,9 @@ pub enum Sampling {
     Shuffled,
     /// Drawn with replacement: more of rare classes, and of those that the last validation found the model bad at.
     Weighted,
+    /// Every image once, by aspect ratio, in batches of one shape each: the same order in all epochs, without mosaics. The loader is
+    /// made for it ([`yolo_data::LoaderOptions::rect`]).
+    Rect,
 }
 
 impl Sampling {
@@ -26,7 +29,7 @@ impl Sampling {
     pub fn epoch(self, loader: &Loader, epoch: usize, shard: Shard, class_maps: &[f64]) -> Batches {
         match self {
             Self::Weighted => loader.drawn(epoch, shard, class_maps),
-            Self::Shuffled => loader.part(epoch, shard),
+            Self::Shuffled | Self::Rect => loader.part(epoch, shard),
         }
     }
 }
