@@ -10,6 +10,7 @@ mod convert;
 mod data;
 mod detect;
 mod dist;
+mod evolve;
 mod export;
 mod golden_loss;
 mod kill;

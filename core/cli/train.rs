@@ -1,5 +1,6 @@
 //! `yolo train`.
 
+mod evolve;
 mod job;
 mod resume;
 
@@ -120,6 +121,10 @@ pub struct TrainArgs {
     #[arg(long)]
     #[serde(default)]
     rect: bool,
+    /// Find better hyper-parameters: train N times for --epochs, each time with values that descend from the best so far
+    #[arg(long, value_name = "N", num_args = 0..=1, default_missing_value = "300")]
+    #[serde(default)]
+    evolve: Option<usize>,
     /// Take all classes as one
     #[arg(long)]
     single_cls: bool,
@@ -149,7 +154,7 @@ type Asked = (TrainArgs, PathBuf, bool);
 
 /// Runs the command: here, or in processes that this one starts, or as one of several that somebody started.
 pub fn run(args: &TrainArgs, given: &[String]) -> CliResult {
-    let asked = resume::resumed(args, given);
+    let asked = resume::resumed(&placed(args), given);
     let Some(environment) = ranks::environment()? else {
         let asked = asked?;
         if let Some(count) = ranks::to_start(&asked.0.device, asked.0.processes)? {
@@ -169,6 +174,15 @@ pub fn run(args: &TrainArgs, given: &[String]) -> CliResult {
     ranks.together(|| train(same_for_all(&ranks, asked)?, args.json, device, &ranks))
 }
 
+/// Evolutions have a folder of their own, as in YOLOv5, unless another is named.
+fn placed(args: &TrainArgs) -> TrainArgs {
+    let mut args = args.clone();
+    if args.evolve.is_some() && args.project == Path::new("runs/train") {
+        args.project = PathBuf::from("runs/evolve");
+    }
+    args
+}
+
 /// What rank 0 is asked for: the folder may be on its machine only.
 fn same_for_all(ranks: &Ranks, asked: CliResult<Asked>) -> CliResult<Asked> {
     let own = if ranks.world.is_main() {
@@ -184,6 +198,14 @@ fn check(args: &TrainArgs, processes: usize) -> CliResult {
     if args.epochs == 0 || args.nominal_batch == 0 {
         return Err(CliError::Usage(
             "--epochs and --nominal-batch must be at least 1".into(),
+        ));
+    }
+    if args.evolve == Some(0) {
+        return Err(CliError::Usage("--evolve needs at least 1 generation".into()));
+    }
+    if args.evolve.is_some() && processes > 1 {
+        return Err(CliError::Usage(
+            "--evolve trains on one device: leave out all but one of --device, and --processes".into(),
         ));
     }
     if args.rect && args.image_weights {
@@ -262,6 +284,9 @@ fn train((mut args, folder, resume): Asked, json: bool, device: tch::Device, ran
         folder: &folder,
         resume,
     };
+    if let Some(generations) = args.evolve {
+        return evolve::run(&job, &args, generations, sparsify.as_ref(), json);
+    }
     let (train, measured) = job.loaders()?;
     if resume && world.is_main() {
         job.check_resume(&train, &measured)?;

@@ -5,6 +5,7 @@
 mod batch_size;
 mod ema;
 mod events;
+pub mod evolve;
 mod fingerprint;
 mod fit;
 mod hook;
@@ -20,7 +21,7 @@ mod step;
 
 pub use batch_size::{Memory, choose as choose_batch_size};
 pub use ema::Ema;
-pub use fingerprint::{Fingerprint, Images};
+pub use fingerprint::{Fingerprint, Images, changed_settings};
 pub use fit::largest_batch;
 pub use hook::{Hook, Regularise};
 pub use optim::{BIASES, Group, Optimizer, OptimizerKind};
