@@ -65,6 +65,22 @@ fn image_weights_go_on_exactly() {
 }
 
 #[test]
+fn batches_fit_models_of_stride_64() {
+    let place = Place::new();
+    std::fs::write(
+        place.path().join("p6.yaml"),
+        "extends: yolov5n6\nscale: {depth: 0.33, width: 0.0625}\n",
+    )
+    .expect("a file");
+    let mut arguments = place.arguments("a", 1, &["--noplots", "--rect"]);
+    for (option, value) in [("--cfg", "p6.yaml"), ("--img", "128")] {
+        let at = arguments.iter().position(|a| a == option).expect("the option");
+        arguments[at + 1] = value.to_owned();
+    }
+    yolo(place.path(), &arguments).ok();
+}
+
+#[test]
 fn rectangles_go_on_exactly_and_exclude_a_draw() {
     goes_on_as_if_nothing_had_happened("--rect");
     let place = Place::new();

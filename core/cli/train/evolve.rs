@@ -48,15 +48,23 @@ pub fn run(job: &Job<'_>, args: &TrainArgs, generations: usize, sparsify: Option
         save_period: 0,
         ..job.options.clone()
     };
-    let val = data_args::val_loader(job.dataset, Split::Val, options.size, options.batch, job.workers, true)?;
-    let mut train = data_args::loader_of(job.dataset, &options, job.start.max_stride(), job.workers)?;
+    let val = data_args::val_loader(
+        job.dataset,
+        Split::Val,
+        &job.start,
+        options.size,
+        options.batch,
+        job.workers,
+        true,
+    )?;
+    let mut train = data_args::loader_of(job.dataset, &options, &job.start, job.workers)?;
     begin(job, &options, &train, &val)?;
     resume::remember(args, job.folder)?;
     while done.len() < generations {
         let hyp = evolve::next(&options.hyp, &done, options.seed).map_err(load::failed)?;
         let options = TrainOptions { hyp, ..options.clone() };
         if options.hyp != job.options.hyp || !done.is_empty() {
-            train = data_args::loader_of(job.dataset, &options, job.start.max_stride(), job.workers)?;
+            train = data_args::loader_of(job.dataset, &options, &job.start, job.workers)?;
         }
         let label = format!("generation {}/{generations}", done.len() + 1);
         done.push(generation(job, options, (&train, &val), &label, sparsify)?);

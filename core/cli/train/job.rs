@@ -46,8 +46,16 @@ impl Job<'_> {
     /// Loaders of the training and validation images.
     pub fn loaders(&self) -> CliResult<(Loader, Loader)> {
         let o = &self.options;
-        let train = data_args::loader_of(self.dataset, o, self.start.max_stride(), self.workers)?;
-        let val = data_args::val_loader(self.dataset, Split::Val, o.size, o.batch, self.workers, true)?;
+        let train = data_args::loader_of(self.dataset, o, &self.start, self.workers)?;
+        let val = data_args::val_loader(
+            self.dataset,
+            Split::Val,
+            &self.start,
+            o.size,
+            o.batch,
+            self.workers,
+            true,
+        )?;
         Ok((train, val))
     }
 
