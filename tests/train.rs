@@ -58,7 +58,7 @@ impl Place {
     }
 }
 
-fn rows(path: &Path) -> Vec<Vec<String>> {
+pub fn rows(path: &Path) -> Vec<Vec<String>> {
     let text = std::fs::read_to_string(path).unwrap_or_default();
     text.lines()
         .skip(1)
@@ -160,8 +160,8 @@ fn a_training_leaves_weights_table_drawings_and_events() {
 }
 
 /// Starts a training and kills it, without a warning, once `rows` epochs are in its table.
-fn kill_after(place: &Place, name: &str, epochs: usize, wanted: usize) {
-    let arguments = place.arguments(name, epochs, &["--noplots"]);
+pub fn kill_after(place: &Place, name: &str, epochs: usize, wanted: usize, more: &[&str]) {
+    let arguments = place.arguments(name, epochs, &[&["--noplots"][..], more].concat());
     let mut child = command(place.path())
         .args(&arguments)
         .stdout(std::process::Stdio::null())
@@ -186,7 +186,7 @@ fn kill_after(place: &Place, name: &str, epochs: usize, wanted: usize) {
 fn a_killed_training_goes_on_as_if_nothing_had_happened() {
     let place = Place::new();
     yolo(place.path(), &place.arguments("whole", 5, &["--noplots"])).ok();
-    kill_after(&place, "killed", 5, 2);
+    kill_after(&place, "killed", 5, 2, &[]);
     let before = rows(&place.path().join("runs/killed/results.csv")).len();
     assert!(before < 5, "killed in the middle");
     let said = yolo(place.path(), &["train", "--resume", "runs/killed"]).ok();
@@ -233,8 +233,20 @@ fn a_finished_run_is_not_trained_again_and_the_latest_is_found() {
 
     // Other options than those of the unfinished run are refused, not mixed, and what is there stays.
     let options = std::fs::read(place.path().join("runs/x/options.json")).expect("options");
-    let other = place.arguments("x", 1, &["--noplots", "--resume", "runs/x", "--seed", "9"]);
-    yolo(place.path(), &other).fails(2, &["runs/x", "other settings", "--seed is 9 here, 0 there"]);
+    let other = place.arguments(
+        "x",
+        1,
+        &["--noplots", "--resume", "runs/x", "--seed", "9", "--one-cycle"],
+    );
+    yolo(place.path(), &other).fails(
+        2,
+        &[
+            "runs/x",
+            "other settings",
+            "--seed is 9 here, 0 there",
+            "--cos-lr is true here",
+        ],
+    );
     yolo(place.path(), &["train", "--resume", "runs/x", "--epochs", "4"]).fails(
         2,
         &[

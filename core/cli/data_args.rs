@@ -4,6 +4,9 @@ use std::path::{Path, PathBuf};
 
 use yolo_data::{Dataset, Hyp, Loader, LoaderOptions, Policy, Samples, Split};
 
+use yolo_engine::Checkpoint;
+use yolo_engine::train::{Sampling, TrainOptions};
+
 use crate::error::{CliError, CliResult, io_error};
 use crate::ui;
 
@@ -65,18 +68,40 @@ pub fn train_loader(
     seed: u64,
     workers: usize,
 ) -> CliResult<Loader> {
-    let samples = samples(dataset, Split::Train, true)?;
     let options = LoaderOptions {
         workers,
         ..LoaderOptions::train(size, batch, hyp.clone(), seed)
     };
+    augmented(dataset, options)
+}
+
+/// The loader of a training: as [`train_loader`], unless the images go by their shape.
+pub fn loader_of(dataset: &Dataset, training: &TrainOptions, model: &Checkpoint, workers: usize) -> CliResult<Loader> {
+    let o = training;
+    let options = LoaderOptions {
+        workers,
+        rect: o.sampling == Sampling::Rect,
+        stride: stride(model),
+        ..LoaderOptions::train(o.size, o.batch, o.hyp.clone(), o.seed)
+    };
+    augmented(dataset, options)
+}
+
+/// Sizes of batches are multiples of it: at least 32, as in YOLOv5.
+fn stride(model: &Checkpoint) -> usize {
+    usize::try_from(model.max_stride()).unwrap_or_default().max(32)
+}
+
+fn augmented(dataset: &Dataset, options: LoaderOptions) -> CliResult<Loader> {
+    let samples = samples(dataset, Split::Train, true)?;
     Loader::new(samples.items, options).map_err(failed)
 }
 
-/// A loader for measuring a split.
+/// A loader for measuring `model` on a split.
 pub fn val_loader(
     dataset: &Dataset,
     split: Split,
+    model: &Checkpoint,
     size: usize,
     batch: usize,
     workers: usize,
@@ -87,6 +112,7 @@ pub fn val_loader(
     let options = LoaderOptions {
         workers,
         cache_bytes,
+        stride: stride(model),
         ..LoaderOptions::val(size, batch)
     };
     Loader::new(samples.items, options).map_err(failed)

@@ -2,8 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use yolo_data::{Batch, Dataset, Image, Loader};
+use yolo_data::{Batch, Dataset, Image, Loader, Shard};
 use yolo_engine::eval::{ConfusionMatrix, Detection, Metrics, Truth};
+use yolo_engine::train::Sampling;
 use yolo_engine::val::{ImageResult, Report};
 use yolo_report::{
     Cell, Mark, PrCurve, confidence_curves, confusion_matrix, contact_sheet, grid_sheet, label_plots, pr_curves,
@@ -133,14 +134,14 @@ pub fn training(folder: &Path) -> CliResult {
 }
 
 /// What the labels of the training images are like, and the first batch as the network sees it.
-pub fn training_data(folder: &Path, dataset: &Dataset, loader: &Loader) -> CliResult {
+pub fn training_data(folder: &Path, dataset: &Dataset, loader: &Loader, sampling: Sampling) -> CliResult {
     let boxes: Vec<[f32; 5]> = loader
         .samples()
         .iter()
         .flat_map(|sample| sample.boxes.iter().copied())
         .collect();
     save_text(&folder.join("labels.svg"), &label_plots(&dataset.names, &boxes)).map_err(failed)?;
-    match loader.epoch(0).next() {
+    match sampling.epoch(loader, 0, Shard::default(), &[]).next() {
         Some(batch) => {
             let batch = batch.map_err(crate::data_args::failed)?;
             train_batch(&folder.join("train_batch.jpg"), &dataset.names, &batch)

@@ -197,7 +197,7 @@ pub fn run(args: &PruneArgs) -> CliResult {
 }
 
 fn measure(model: &Checkpoint, dataset: &Dataset, job: &Job<'_>, label: &str) -> CliResult<[f64; 2]> {
-    let loader = data_args::val_loader(dataset, Split::Val, job.img, job.batch, job.workers, false)?;
+    let loader = data_args::val_loader(dataset, Split::Val, model, job.img, job.batch, job.workers, false)?;
     validate(model, &loader, label)
 }
 

@@ -97,7 +97,7 @@ pub fn run(args: &QuantizeArgs) -> CliResult {
         folder: &args.out,
         resume: args.resume,
     };
-    let loader = data_args::val_loader(&dataset, Split::Val, img, args.batch_size, args.workers, true)?;
+    let loader = data_args::val_loader(&dataset, Split::Val, &model, img, args.batch_size, args.workers, true)?;
     let [map50_float, map_float] = validate(&model, &loader, "val float")?;
     let result = job.run(&model, quantizer.as_ref())?;
     let path = args.out.join("quantized.safetensors");
@@ -182,7 +182,15 @@ impl Job<'_> {
         let calibrated = yolo_engine::quant::calibrate(model, quantizer, &calib, self.calib_batches, &mut progress);
         bar.finish();
         let mut calibrated = calibrated.map_err(load::failed)?;
-        let loader = data_args::val_loader(self.dataset, Split::Val, self.img, self.batch, self.workers, true)?;
+        let loader = data_args::val_loader(
+            self.dataset,
+            Split::Val,
+            model,
+            self.img,
+            self.batch,
+            self.workers,
+            true,
+        )?;
         let ptq = validate(&calibrated, &loader, "val PTQ")?;
         note_metrics(&mut calibrated, ptq);
         if self.qat_epochs == 0 {

@@ -1,5 +1,6 @@
 //! `yolo train`.
 
+mod evolve;
 mod job;
 mod resume;
 
@@ -10,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use yolo_data::{Dataset, Loader};
 use yolo_engine::eval::NmsOptions;
-use yolo_engine::train::{Decay, NOMINAL_BATCH, OptimizerKind, Outcome, TrainOptions};
+use yolo_engine::train::{Decay, NOMINAL_BATCH, OptimizerKind, Outcome, Sampling, TrainOptions};
 
 use crate::batch_size::BatchSize;
 use crate::device::{AmpArgs, CompileArgs, DeviceArgs};
@@ -58,9 +59,13 @@ pub struct TrainArgs {
     /// `sgd`, `adam` or `adamw`
     #[arg(long, default_value = "sgd")]
     optimizer: String,
-    /// Cosine instead of linear learning rate
-    #[arg(long)]
+    /// One-cycle learning rate: it falls to lr0 * lrf along half a cosine instead of a line (the default of YOLOv5 v6.0)
+    #[arg(long, visible_alias = "one-cycle", conflicts_with = "linear_lr")]
     cos_lr: bool,
+    /// Learning rate that falls along a line: the default, as YOLOv5 v6.0 spells it
+    #[arg(long)]
+    #[serde(skip)]
+    linear_lr: bool,
     /// Epochs without progress before stopping (0: never)
     #[arg(long, default_value_t = 100)]
     patience: usize,
@@ -108,6 +113,18 @@ pub struct TrainArgs {
     /// Each batch at a size of its own, from half to one and a half of --img
     #[arg(long)]
     multi_scale: bool,
+    /// Draw images by weight: more of rare classes, and of those that the last validation found the model bad at
+    #[arg(long)]
+    #[serde(default)]
+    image_weights: bool,
+    /// Rectangular batches: images by aspect ratio, each batch as flat or tall as they are, without mosaics and shuffling
+    #[arg(long)]
+    #[serde(default)]
+    rect: bool,
+    /// Find better hyper-parameters: train N times for --epochs, each time with values that descend from the best so far
+    #[arg(long, value_name = "N", num_args = 0..=1, default_missing_value = "300")]
+    #[serde(default)]
+    evolve: Option<usize>,
     /// Take all classes as one
     #[arg(long)]
     single_cls: bool,
@@ -137,7 +154,7 @@ type Asked = (TrainArgs, PathBuf, bool);
 
 /// Runs the command: here, or in processes that this one starts, or as one of several that somebody started.
 pub fn run(args: &TrainArgs, given: &[String]) -> CliResult {
-    let asked = resume::resumed(args, given);
+    let asked = resume::resumed(&placed(args), given);
     let Some(environment) = ranks::environment()? else {
         let asked = asked?;
         if let Some(count) = ranks::to_start(&asked.0.device, asked.0.processes)? {
@@ -157,6 +174,15 @@ pub fn run(args: &TrainArgs, given: &[String]) -> CliResult {
     ranks.together(|| train(same_for_all(&ranks, asked)?, args.json, device, &ranks))
 }
 
+/// Evolutions have a folder of their own, as in YOLOv5, unless another is named.
+fn placed(args: &TrainArgs) -> TrainArgs {
+    let mut args = args.clone();
+    if args.evolve.is_some() && args.project == Path::new("runs/train") {
+        args.project = PathBuf::from("runs/evolve");
+    }
+    args
+}
+
 /// What rank 0 is asked for: the folder may be on its machine only.
 fn same_for_all(ranks: &Ranks, asked: CliResult<Asked>) -> CliResult<Asked> {
     let own = if ranks.world.is_main() {
@@ -172,6 +198,21 @@ fn check(args: &TrainArgs, processes: usize) -> CliResult {
     if args.epochs == 0 || args.nominal_batch == 0 {
         return Err(CliError::Usage(
             "--epochs and --nominal-batch must be at least 1".into(),
+        ));
+    }
+    if args.evolve == Some(0) {
+        return Err(CliError::Usage("--evolve needs at least 1 generation".into()));
+    }
+    if args.evolve.is_some() && processes > 1 {
+        return Err(CliError::Usage(
+            "--evolve trains on one device: leave out all but one of --device, and --processes".into(),
+        ));
+    }
+    if args.rect && args.image_weights {
+        return Err(CliError::Usage(
+            "--rect and --image-weights don't go together: --rect shows every image once, in the order of their shapes; leave one of them \
+             out"
+            .into(),
         ));
     }
     let Some(batch) = args.batch_size.0 else {
@@ -243,6 +284,9 @@ fn train((mut args, folder, resume): Asked, json: bool, device: tch::Device, ran
         folder: &folder,
         resume,
     };
+    if let Some(generations) = args.evolve {
+        return evolve::run(&job, &args, generations, sparsify.as_ref(), json);
+    }
     let (train, measured) = job.loaders()?;
     if resume && world.is_main() {
         job.check_resume(&train, &measured)?;
@@ -250,8 +294,11 @@ fn train((mut args, folder, resume): Asked, json: bool, device: tch::Device, ran
     if world.is_main() {
         resume::remember(&args, &folder)?;
     }
+    if args.rect && world.is_main() && !resume {
+        ui::say("--rect: batches of one shape each, without mosaics and always in the same order, as YOLOv5 does it");
+    }
     if world.is_main() && !args.noplots && !resume {
-        plots::training_data(&folder, &dataset, &train)?;
+        plots::training_data(&folder, &dataset, &train, job.options.sampling)?;
     }
     let started = Instant::now();
     let outcome = job.run_on(&train, &measured, "train", sparsify.as_ref())?;
@@ -329,9 +376,20 @@ fn options(args: &TrainArgs, size: usize) -> CliResult<TrainOptions> {
         freeze: freeze(&args.freeze),
         val_every: if args.noval { args.epochs } else { 1 },
         multi_scale: args.multi_scale,
+        sampling: sampling(args),
         nominal_batch: args.nominal_batch,
         ..TrainOptions::new(args.epochs, args.batch_size.0.unwrap_or(1), size, hyp)
     })
+}
+
+fn sampling(args: &TrainArgs) -> Sampling {
+    if args.rect {
+        Sampling::Rect
+    } else if args.image_weights {
+        Sampling::Weighted
+    } else {
+        Sampling::Shuffled
+    }
 }
 
 /// Curves of the training, and the best model looked at closely.

@@ -96,7 +96,7 @@ pub fn run(args: &ValArgs) -> CliResult {
     }
     check_classes(args, &checkpoint, &dataset)?;
     let size = settings::image_size(args.img, &checkpoint)?;
-    let loader = data_args::val_loader(&dataset, split, size, args.batch_size, args.workers, false)?;
+    let loader = data_args::val_loader(&dataset, split, &checkpoint, size, args.batch_size, args.workers, false)?;
     let options = NmsOptions {
         conf: args.conf_thres,
         iou: args.iou_thres,

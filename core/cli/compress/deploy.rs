@@ -230,7 +230,7 @@ impl Context<'_> {
             return Ok(pictures);
         };
         let model = load::checkpoint(weights)?;
-        let loader = self.val_loader()?;
+        let loader = self.val_loader(&model)?;
         let detector = Detector::new(&model.graph, &model.params).map_err(load::failed)?;
         let mut seen = plots::Pictures::of(loader.images());
         let report = val::measure(

@@ -118,9 +118,17 @@ impl<'a> Context<'a> {
         }
     }
 
-    pub fn val_loader(&self) -> CliResult<Loader> {
+    pub fn val_loader(&self, model: &Checkpoint) -> CliResult<Loader> {
         let r = self.recipe;
-        data_args::val_loader(self.dataset, Split::Val, self.size(), r.batch_size, r.workers, true)
+        data_args::val_loader(
+            self.dataset,
+            Split::Val,
+            model,
+            self.size(),
+            r.batch_size,
+            r.workers,
+            true,
+        )
     }
 
     fn train(&self, stage: &TrainStage, label: &str, place: &Path, resume: bool) -> CliResult<Record> {
@@ -141,7 +149,7 @@ impl<'a> Context<'a> {
             .run("sparsify", Some(&stage.pruner))?;
         // The penalty has worked to the end: the last model is the sparse one, whichever was the most accurate.
         let last = outcome.last.on(self.compute.device);
-        let metrics = prune::validate(&last, &self.val_loader()?, "val")?;
+        let metrics = prune::validate(&last, &self.val_loader(&last)?, "val")?;
         let path = place.join("weights/last.safetensors");
         self.record(&outcome.last, path, metrics, json!({}))
     }
@@ -179,7 +187,7 @@ impl<'a> Context<'a> {
             select_images: stage.select_images,
         };
         let pruned = job.run(&model, &format!("{name}.pruner"), &stage.pruner)?;
-        let metrics = prune::validate(&pruned.model, &self.val_loader()?, "val")?;
+        let metrics = prune::validate(&pruned.model, &self.val_loader(&pruned.model)?, "val")?;
         let plan = place.join("plan.json");
         let text = serde_json::to_string_pretty(&pruned.plan)?;
         load::write_file(&plan, text.as_bytes()).map_err(|error| io_error("can't write", &plan, &error))?;

@@ -6,7 +6,7 @@ use yolo_core::Pruner;
 use yolo_core::config::Located;
 use yolo_core::prune::Regulariser;
 use yolo_data::{Loader, Split};
-use yolo_engine::train::{Event, Hook, Outcome, Regularise, TrainOptions};
+use yolo_engine::train::{Event, Hook, Outcome, Regularise, Row, TrainOptions};
 
 use crate::error::{CliError, CliResult};
 use crate::{data_args, load, ranks, ui};
@@ -46,8 +46,16 @@ impl Job<'_> {
     /// Loaders of the training and validation images.
     pub fn loaders(&self) -> CliResult<(Loader, Loader)> {
         let o = &self.options;
-        let train = data_args::train_loader(self.dataset, o.size, o.batch, &o.hyp, o.seed, self.workers)?;
-        let val = data_args::val_loader(self.dataset, Split::Val, o.size, o.batch, self.workers, true)?;
+        let train = data_args::loader_of(self.dataset, o, &self.start, self.workers)?;
+        let val = data_args::val_loader(
+            self.dataset,
+            Split::Val,
+            &self.start,
+            o.size,
+            o.batch,
+            self.workers,
+            true,
+        )?;
         Ok((train, val))
     }
 
@@ -83,6 +91,21 @@ impl Job<'_> {
         label: &str,
         sparsify: Option<&serde_json::Value>,
     ) -> CliResult<Outcome> {
+        let place = Some((self.folder, self.resume));
+        let result = self.attempt((train, val), label, sparsify, place, &mut |_| ())?;
+        result.map_err(|error| self.ended(error))
+    }
+
+    /// Trains; `place` is where it writes and whether it goes on there, `each` sees the row of every epoch. What ended the training
+    /// is left as it is.
+    pub fn attempt(
+        &mut self,
+        (train, val): (&Loader, &Loader),
+        label: &str,
+        sparsify: Option<&serde_json::Value>,
+        place: Option<(&Path, bool)>,
+        each: &mut dyn FnMut(&Row),
+    ) -> CliResult<yolo_engine::Result<Outcome>> {
         let start = self.described();
         self.options.hooks = sparsify.map(description).transpose()?.into_iter().collect();
         let groups = yolo_core::prune::ChannelGroups::of(&start.graph)?;
@@ -117,6 +140,7 @@ impl Job<'_> {
                 }
                 Event::Val { done, total } => bar.set(*done as u64, *total as u64, "validating"),
                 Event::Epoch { row, best } => {
+                    each(row);
                     let [box_loss, obj, cls] = row.loss;
                     let metrics = row
                         .metrics
@@ -131,17 +155,9 @@ impl Job<'_> {
             }
             !ui::stopped()
         };
-        let result = yolo_engine::train::train(
-            start,
-            &self.options,
-            train,
-            Some(val),
-            Some((self.folder, self.resume)),
-            &mut hooks,
-            &mut listen,
-        );
+        let result = yolo_engine::train::train(start, &self.options, train, Some(val), place, &mut hooks, &mut listen);
         bar.finish();
-        result.map_err(|error| self.ended(error))
+        Ok(result)
     }
 
     /// What a training says that ended before its time: what is kept, and how it goes on.

@@ -13,10 +13,11 @@ use crate::{load, settings};
 const OPTIONS: &str = "options.json";
 
 /// Options that may change when a run goes on: they change no weight, or (paths, where the files now are) their content is compared.
-const FREE: [&str; 13] = [
+const FREE: [&str; 14] = [
     "cfg",
     "data",
     "device",
+    "evolve",
     "exist_ok",
     "hyp",
     "name",
@@ -64,7 +65,7 @@ pub fn resumed(args: &TrainArgs, given: &[String]) -> CliResult<(TrainArgs, Path
                 .map_err(|error| CliError::Failed(format!("{}: {error}; start a new run", path.display())))?;
             let args = merged(&saved, args, given, &folder)?;
             // A run that was ended before its first state starts anew, in its folder.
-            let resume = folder.join(STATE).is_file();
+            let resume = args.evolve.is_some() || folder.join(STATE).is_file();
             Ok((args, folder, resume))
         }
     }
@@ -77,11 +78,17 @@ fn merged(saved: &Value, args: &TrainArgs, given: &[String], folder: &Path) -> C
     let mut changed = Vec::new();
     for name in given.iter().filter(|name| now.get(name).is_some()) {
         let (here, there) = (&now[name], &saved[name]);
-        if FREE.contains(&name.as_str()) {
+        // More generations are fine, but a training is no evolution.
+        let other_kind = name == "evolve" && there.is_null();
+        if !other_kind && FREE.contains(&name.as_str()) {
             all[name] = here.clone();
         } else if here != there && !(name == "batch_size" && here.is_null()) {
             changed.push(format!("--{} is {here} here, {there} there", name.replace('_', "-")));
         }
+    }
+    // No setting of its own, but the other spelling of no --cos-lr.
+    if args.linear_lr && saved["cos_lr"] == true {
+        changed.push("--linear-lr is given here, --cos-lr there".to_owned());
     }
     if !changed.is_empty() {
         return Err(CliError::Usage(format!(

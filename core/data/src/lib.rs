@@ -16,9 +16,10 @@ pub mod loader;
 pub mod pixels;
 pub mod probe;
 pub mod synth;
+pub mod weights;
 
 pub use dataset::{Dataset, Policy, Sample, Samples, Split};
 pub use error::{Error, Result};
 pub use hyp::Hyp;
-pub use loader::{Batch, Loader, LoaderOptions, Origin, Shard};
+pub use loader::{Batch, Batches, Loader, LoaderOptions, Origin, Shard};
 pub use pixels::Image;

@@ -12,7 +12,7 @@ use rand_chacha::ChaCha8Rng;
 use crate::augment::{self, PixelBox, Warp};
 use crate::dataset::Sample;
 use crate::letterbox::{self, Fit, Letterbox};
-use crate::{Error, Hyp, Image, Result};
+use crate::{Error, Hyp, Image, Result, weights};
 
 /// Some images and their boxes.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -63,7 +63,7 @@ pub struct LoaderOptions {
     pub batch: usize,
     /// Augment and shuffle with these, or show every image once, letterboxed.
     pub augment: Option<Hyp>,
-    /// Without augmentation: batches of similar shape, padded to it (`rect`), instead of squares.
+    /// Batches of similar shape, padded to it (`rect`), instead of squares. With augmentation: no mosaics, and in the order of the shapes.
     pub rect: bool,
     /// Extra border for `rect`, in strides (0.5 in validation).
     pub pad: f64,
@@ -149,10 +149,18 @@ pub struct Loader {
 struct Source {
     samples: Vec<Sample>,
     options: LoaderOptions,
-    /// Order of samples and shape `[h, w]` of each batch, without augmentation.
+    /// Order of samples and shape `[h, w]` of each batch, where they are the same in all epochs.
     plan: Option<(Vec<usize>, Vec<[usize; 2]>)>,
     cache: Vec<OnceLock<Arc<Image>>>,
     cached_bytes: Mutex<usize>,
+}
+
+/// The images of an epoch.
+#[derive(Debug)]
+struct Order {
+    members: Vec<usize>,
+    /// Whether they were drawn by weight. Then mosaics are filled from the draw, too.
+    drawn: bool,
 }
 
 /// Buffers of one worker, reused from image to image.
@@ -185,8 +193,8 @@ impl Loader {
             ));
         }
         let plan = match (&options.augment, options.rect) {
-            (Some(_), _) => None,
-            (None, true) => Some(rect_plan(&samples, &options)),
+            (Some(_), false) => None,
+            (_, true) => Some(rect_plan(&samples, &options)),
             (None, false) => {
                 let batches = samples.len().div_ceil(options.batch);
                 Some(((0..samples.len()).collect(), vec![[options.size; 2]; batches]))
@@ -235,6 +243,14 @@ impl Loader {
         self.start(epoch, shard, 0, 1)
     }
 
+    /// As [`Loader::part`], but of images that are drawn by their weight (see [`crate::weights`]), with replacement: all parts, and the
+    /// same epoch with the same `class_maps`, come from the same draw.
+    pub fn drawn(&self, epoch: usize, shard: Shard, class_maps: &[f64]) -> Batches {
+        let weights = weights::image_weights(&self.source.samples, class_maps);
+        let members = weights::draw(&weights, &mut self.source.rng(epoch, usize::MAX));
+        self.make(epoch, Order { members, drawn: true }, shard, 0, 1)
+    }
+
     /// As [`Loader::epoch`], but only some of the batches: for processes that share them, number rank, rank + ranks, ...
     pub fn some(&self, epoch: usize, Shard { rank, ranks }: Shard) -> Batches {
         self.start(epoch, Shard::default(), rank, ranks.max(1))
@@ -242,7 +258,12 @@ impl Loader {
 
     /// Batches `first`, `first + step`, ... of an epoch, of each its part for `shard`.
     fn start(&self, epoch: usize, shard: Shard, first: usize, step: usize) -> Batches {
-        let order = Arc::new(self.source.order(epoch));
+        let members = self.source.order(epoch);
+        self.make(epoch, Order { members, drawn: false }, shard, first, step)
+    }
+
+    fn make(&self, epoch: usize, order: Order, shard: Shard, first: usize, step: usize) -> Batches {
+        let order = Arc::new(order);
         let total = self.batches().saturating_sub(first).div_ceil(step);
         let workers = self.source.options.workers.clamp(1, total.max(1));
         let (task, tasks) = unbounded::<usize>();
@@ -331,7 +352,7 @@ impl Iterator for Batches {
     }
 }
 
-/// Order and batch shapes of rectangular validation, as YOLOv5: sorted by aspect ratio, each batch as flat or tall as its
+/// Order and batch shapes of rectangular training and validation, as YOLOv5: sorted by aspect ratio, each batch as flat or tall as its
 /// extreme image.
 fn rect_plan(samples: &[Sample], o: &LoaderOptions) -> (Vec<usize>, Vec<[usize; 2]>) {
     let ratios: Vec<f64> = samples
@@ -381,17 +402,17 @@ impl Source {
         &self,
         (epoch, index): (usize, usize),
         shard: Shard,
-        order: &[usize],
+        order: &Order,
         scratch: &mut Scratch,
     ) -> Result<Batch> {
         let o = &self.options;
         let first = index * o.batch;
-        let whole = o.batch.min(order.len() - first);
+        let whole = o.batch.min(order.members.len() - first);
         let part = shard.of(whole);
         let idle = part.is_empty();
         let part = if idle { 0..1 } else { part };
         let first = first + part.start;
-        let members = &order[first..first + part.len()];
+        let members = &order.members[first..first + part.len()];
         let size = self.plan.as_ref().map_or([o.size; 2], |(_, shapes)| shapes[index]);
         let plane = size[0] * size[1];
         let mut batch = Batch {
@@ -402,7 +423,9 @@ impl Source {
         };
         for (slot, sample) in members.iter().enumerate() {
             let fit = match &o.augment {
-                Some(hyp) => self.augmented(*sample, hyp, &mut self.rng(epoch, first + slot), scratch)?,
+                Some(hyp) => {
+                    self.augmented((*sample, order), size, hyp, &mut self.rng(epoch, first + slot), scratch)?
+                }
                 None => self.plain(*sample, size, scratch)?,
             };
             planes(&scratch.image, &mut batch.pixels[slot * 3 * plane..][..3 * plane]);
@@ -493,16 +516,23 @@ impl Source {
         })
     }
 
-    fn augmented(&self, index: usize, hyp: &Hyp, rng: &mut ChaCha8Rng, scratch: &mut Scratch) -> Result<Fit> {
-        let size = self.options.size;
+    fn augmented(
+        &self,
+        (index, order): (usize, &Order),
+        size: [usize; 2],
+        hyp: &Hyp,
+        rng: &mut ChaCha8Rng,
+        scratch: &mut Scratch,
+    ) -> Result<Fit> {
         let mut fit = Fit::default();
-        if augment::chance(rng, hyp.mosaic) {
-            self.mosaic(index, hyp, rng, scratch)?;
+        // A mosaic is a square.
+        if !self.options.rect && augment::chance(rng, hyp.mosaic) {
+            self.mosaic((index, order), hyp, rng, scratch)?;
             if augment::chance(rng, hyp.mixup) {
                 std::mem::swap(&mut scratch.image, &mut scratch.other);
                 std::mem::swap(&mut scratch.boxes, &mut scratch.other_boxes);
                 let partner = rng.random_range(0..self.samples.len());
-                self.mosaic(partner, hyp, rng, scratch)?;
+                self.mosaic((partner, order), hyp, rng, scratch)?;
                 let Scratch {
                     image,
                     other,
@@ -513,7 +543,7 @@ impl Source {
                 augment::mixup(image, boxes, other, other_boxes, rng);
             }
         } else {
-            fit = self.plain(index, [size; 2], scratch)?;
+            fit = self.plain(index, size, scratch)?;
             std::mem::swap(&mut scratch.image, &mut scratch.canvas);
             let Scratch {
                 canvas,
@@ -535,10 +565,19 @@ impl Source {
         Ok(fit)
     }
 
-    fn mosaic(&self, index: usize, hyp: &Hyp, rng: &mut ChaCha8Rng, scratch: &mut Scratch) -> Result<()> {
+    fn mosaic(
+        &self,
+        (index, order): (usize, &Order),
+        hyp: &Hyp,
+        rng: &mut ChaCha8Rng,
+        scratch: &mut Scratch,
+    ) -> Result<()> {
         let mut members = [index; 4];
         for member in &mut members[1..] {
             *member = rng.random_range(0..self.samples.len());
+            if order.drawn {
+                *member = order.members[*member];
+            }
         }
         members.shuffle(rng);
         let [a, b, c, d] = members;
@@ -554,7 +593,7 @@ impl Source {
         } = scratch;
         augment::mosaic(self.options.size, parts, rng, canvas, boxes);
         augment::copy_paste(canvas, boxes, hyp.copy_paste, rng, row);
-        augment::random_perspective(canvas, boxes, self.options.size, hyp, rng, warp, image);
+        augment::random_perspective(canvas, boxes, [self.options.size; 2], hyp, rng, warp, image);
         Ok(())
     }
 }

@@ -37,12 +37,12 @@ fn inverse(m: &Matrix) -> Option<Matrix> {
     (det.abs() > 1e-12).then(|| std::array::from_fn(|i| std::array::from_fn(|j| cofactor(j, i) / det)))
 }
 
-/// Warps `source` into `out` (`size` x `size`) as `translation * shear * rotation * perspective * centre` of random parts. Boxes
+/// Warps `source` into `out` (`size`: height and width) as `translation * shear * rotation * perspective * centre` of random parts. Boxes
 /// that become too small, too thin or lose more than 90 % of their area are dropped.
 pub fn random_perspective(
     source: &Image,
     boxes: &mut Vec<PixelBox>,
-    size: usize,
+    size: [usize; 2],
     hyp: &Hyp,
     rng: &mut impl Rng,
     buffers: &mut Warp,
@@ -58,13 +58,14 @@ pub fn random_perspective(
     let rotation: Matrix = [[cos, sin, 0.], [-sin, cos, 0.], [0., 0., 1.]];
     let lean = |rng: &mut _| uniform(rng, -hyp.shear, hyp.shear).to_radians().tan();
     let shear: Matrix = [[1., lean(rng), 0.], [lean(rng), 1., 0.], [0., 0., 1.]];
-    let mut shift = || uniform(rng, 0.5 - hyp.translate, 0.5 + hyp.translate) * size as f64;
-    let translation: Matrix = [[1., 0., shift()], [0., 1., shift()], [0., 0., 1.]];
+    let [height, width] = size;
+    let mut shift = |side: usize| uniform(rng, 0.5 - hyp.translate, 0.5 + hyp.translate) * side as f64;
+    let translation: Matrix = [[1., 0., shift(width)], [0., 1., shift(height)], [0., 0., 1.]];
     let matrix = [perspective, rotation, shear, translation]
         .iter()
         .fold(centre, |m, next| product(next, &m));
 
-    out.reset(size, size, BORDER);
+    out.reset(width, height, BORDER);
     if let Some(back) = inverse(&matrix) {
         let flat = hyp.perspective == 0.0;
         if flat && hyp.degrees == 0.0 && hyp.shear == 0.0 {
@@ -77,8 +78,8 @@ pub fn random_perspective(
 }
 
 /// Moves boxes to the box around their moved corners, clips and filters them.
-fn transform_boxes(boxes: &mut Vec<PixelBox>, matrix: &Matrix, scale: f64, size: usize) {
-    let limit = size as f64;
+fn transform_boxes(boxes: &mut Vec<PixelBox>, matrix: &Matrix, scale: f64, [height, width]: [usize; 2]) {
+    let limits = [width as f64, height as f64];
     boxes.retain_mut(|[_, x1, y1, x2, y2]| {
         let (mut low, mut high) = ([f64::INFINITY; 2], [f64::NEG_INFINITY; 2]);
         for (x, y) in [(*x1, *y1), (*x2, *y2), (*x1, *y2), (*x2, *y1)] {
@@ -88,7 +89,8 @@ fn transform_boxes(boxes: &mut Vec<PixelBox>, matrix: &Matrix, scale: f64, size:
                 high[axis] = high[axis].max(value);
             }
         }
-        let (low, high) = (low.map(|v| v.clamp(0.0, limit)), high.map(|v| v.clamp(0.0, limit)));
+        let inside = |corner: [f64; 2]| [0, 1].map(|axis: usize| corner[axis].clamp(0.0, limits[axis]));
+        let (low, high) = (inside(low), inside(high));
         let old_area = f64::from(*x2 - *x1) * f64::from(*y2 - *y1) * scale * scale;
         let (w, h) = (high[0] - low[0], high[1] - low[1]);
         let aspect = (w / (h + 1e-16)).max(h / (w + 1e-16));
@@ -247,7 +249,7 @@ mod tests {
         random_perspective(
             &source,
             &mut boxes,
-            64,
+            [64; 2],
             &still,
             &mut rng,
             &mut Warp::default(),
@@ -274,7 +276,15 @@ mod tests {
             let mut boxes = vec![[0.0, 30.0, 40.0, 70.0, 60.0]];
             let mut out = Image::default();
             let mut rng = ChaCha8Rng::seed_from_u64(seed);
-            random_perspective(&source, &mut boxes, 100, &hyp, &mut rng, &mut Warp::default(), &mut out);
+            random_perspective(
+                &source,
+                &mut boxes,
+                [100; 2],
+                &hyp,
+                &mut rng,
+                &mut Warp::default(),
+                &mut out,
+            );
             let lit: Vec<(usize, usize)> = (0..10_000)
                 .filter(|i| out.data[i * 3] > 127 && out.data[i * 3] != BORDER)
                 .map(|i| (i % 100, i / 100))
@@ -299,6 +309,26 @@ mod tests {
     }
 
     #[test]
+    fn flat_pictures_stay_flat_and_move_by_their_own_sides() {
+        let still = Hyp {
+            translate: 0.0,
+            scale: 0.0,
+            ..Hyp::default()
+        };
+        let source = noise(96, 32);
+        let (mut boxes, mut out) = (vec![[2.0, 10.0, 12.0, 90.0, 30.0]], Image::default());
+        let mut rng = ChaCha8Rng::seed_from_u64(3);
+        let mut buffers = Warp::default();
+        random_perspective(&source, &mut boxes, [32, 96], &still, &mut rng, &mut buffers, &mut out);
+        assert_eq!(out, source);
+        assert_eq!(boxes, [[2.0, 10.0, 12.0, 90.0, 30.0]]);
+        // Into a picture of another shape: centre stays at centre, boxes are clipped to width and height.
+        random_perspective(&source, &mut boxes, [64, 64], &still, &mut rng, &mut buffers, &mut out);
+        assert_eq!([out.width, out.height], [64, 64]);
+        assert_eq!(boxes, [[2.0, 0.0, 28.0, 64.0, 46.0]]);
+    }
+
+    #[test]
     fn what_leaves_the_picture_is_dropped() {
         let matrix = [[1., 0., 95.], [0., 1., 0.], [0., 0., 1.]];
         let mut boxes = vec![
@@ -306,7 +336,7 @@ mod tests {
             [1.0, 0.0, 0.0, 10.0, 50.0],
             [2.0, 10.0, 0.0, 30.0, 20.0],
         ];
-        transform_boxes(&mut boxes, &matrix, 1.0, 100);
+        transform_boxes(&mut boxes, &matrix, 1.0, [100; 2]);
         // The first keeps 5 % of its area; the second half of it; the third nothing.
         assert_eq!(boxes, [[1.0, 95.0, 0.0, 100.0, 50.0]]);
     }

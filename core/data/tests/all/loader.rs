@@ -1,6 +1,6 @@
 //! Batches: the same for a seed whatever the number of workers, every image once in validation, errors instead of hanging.
 
-use yolo_data::{Batch, Dataset, Hyp, Loader, LoaderOptions, Policy, Sample, Split, synth};
+use yolo_data::{Batch, Dataset, Hyp, Loader, LoaderOptions, Policy, Sample, Shard, Split, synth};
 
 use crate::folder;
 
@@ -112,6 +112,133 @@ fn validation_shows_every_image_once_with_its_own_boxes() {
             .all(|batch| batch.size[0] % 32 == 0 && batch.size[1] % 32 == 0)
     );
     assert!(batches.iter().any(|batch| batch.size == [160, 160]));
+}
+
+#[test]
+fn drawn_images_and_their_mosaics_are_those_with_a_weight() {
+    let dir = folder();
+    let mut samples = samples(dir.path(), 30);
+    for (index, sample) in samples.iter_mut().enumerate() {
+        sample.boxes = vec![[(index % 3) as f32, 0.5, 0.5, 0.5, 0.5]];
+    }
+    let options = LoaderOptions::train(64, 4, Hyp::default(), 7);
+    let loader = Loader::new(samples.clone(), options).expect("a loader");
+    let drawn = |number: usize, shard: Shard, maps: &[f64]| -> Vec<Batch> {
+        let batches = loader.drawn(number, shard, maps);
+        batches.collect::<yolo_data::Result<_>>().expect("batches")
+    };
+    // Nothing is left to learn of class 0 and 2.
+    let all = drawn(1, Shard::default(), &[1.0, 0.0, 1.0]);
+    assert_eq!(all.iter().map(Batch::len).sum::<usize>(), samples.len());
+    assert!(
+        all.iter()
+            .flat_map(|batch| &batch.images)
+            .all(|origin| origin.index % 3 == 1),
+        "images are drawn by their weight"
+    );
+    let targets: Vec<f32> = all
+        .iter()
+        .flat_map(|batch| &batch.targets)
+        .map(|target| target[1])
+        .collect();
+    assert!(
+        targets.len() > samples.len() && targets.iter().all(|class| *class == 1.0),
+        "mosaics are filled from the draw"
+    );
+    assert!(
+        all == drawn(1, Shard::default(), &[1.0, 0.0, 1.0]),
+        "the same draw again"
+    );
+    let order = |batches: &[Batch]| -> Vec<usize> {
+        batches
+            .iter()
+            .flat_map(|batch| &batch.images)
+            .map(|origin| origin.index)
+            .collect()
+    };
+    assert_ne!(
+        order(&all),
+        order(&drawn(2, Shard::default(), &[1.0, 0.0, 1.0])),
+        "epochs differ"
+    );
+    assert_ne!(
+        order(&all),
+        order(&drawn(1, Shard::default(), &[0.0])),
+        "classes matter"
+    );
+
+    // Two processes make the same batches together.
+    let parts = [0, 1].map(|rank| drawn(1, Shard { rank, ranks: 2 }, &[1.0, 0.0, 1.0]));
+    for ((whole, a), b) in all.iter().zip(&parts[0]).zip(&parts[1]) {
+        let b = if b.idle { &[][..] } else { &b.images[..] };
+        assert_eq!(whole.images, [&a.images[..], b].concat());
+    }
+}
+
+#[test]
+fn rectangular_training_keeps_shapes_and_order() {
+    let dir = folder();
+    let mut samples = samples(dir.path(), 20);
+    let squares = samples.len();
+    for (index, (width, height)) in [(128, 64), (64, 128), (128, 64), (120, 60)].into_iter().enumerate() {
+        let image = dir.path().join(format!("images/train/rect{index}.png"));
+        crate::picture(5, width, height).save(&image).expect("a picture");
+        samples.push(Sample {
+            image,
+            label: "none".into(),
+            boxes: vec![[1.0, 0.5, 0.5, 0.5, 0.5]],
+            size: [width as usize, height as usize],
+        });
+    }
+    // Mosaics are asked for, and not made. Nothing moves but colours, so every box stays where the letterbox puts it.
+    let hyp = Hyp {
+        translate: 0.0,
+        scale: 0.0,
+        fliplr: 0.0,
+        ..Hyp::default()
+    };
+    let options = LoaderOptions {
+        rect: true,
+        ..LoaderOptions::train(128, 3, hyp, 7)
+    };
+    let all = epoch(&samples, &options, 0);
+    let order = |batches: &[Batch]| -> Vec<usize> {
+        batches
+            .iter()
+            .flat_map(|batch| &batch.images)
+            .map(|origin| origin.index)
+            .collect()
+    };
+    // By height over width: the flat ones first, the squares as they come, the tall one last.
+    let expected: Vec<usize> = [squares, squares + 2, squares + 3]
+        .into_iter()
+        .chain(0..squares)
+        .chain([squares + 1])
+        .collect();
+    assert_eq!(order(&all), expected);
+    assert_eq!(
+        order(&epoch(&samples, &options, 1)),
+        expected,
+        "the same in every epoch"
+    );
+    assert!(all != epoch(&samples, &options, 1), "colours differ");
+    let sizes: Vec<[usize; 2]> = all.iter().map(|batch| batch.size).collect();
+    assert_eq!(sizes[0], [64, 128], "no higher than its images");
+    assert!(sizes[1..].iter().all(|size| *size == [128, 128]), "{sizes:?}");
+    let first = &all[0];
+    assert_eq!(first.pixels.len(), 3 * 3 * 64 * 128);
+    for target in &first.targets {
+        assert!(
+            target[2..].iter().zip([0.5; 4]).all(|(a, b)| (a - b).abs() < 0.01),
+            "{target:?}"
+        );
+    }
+    assert_eq!(first.targets.len(), 3);
+    let boxes: usize = all.iter().map(|batch| batch.targets.len()).sum();
+    assert!(
+        boxes <= samples.iter().map(|sample| sample.boxes.len()).sum::<usize>(),
+        "a mosaic would have more"
+    );
 }
 
 #[test]

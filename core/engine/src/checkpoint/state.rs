@@ -31,6 +31,9 @@ pub struct TrainState {
     pub best_fitness: f64,
     /// Epoch of the best fitness.
     pub best_epoch: usize,
+    /// mAP of each class in the last validation, where images are drawn by it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub class_maps: Vec<f64>,
     /// Settings of the run, to refuse a resume with others.
     pub settings: serde_json::Value,
     /// Data and weights that it was started on.

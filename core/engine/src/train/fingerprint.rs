@@ -160,7 +160,7 @@ fn hex(hash: Sha256) -> String {
 }
 
 /// Settings that differ, one text each, `hyp.lr0 is 0.01 here, 0.02 there`.
-pub(super) fn changed_settings(here: &Value, there: &Value) -> Vec<String> {
+pub fn changed_settings(here: &Value, there: &Value) -> Vec<String> {
     fn walk(place: &str, here: &Value, there: &Value, out: &mut Vec<String>) {
         if let (Value::Object(a), Value::Object(b)) = (here, there) {
             let mut keys: Vec<&String> = a.keys().chain(b.keys().filter(|key| !a.contains_key(*key))).collect();

@@ -14,6 +14,7 @@ use super::events::Events;
 use super::fingerprint::Fingerprint;
 use super::results::{self, COLUMNS, Row};
 use super::resume;
+use super::sampling::{self, Sampling};
 use super::step::{LossMean, StepOptions, Stepper};
 use super::{Decay, Ema, Hook, NOMINAL_BATCH, OptimizerKind, Precision, Schedule};
 use crate::checkpoint::{self, Checkpoint, Stage, TrainState};
@@ -53,6 +54,9 @@ pub struct TrainOptions {
     /// Each batch at a size of its own, from half to one and a half of `size`.
     #[serde(default)]
     pub multi_scale: bool,
+    /// Choice and order of the images.
+    #[serde(default, skip_serializing_if = "Sampling::is_usual")]
+    pub sampling: Sampling,
     /// Mixed precision.
     #[serde(default)]
     pub precision: Precision,
@@ -94,6 +98,7 @@ impl TrainOptions {
             freeze_norm: false,
             val_every: 1,
             multi_scale: false,
+            sampling: Sampling::Shuffled,
             sync_bn: false,
             world: Arc::default(),
             precision: Precision::Off,
@@ -202,6 +207,9 @@ fn epochs(
             val_loss: report.and_then(|report| report.loss),
             lr: [0, 1, 2].map(|group: usize| run.stepper.optimizer.groups[group].lr),
         };
+        if due && options.sampling == Sampling::Weighted {
+            run.remember_classes(metrics.as_ref())?;
+        }
         let measured = metrics.is_some();
         let best = run.keep_best(epoch, metrics, val.is_none());
         run.save(&row, best, options.save_period)?;
@@ -459,6 +467,21 @@ impl Run {
         val::measure(&detector, batches, total, &nms, loss, &mut |_| Ok(()), progress).map(Some)
     }
 
+    /// mAP of each class, which only rank 0 has measured, everywhere: the next images are drawn by it.
+    fn remember_classes(&mut self, metrics: Option<&Metrics>) -> Result<()> {
+        let classes = self.model.graph.head.as_ref().map_or(0, |head| head.classes as usize);
+        let own = metrics.map_or_else(Vec::new, |metrics| sampling::class_maps(metrics, classes));
+        let own = serde_json::to_vec(&own).map_err(yolo_core::Error::from)?;
+        self.state.class_maps = serde_json::from_slice(&self.world.share(own)?).map_err(yolo_core::Error::from)?;
+        Ok(())
+    }
+
+    /// What this process trains on in an epoch.
+    fn images(&self, options: &TrainOptions, loader: &Loader, epoch: usize) -> yolo_data::Batches {
+        let maps = &self.state.class_maps;
+        options.sampling.epoch(loader, epoch, self.world.shard(), maps)
+    }
+
     /// One epoch; returns the mean losses.
     fn epoch(
         &mut self,
@@ -479,7 +502,7 @@ impl Run {
         let mut mean = [0.0; 3];
         let updates = self.schedule.updates(total);
         let started = std::time::Instant::now();
-        for (index, batch) in loader.part(epoch, self.world.shard()).enumerate() {
+        for (index, batch) in self.images(options, loader, epoch).enumerate() {
             let batch = batch?;
             let iteration = epoch * total + index;
             let step = self.schedule.step(iteration, epoch);
@@ -674,23 +697,26 @@ fn finite(params: &Params) -> Result<bool> {
     Ok(sum.f_double_value(&[0])? == 0.0)
 }
 
-/// The batch at a random size: a multiple of the stride from half to one and a half of the size of the training. The size is a
-/// function of seed and iteration, so that a resumed run sees the same.
+/// The batch at a random size: a multiple of the stride from half to one and a half of the size of the training (the longer side of
+/// rectangles; the shorter one in proportion, to a multiple of the stride). The size is a function of seed and iteration, so that a
+/// resumed run sees the same.
 fn rescaled(images: &tch::Tensor, options: &TrainOptions, iteration: usize, stride: i64) -> Result<tch::Tensor> {
     use rand::{RngExt as _, SeedableRng as _};
     let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(options.seed ^ 0x6d73);
     rng.set_stream(iteration as u64);
     let cells = (options.size as i64 / stride).max(1);
     let side = rng.random_range((cells / 2).max(1)..=(cells * 3 / 2).max(1)) * stride;
-    if side == options.size as i64 {
+    let (_, _, height, width) = images.size4()?;
+    let scaled = |own: i64| {
+        // Rounded up.
+        let unit = height.max(width) * stride;
+        (own * side + unit - 1) / unit * stride
+    };
+    let size = [scaled(height), scaled(width)];
+    if size == [height, width] {
         return Ok(images.shallow_clone());
     }
-    Ok(channels_last(&images.f_upsample_bilinear2d(
-        [side, side],
-        false,
-        None,
-        None,
-    )?))
+    Ok(channels_last(&images.f_upsample_bilinear2d(size, false, None, None)?))
 }
 
 /// Rows of a finished or unfinished run, for plots.

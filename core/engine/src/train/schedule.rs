@@ -11,9 +11,9 @@ pub const NOMINAL_BATCH: usize = 64;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Decay {
-    /// Half a cosine (the default of v6.0).
+    /// Half a cosine: YOLOv5's `one_cycle(1, lrf, epochs)`, the default of v6.0.
     Cosine,
-    /// A straight line (the default of v7.0).
+    /// A straight line that reaches `lrf` after the last epoch (the default of v7.0; v6.0's reached it in the last epoch).
     #[default]
     Linear,
 }
@@ -196,6 +196,35 @@ mod tests {
             assert!((s.factor(0) - 1.0).abs() < 1e-12 && (s.factor(10) - 0.1).abs() < 1e-12);
             assert!((s.factor(5) - 0.55).abs() < 1e-12);
         }
+    }
+
+    #[test]
+    fn a_cosine_is_the_one_cycle_of_yolov5() {
+        // ((1 - cos(epoch * pi / epochs)) / 2) * (lrf - 1) + 1 for lrf 0.1 and 10 epochs, computed elsewhere.
+        let expected = [
+            1.0,
+            0.9779754323328192,
+            0.9140576474687263,
+            0.8145033635316129,
+            0.6890576474687264,
+            0.55,
+            0.4109423525312737,
+            0.28549663646838717,
+            0.18594235253127372,
+            0.12202456766718092,
+        ];
+        for (epoch, expected) in expected.into_iter().enumerate() {
+            let factor = schedule().factor(epoch);
+            assert!(
+                (factor - expected).abs() < 1e-12,
+                "epoch {epoch}: {factor}, not {expected}"
+            );
+        }
+        let linear = Schedule {
+            decay: Decay::Linear,
+            ..schedule()
+        };
+        assert!((linear.factor(1) - 0.91).abs() < 1e-12 && (linear.factor(9) - 0.19).abs() < 1e-12);
     }
 
     #[test]

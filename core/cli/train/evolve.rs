@@ -1,0 +1,236 @@
+//! `yolo train --evolve`: trainings one after another, each with hyper-parameters that descend from the best so far.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use yolo_data::{Loader, Split};
+use yolo_engine::train::evolve::{self, Generation};
+use yolo_engine::train::{Fingerprint, Row, TrainOptions, changed_settings};
+use yolo_report::{Panel, save_picture, save_text, scatter_panels};
+
+use super::{Job, TrainArgs, resume};
+use crate::error::{CliError, CliResult, io_error};
+use crate::{data_args, load, plots, ui};
+
+/// Results and hyper-parameters of all generations.
+const TABLE: &str = "evolve.csv";
+/// The best hyper-parameters.
+const BEST: &str = "hyp_evolve.yaml";
+/// Fitness over each of them.
+const PICTURE: &str = "evolve.png";
+/// What the evolution was started with.
+const START: &str = "evolve.json";
+
+/// Settings and data that all generations share.
+#[derive(Serialize, Deserialize)]
+struct Start {
+    settings: Value,
+    fingerprint: Fingerprint,
+}
+
+/// Trains the generations that are missing in the table of `job.folder`; `job.resume`: one that was begun goes on.
+pub fn run(job: &Job<'_>, args: &TrainArgs, generations: usize, sparsify: Option<&Value>, json: bool) -> CliResult {
+    let table = job.folder.join(TABLE);
+    let mut done = evolve::read(&table).map_err(load::failed)?;
+    if !job.resume && !done.is_empty() {
+        return Err(CliError::Usage(format!(
+            "{} has {} generations already\n  help: go on with `yolo train --resume {}`, or give another --name",
+            table.display(),
+            done.len(),
+            job.folder.display()
+        )));
+    }
+    let options = TrainOptions {
+        // Only the last epoch counts.
+        val_every: job.options.epochs,
+        patience: 0,
+        save_period: 0,
+        ..job.options.clone()
+    };
+    let val = data_args::val_loader(
+        job.dataset,
+        Split::Val,
+        &job.start,
+        options.size,
+        options.batch,
+        job.workers,
+        true,
+    )?;
+    let mut train = data_args::loader_of(job.dataset, &options, &job.start, job.workers)?;
+    begin(job, &options, &train, &val)?;
+    resume::remember(args, job.folder)?;
+    while done.len() < generations {
+        let hyp = evolve::next(&options.hyp, &done, options.seed).map_err(load::failed)?;
+        let options = TrainOptions { hyp, ..options.clone() };
+        if options.hyp != job.options.hyp || !done.is_empty() {
+            train = data_args::loader_of(job.dataset, &options, &job.start, job.workers)?;
+        }
+        let label = format!("generation {}/{generations}", done.len() + 1);
+        done.push(generation(job, options, (&train, &val), &label, sparsify)?);
+        evolve::write(&table, &done).map_err(load::failed)?;
+        summary(job.folder, &done, !args.noplots)?;
+        let last = done.len() - 1;
+        let star = if evolve::best(&done) == Some(last) { "  *" } else { "" };
+        let [_, _, map50, map] = done[last].metrics;
+        ui::say(format!("{label}: mAP50 {map50:.4}  mAP {map:.4}{star}"));
+    }
+    // A kill may have come between the table and what is drawn from it.
+    summary(job.folder, &done, !args.noplots)?;
+    report(job.folder, &done, json)
+}
+
+/// Remembers what the evolution starts with, or compares with what is remembered.
+fn begin(job: &Job<'_>, options: &TrainOptions, train: &Loader, val: &Loader) -> CliResult {
+    let fingerprint = Fingerprint::of(train, Some(val), &job.dataset.names, &job.start.params).map_err(load::failed)?;
+    let here = Start {
+        settings: serde_json::to_value(options)?,
+        fingerprint,
+    };
+    let path = job.folder.join(START);
+    if job.resume && path.is_file() {
+        let text = std::fs::read_to_string(&path).map_err(|error| io_error("can't read", &path, &error))?;
+        let there: Start = serde_json::from_str(&text)
+            .map_err(|error| CliError::Failed(format!("{}: {error}; start a new evolution", path.display())))?;
+        let mut changed = changed_settings(&here.settings, &there.settings);
+        changed.extend(here.fingerprint.differences(&there.fingerprint));
+        if !changed.is_empty() {
+            return Err(CliError::Usage(format!(
+                "{}: the evolution there was started otherwise: {}\n  help: give it what it was started with, or start a new one from its \
+                 best values: `--hyp {}`",
+                job.folder.display(),
+                changed.join("; "),
+                job.folder.join(BEST).display()
+            )));
+        }
+        return Ok(());
+    }
+    let text = serde_json::to_string_pretty(&here)?;
+    load::write_file(&path, text.as_bytes()).map_err(|error| io_error("can't write", &path, &error))
+}
+
+/// Trains with `options`; writes nothing.
+fn generation(
+    job: &Job<'_>,
+    options: TrainOptions,
+    (train, val): (&Loader, &Loader),
+    label: &str,
+    sparsify: Option<&Value>,
+) -> CliResult<Generation> {
+    use yolo_engine::Error;
+    let hyp = options.hyp.clone();
+    let mut own = Job {
+        start: job.start.deep_clone(),
+        options,
+        dataset: job.dataset,
+        workers: job.workers,
+        folder: job.folder,
+        resume: false,
+    };
+    let mut last = Row::default();
+    let result = own.attempt((train, val), label, sparsify, None, &mut |row| last = *row)?;
+    let again = format!("`yolo train --resume {}`", job.folder.display());
+    match result {
+        Ok(_) => Ok(Generation {
+            metrics: last.metrics.unwrap_or_default(),
+            val_loss: last.val_loss.unwrap_or([f64::NAN; 3]),
+            hyp,
+        }),
+        // Values that don't train are a result, too.
+        Err(Error::Diverged { .. }) => {
+            ui::say(format!("{label}: the loss is not finite with these values"));
+            Ok(Generation {
+                metrics: [0.0; 4],
+                val_loss: [f64::NAN; 3],
+                hyp,
+            })
+        }
+        Err(Error::Core(yolo_core::Error::Cancelled)) => Err(CliError::Interrupted(format!(
+            "stopped; every finished generation is kept, continue with {again}"
+        ))),
+        Err(other) => match load::failed(other) {
+            CliError::Failed(text) => Err(CliError::Failed(format!(
+                "{text}\n  help: every finished generation is kept: when the cause is gone, continue with {again}"
+            ))),
+            usage => Err(usage),
+        },
+    }
+}
+
+/// The best values as a file for `--hyp`, and the picture of all.
+fn summary(folder: &Path, done: &[Generation], picture: bool) -> CliResult {
+    let Some(best) = evolve::best(done) else { return Ok(()) };
+    let path = folder.join(BEST);
+    let text = best_as_yaml(done, best)?;
+    save_text(&path, &text).map_err(plots::failed)?;
+    if !picture {
+        return Ok(());
+    }
+    let panels = panels(done, best)?;
+    let sheet = scatter_panels(&panels, 5).map_err(plots::failed)?;
+    save_picture(&folder.join(PICTURE), &sheet.data, sheet.width, sheet.height).map_err(plots::failed)
+}
+
+fn best_as_yaml(done: &[Generation], best: usize) -> CliResult<String> {
+    let [precision, recall, map50, map] = done[best].metrics;
+    let mut text = format!(
+        "# Best hyper-parameters of an evolution, for `yolo train --hyp`.\n# Generation {} of {} so far: fitness {:.5} \
+         (precision {precision:.4}, recall {recall:.4}, mAP50 {map50:.4}, mAP {map:.4}).\n",
+        best + 1,
+        done.len(),
+        done[best].fitness()
+    );
+    for (key, value) in evolve::values(&done[best].hyp).map_err(load::failed)? {
+        text.push_str(&format!("{key}: {value}\n"));
+    }
+    Ok(text)
+}
+
+/// Fitness over each value that mutates.
+fn panels(done: &[Generation], best: usize) -> CliResult<Vec<Panel>> {
+    let rows: Vec<_> = (done.iter().map(|generation| evolve::values(&generation.hyp)))
+        .collect::<Result<_, _>>()
+        .map_err(load::failed)?;
+    let keys = rows[best].keys().filter(|key| evolve::mutates(key));
+    let number =
+        |row: &serde_json::Map<String, Value>, key: &str| row.get(key).and_then(Value::as_f64).unwrap_or(f64::NAN);
+    Ok(keys
+        .map(|key| Panel {
+            title: format!("{key} = {}", number(&rows[best], key)),
+            points: rows
+                .iter()
+                .zip(done)
+                .map(|(row, own)| (number(row, key), own.fitness()))
+                .collect(),
+            best: Some(best),
+        })
+        .collect())
+}
+
+fn report(folder: &Path, done: &[Generation], json: bool) -> CliResult {
+    let hyp: PathBuf = folder.join(BEST);
+    let Some(best) = evolve::best(done) else {
+        return Err(CliError::Usage("--evolve needs at least 1 generation".into()));
+    };
+    let [_, _, map50, map] = done[best].metrics;
+    if !json {
+        println!(
+            "best generation {}: mAP50 {map50:.4}, mAP {map:.4}\n{}",
+            best + 1,
+            hyp.display()
+        );
+    }
+    println!(
+        "{}",
+        json!({
+            "run_dir": folder,
+            "generations": done.len(),
+            "best_generation": best,
+            "fitness": done[best].fitness(),
+            "map50": map50,
+            "map": map,
+            "hyp": hyp,
+        })
+    );
+    Ok(())
+}
