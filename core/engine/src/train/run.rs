@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use yolo_core::Params;
-use yolo_core::exec::channels_last;
 use yolo_core::graph::DetectHead;
 use yolo_core::prune::Step as HookStep;
 use yolo_data::{Hyp, Loader};
@@ -476,12 +475,6 @@ impl Run {
         Ok(())
     }
 
-    /// What this process trains on in an epoch.
-    fn images(&self, options: &TrainOptions, loader: &Loader, epoch: usize) -> yolo_data::Batches {
-        let maps = &self.state.class_maps;
-        options.sampling.epoch(loader, epoch, self.world.shard(), maps)
-    }
-
     /// One epoch; returns the mean losses.
     fn epoch(
         &mut self,
@@ -502,7 +495,8 @@ impl Run {
         let mut mean = [0.0; 3];
         let updates = self.schedule.updates(total);
         let started = std::time::Instant::now();
-        for (index, batch) in self.images(options, loader, epoch).enumerate() {
+        let (shard, maps) = (self.world.shard(), &self.state.class_maps);
+        for (index, batch) in options.sampling.epoch(loader, epoch, shard, maps).enumerate() {
             let batch = batch?;
             let iteration = epoch * total + index;
             let step = self.schedule.step(iteration, epoch);
@@ -510,7 +504,7 @@ impl Run {
             self.stepper.count(!batch.idle);
             let mut images = self.stepper.images(&batch)?;
             if options.multi_scale {
-                images = rescaled(&images, options, iteration, self.model.max_stride())?;
+                images = sampling::rescaled(&images, options, iteration, self.model.max_stride())?;
             }
             let parts = self.stepper.accumulate(&images, &batch.targets, hooks)?;
             mean = losses
@@ -695,28 +689,6 @@ fn finite(params: &Params) -> Result<bool> {
         sum = sum.f_add(&zeros.f_sum(tch::Kind::Float)?)?;
     }
     Ok(sum.f_double_value(&[0])? == 0.0)
-}
-
-/// The batch at a random size: a multiple of the stride from half to one and a half of the size of the training (the longer side of
-/// rectangles; the shorter one in proportion, to a multiple of the stride). The size is a function of seed and iteration, so that a
-/// resumed run sees the same.
-fn rescaled(images: &tch::Tensor, options: &TrainOptions, iteration: usize, stride: i64) -> Result<tch::Tensor> {
-    use rand::{RngExt as _, SeedableRng as _};
-    let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(options.seed ^ 0x6d73);
-    rng.set_stream(iteration as u64);
-    let cells = (options.size as i64 / stride).max(1);
-    let side = rng.random_range((cells / 2).max(1)..=(cells * 3 / 2).max(1)) * stride;
-    let (_, _, height, width) = images.size4()?;
-    let scaled = |own: i64| {
-        // Rounded up.
-        let unit = height.max(width) * stride;
-        (own * side + unit - 1) / unit * stride
-    };
-    let size = [scaled(height), scaled(width)];
-    if size == [height, width] {
-        return Ok(images.shallow_clone());
-    }
-    Ok(channels_last(&images.f_upsample_bilinear2d(size, false, None, None)?))
 }
 
 /// Rows of a finished or unfinished run, for plots.

@@ -1,8 +1,12 @@
-//! Which images an epoch is made of, and in which order.
+//! Which images an epoch is made of, in which order and at which size.
 
+use rand::{RngExt as _, SeedableRng as _};
 use serde::{Deserialize, Serialize};
+use yolo_core::exec::channels_last;
 use yolo_data::{Batches, Loader, Shard};
 
+use super::TrainOptions;
+use crate::Result;
 use crate::eval::Metrics;
 
 /// Choice and order of the training images.
@@ -43,6 +47,32 @@ pub(super) fn class_maps(metrics: &Metrics, classes: usize) -> Vec<f64> {
         }
     }
     maps
+}
+
+/// The batch at a random size: a multiple of the stride from half to one and a half of the size of the training (the longer side of
+/// rectangles; the shorter one in proportion, to a multiple of the stride). The size is a function of seed and iteration, so that a
+/// resumed run sees the same.
+pub(super) fn rescaled(
+    images: &tch::Tensor,
+    options: &TrainOptions,
+    iteration: usize,
+    stride: i64,
+) -> Result<tch::Tensor> {
+    let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(options.seed ^ 0x6d73);
+    rng.set_stream(iteration as u64);
+    let cells = (options.size as i64 / stride).max(1);
+    let side = rng.random_range((cells / 2).max(1)..=(cells * 3 / 2).max(1)) * stride;
+    let (_, _, height, width) = images.size4()?;
+    let scaled = |own: i64| {
+        // Rounded up.
+        let unit = height.max(width) * stride;
+        (own * side + unit - 1) / unit * stride
+    };
+    let size = [scaled(height), scaled(width)];
+    if size == [height, width] {
+        return Ok(images.shallow_clone());
+    }
+    Ok(channels_last(&images.f_upsample_bilinear2d(size, false, None, None)?))
 }
 
 #[cfg(test)]
