@@ -90,7 +90,13 @@ char *yolo_fused_sgd(const yolo::Handle *params, const yolo::Handle *velocity, s
         at::NoGradGuard no_grad;
         Trained t(params, velocity, nullptr, nullptr, count);
         if (!t.params.empty()) {
-            at::_fused_sgd_(t.params, t.grads, t.first, decay, momentum, lr, 0.0, true, false, false, optional(scale), optional(found_inf));
+            // Without momentum there are no velocities, and nothing for Nesterov to look ahead with.
+            bool moves = momentum != 0.0;
+            if (!moves) {
+                t.first.clear();
+            }
+            at::_fused_sgd_(t.params, t.grads, t.first, decay, momentum, lr, 0.0, moves, false, false, optional(scale),
+                            optional(found_inf));
         }
     })
 }
