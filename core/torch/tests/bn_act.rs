@@ -257,7 +257,7 @@ fn the_kernels_run_on_the_processor_give_what_f64_gives() {
     fs::write(&text, kernels()).unwrap();
     // Rows that no plan divides, one row less or more than the threads take, few blocks and many.
     let vectors = [
-        [1, 16, 1, 2],
+        [1, 16, 1, 5],
         [3, 48, 13, 11],
         [2, 1280, 3, 5],
         [5, 264, 9, 7],

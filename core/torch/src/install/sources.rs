@@ -104,6 +104,7 @@ mod tests {
                 let Some(name) = line.strip_prefix("#include \"").and_then(|rest| rest.split('"').next()) else {
                     continue;
                 };
+                let name = name.trim_start_matches("../");
                 let known = sources
                     .iter()
                     .any(|other| other.name == name || other.name.ends_with(&format!("/{name}")));
