@@ -165,7 +165,7 @@ fn check_steps(name: &str, kind: Kind) {
             check_gradients(&network, case, name);
         }
         optimizer.step(None).expect("a step");
-        optimizer.zero_grad();
+        optimizer.zero_grad().expect("gradients");
         if index == 0 {
             check_parameters(&network, case, name);
         }

@@ -112,7 +112,7 @@ fn without_cuda_it_is_batch_norm_and_the_activation() {
     tch::manual_seed(1);
     for act in Act::ALL {
         let case = Case::new([3, 18, 5, 7], Kind::Float);
-        let fused = |x: &Tensor, norm: BatchNorm<'_>| bn_act::train(x, norm, act).unwrap();
+        let fused = |x: &Tensor, norm: BatchNorm<'_>| bn_act::train(x, norm, act).expect("as the test made it");
         let got = run(&case, Kind::Float, Kind::Float, fused);
         let wanted = run(&case, Kind::Float, Kind::Float, |x, norm| libtorch(x, norm, act));
         for (i, name) in NAMES.iter().enumerate() {
@@ -127,10 +127,10 @@ fn the_result_has_the_kind_of_the_map_in_mixed_precision_too() {
     tch::manual_seed(2);
     let case = Case::new([2, 16, 6, 6], Kind::BFloat16);
     let plain = run(&case, Kind::BFloat16, Kind::Float, |x, norm| {
-        bn_act::train(x, norm, Act::Silu).unwrap()
+        bn_act::train(x, norm, Act::Silu).expect("as the test made it")
     });
     let mixed = run(&case, Kind::BFloat16, Kind::Float, |x, norm| {
-        step::autocast(Device::Cpu, Kind::BFloat16, || bn_act::train(x, norm, Act::Silu)).unwrap()
+        step::autocast(Device::Cpu, Kind::BFloat16, || bn_act::train(x, norm, Act::Silu)).expect("as the test made it")
     });
     assert_eq!(
         (mixed[0].kind(), mixed[1].kind(), mixed[2].kind()),
@@ -159,7 +159,7 @@ fn what_can_not_be_computed_is_an_error() {
 
 #[test]
 fn a_device_without_kernels_says_why() {
-    let reason = bn_act::obstacle(Device::Cpu).unwrap();
+    let reason = bn_act::obstacle(Device::Cpu).expect("as the test made it");
     assert_eq!(reason.as_deref(), Some("the device is not a CUDA device"));
     assert!(
         bn_act::self_check(Device::Cpu)
@@ -170,9 +170,9 @@ fn a_device_without_kernels_says_why() {
 
 /// The kernels' text without the quotes that make it a string of C++.
 fn kernels() -> String {
-    let text = fs::read_to_string(native().join("bn_act.cu.inc")).unwrap();
-    let (_, text) = text.split_once("R\"CUDA(").unwrap();
-    text.rsplit_once(")CUDA\"").unwrap().0.to_owned()
+    let text = fs::read_to_string(native().join("bn_act.cu.inc")).expect("as the test made it");
+    let (_, text) = text.split_once("R\"CUDA(").expect("as the test made it");
+    text.rsplit_once(")CUDA\"").expect("as the test made it").0.to_owned()
 }
 
 fn native() -> PathBuf {
@@ -184,7 +184,7 @@ fn emulated(kernels: &Path, kind: Kind, act: Act, vec: i64) -> PathBuf {
     let number = [Kind::Float, Kind::Half, Kind::BFloat16]
         .iter()
         .position(|one| *one == kind)
-        .unwrap();
+        .expect("as the test made it");
     let program = kernels.with_file_name(format!("emulated_{number}_{}_{vec}", act.number()));
     let compiler = std::env::var("CXX").unwrap_or_else(|_| "c++".to_owned());
     let done = Command::new(&compiler)
@@ -226,9 +226,14 @@ fn emulate(program: &Path, case: &Case, kind: Kind, processors: i64) -> Outcome 
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
-        .unwrap();
-    child.stdin.take().unwrap().write_all(&input).unwrap();
-    let done = child.wait_with_output().unwrap();
+        .expect("as the test made it");
+    child
+        .stdin
+        .take()
+        .expect("as the test made it")
+        .write_all(&input)
+        .expect("as the test made it");
+    let done = child.wait_with_output().expect("as the test made it");
     assert!(done.status.success());
     let (mut left, map, vector) = (
         done.stdout.as_slice(),
@@ -252,9 +257,9 @@ fn emulate(program: &Path, case: &Case, kind: Kind, processors: i64) -> Outcome 
 fn the_kernels_run_on_the_processor_give_what_f64_gives() {
     tch::manual_seed(3);
     let folder = std::env::temp_dir().join(format!("yolo-bn-act-{}", std::process::id()));
-    fs::create_dir_all(&folder).unwrap();
+    fs::create_dir_all(&folder).expect("as the test made it");
     let text = folder.join("kernels.inc");
-    fs::write(&text, kernels()).unwrap();
+    fs::write(&text, kernels()).expect("as the test made it");
     // Rows that no plan divides, one row less or more than the threads take, few blocks and many.
     let vectors = [
         [1, 16, 1, 5],
@@ -288,7 +293,7 @@ fn the_kernels_run_on_the_processor_give_what_f64_gives() {
             }
         }
     }
-    fs::remove_dir_all(&folder).unwrap();
+    fs::remove_dir_all(&folder).expect("as the test made it");
 }
 
 #[test]

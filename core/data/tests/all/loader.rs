@@ -187,7 +187,7 @@ fn rectangular_training_keeps_shapes_and_order() {
             image,
             label: "none".into(),
             boxes: vec![[1.0, 0.5, 0.5, 0.5, 0.5]],
-            size: [width as usize, height as usize],
+            size: [width, height],
         });
     }
     // Mosaics are asked for, and not made. Nothing moves but colours, so every box stays where the letterbox puts it.

@@ -186,17 +186,17 @@ fn watch(shared: &Shared, on_lost: OnLost) {
             return;
         }
         let limit = if state.suspicious { SUSPICIOUS } else { SILENCE };
-        if state.verdict.is_none() {
-            if let Some(reason) = silent(shared, &state, limit) {
-                conclude(shared, &mut state, reason);
-            }
+        if state.verdict.is_none()
+            && let Some(reason) = silent(shared, &state, limit)
+        {
+            conclude(shared, &mut state, reason);
         }
-        if let Some(verdict) = state.verdict.clone() {
-            if known.get_or_insert_with(Instant::now).elapsed() > GRACE {
-                drop(state);
-                on_lost(&verdict);
-                return;
-            }
+        if let Some(verdict) = state.verdict.clone()
+            && known.get_or_insert_with(Instant::now).elapsed() > GRACE
+        {
+            drop(state);
+            on_lost(&verdict);
+            return;
         }
     }
 }

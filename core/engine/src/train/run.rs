@@ -190,7 +190,7 @@ fn epochs(
         let epoch = run.state.epochs_done;
         let losses = run.epoch(epoch, options, train, hooks, listen)?;
         let last = epoch + 1 == options.epochs;
-        let due = last || (epoch + 1) % options.val_every.max(1) == 0;
+        let due = last || (epoch + 1).is_multiple_of(options.val_every.max(1));
         let report = match val.filter(|_| due) {
             Some(loader) => {
                 let mut progress = |done: usize, total: usize| go_on(listen(&Event::Val { done, total }));
