@@ -3,8 +3,8 @@
 //!
 //! How a training goes depends on how a processor rounds, the property that is tested must not. So what a gradient should be is
 //! measured by differences, which a wrong one misses by all of its size (`a_broken_gradient_is_seen`); and a training has to come
-//! a part of the way that the networks go: where a loss falls to 0.3 to 0.65 of its start, 0.8 is asked for, and an untrained network
-//! stays at 1 (`an_untrained_network_does_not_pass`).
+//! a part of the way that the networks go: where losses fall to 0.25 to 0.66 of their start and mAP50 rises by 0.13 to 0.45 (on AVX2 and
+//! on AVX-512), 0.8 and 0.05 are asked for, and an untrained network stays at 0.99 and 0 (`an_untrained_network_does_not_pass`).
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -82,8 +82,9 @@ impl Slope {
     }
 }
 
-/// Relative error of a true gradient in double precision: the function is not straight and has kinks. A gradient that is lost is off by 1.
-const TRUE: f64 = 0.05;
+/// Relative error that a true gradient may have: it is below 1e-4 in double precision for all of these networks. One that is lost is off
+/// by 1.
+const TRUE: f64 = 0.01;
 /// Length of a step, in lengths of the layer's weights: far above rounding (1e-16), so short that it meets hardly a kink (maxima, clamps).
 const STEP: f64 = 1e-9;
 
