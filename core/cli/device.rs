@@ -158,6 +158,14 @@ pub fn use_now(device: Device, named: &str) -> CliResult {
     device::set_current(device).map_err(|error| unusable(named, &error))
 }
 
+/// `cpu` or `cuda:0`.
+pub fn name(device: Device) -> String {
+    match device {
+        Device::Cuda(index) => format!("cuda:{index}"),
+        _ => "cpu".to_owned(),
+    }
+}
+
 /// CUDA devices that this process can use.
 pub fn cuda_devices() -> usize {
     if tch::Cuda::is_available() {

@@ -14,7 +14,7 @@ use yolo_engine::eval::NmsOptions;
 use yolo_engine::train::{Decay, NOMINAL_BATCH, OptimizerKind, Outcome, Sampling, TrainOptions};
 
 use crate::batch_size::BatchSize;
-use crate::device::{AmpArgs, CompileArgs, DeviceArgs};
+use crate::device::{self, AmpArgs, CompileArgs, DeviceArgs};
 use crate::error::{CliError, CliResult};
 use crate::ranks::{self, Ranks};
 use crate::{data_args, launch, load, plots, settings, ui, val};
@@ -330,21 +330,13 @@ fn train((mut args, folder, resume): Asked, json: bool, device: tch::Device, ran
             "images_per_second": outcome.images_per_second,
             "peak_memory_bytes": peak,
             "peak_device_memory_bytes": device_memory(device),
-            "device": device_name(device),
+            "device": device::name(device),
             "amp": precision,
             "world_size": world.size(),
             "backend": world.backend(),
         })
     );
     Ok(())
-}
-
-/// `cpu` or `cuda:0`.
-fn device_name(device: tch::Device) -> String {
-    match device {
-        tch::Device::Cuda(index) => format!("cuda:{index}"),
-        _ => "cpu".to_owned(),
-    }
 }
 
 /// Most bytes that tensors have held at once on a GPU.

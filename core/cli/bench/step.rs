@@ -129,7 +129,7 @@ impl StepBench<'_> {
         blocks.sort_by(f64::total_cmp);
         let at = |share: f64| blocks[((blocks.len() - 1) as f64 * share).round() as usize];
         let row = json!({
-            "what": "train-step", "device": name(self.device), "amp": self.precision, "fused": !self.plain, "img": self.size, "batch": self.batch,
+            "what": "train-step", "device": crate::device::name(self.device), "amp": self.precision, "fused": !self.plain, "img": self.size, "batch": self.batch,
             "ms_median": at(0.5), "ms_p95": at(0.95), "images_per_second": self.batch as f64 * 1e3 / at(0.5),
             "peak_memory_bytes": memory.map(|m| m.0), "peak_reserved_bytes": memory.map(|m| m.1),
             "compile": stepper.recording(), "host_ms": host.per_step(), "losses": losses,
@@ -139,7 +139,7 @@ impl StepBench<'_> {
         }
         println!(
             "training step on {}, {} images of {} px: {:.1} ms (p95 {:.1}), {:.0} images/s",
-            name(self.device),
+            crate::device::name(self.device),
             self.batch,
             self.size,
             at(0.5),
@@ -222,13 +222,6 @@ impl Host {
     fn per_step(&self) -> serde_json::Value {
         let [images, network, update] = self.sums.map(|sum| sum / self.steps.max(1) as f64);
         json!({"images": images, "forward_loss_backward": network, "update": update})
-    }
-}
-
-fn name(device: Device) -> String {
-    match device {
-        Device::Cuda(index) => format!("cuda:{index}"),
-        _ => "cpu".to_owned(),
     }
 }
 
