@@ -320,8 +320,8 @@ fn find_anchors(args: &AnchorsArgs) -> CliResult {
     let samples = data_args::samples(&data, Split::Train, false)?;
     let boxes = anchors::box_sizes(&samples.items, args.img);
     let usual = anchors::fit(&USUAL, &boxes, args.threshold);
-    let found =
-        anchors::find(&boxes, args.count, args.threshold, args.generations, args.seed).map_err(data_args::failed)?;
+    let found = anchors::find(&boxes, args.count, args.threshold, args.generations, args.seed)
+        .map_err(|error| CliError::Usage(format!("{error} (at --img {})", args.img)))?;
     let found: Vec<anchors::Size> = found.into_iter().map(|size| size.map(f64::round)).collect();
     let own = anchors::fit(&found, &boxes, args.threshold);
     if args.json {
@@ -338,6 +338,15 @@ fn find_anchors(args: &AnchorsArgs) -> CliResult {
         );
     };
     println!("{} boxes at {} pixels", boxes.len(), args.img);
+    let small = (boxes.iter())
+        .filter(|size| size.iter().any(|side| *side < anchors::LEAST_SIDE))
+        .count();
+    if small > 0 {
+        println!(
+            "{small} of them are smaller than {} px: no anchors are made for them",
+            anchors::LEAST_SIDE
+        );
+    }
     say("YOLOv5's usual anchors", usual);
     say("these anchors", own);
     let sizes: Vec<String> = found.iter().map(|[w, h]| format!("{w:.0},{h:.0}")).collect();

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use yolo_data::{Dataset, Loader};
 use yolo_engine::eval::NmsOptions;
-use yolo_engine::train::{Decay, NOMINAL_BATCH, OptimizerKind, Outcome, Sampling, TrainOptions};
+use yolo_engine::train::{Decay, NOMINAL_BATCH, OptimizerKind, Outcome, Sampling, TrainOptions, anchors, norms};
 
 use crate::batch_size::BatchSize;
 use crate::device::{self, AmpArgs, CompileArgs, DeviceArgs};
@@ -110,6 +110,10 @@ pub struct TrainArgs {
     /// Draw nothing
     #[arg(long)]
     noplots: bool,
+    /// Keep the model's anchors, even where they reach less than 98 % of the boxes
+    #[arg(long)]
+    #[serde(default = "yes")]
+    noautoanchor: bool,
     /// Each batch at a size of its own, from half to one and a half of --img
     #[arg(long)]
     multi_scale: bool,
@@ -142,6 +146,11 @@ pub struct TrainArgs {
     #[arg(long)]
     #[serde(skip)]
     json: bool,
+}
+
+/// Runs that were started before there was an option go on without fitted anchors.
+fn yes() -> bool {
+    true
 }
 
 /// Where nothing is said: recipes without the key, and runs that were started before there was an option.
@@ -263,7 +272,7 @@ fn train((mut args, folder, resume): Asked, json: bool, device: tch::Device, ran
         ui::say(format!("weights: {}", report.summary()));
     }
     let sparsify = args.sparsify.as_deref().map(plugin_value).transpose()?;
-    let start = start.to_device(device);
+    let mut start = start.to_device(device);
     let mut options = TrainOptions {
         precision,
         record: args.compile.record(),
@@ -276,7 +285,10 @@ fn train((mut args, folder, resume): Asked, json: bool, device: tch::Device, ran
     };
     options.batch = args.batch_size.resolve(&start, &options)?;
     args.batch_size = BatchSize(Some(options.batch));
-    let job = Job {
+    if options.hyp.anchors != 0.0 {
+        start = anchors::with_count(start, options.hyp.anchors, args.seed).map_err(load::failed)?;
+    }
+    let mut job = Job {
         start,
         options,
         dataset: &dataset,
@@ -284,13 +296,22 @@ fn train((mut args, folder, resume): Asked, json: bool, device: tch::Device, ran
         folder: &folder,
         resume,
     };
+    let (train, measured) = job.loaders()?;
+    let anchors = job.fit_anchors(&train, !args.noautoanchor, world.is_main() && !resume)?;
     if let Some(generations) = args.evolve {
         return evolve::run(&job, &args, generations, sparsify.as_ref(), json);
     }
-    let (train, measured) = job.loaders()?;
     if resume && world.is_main() {
         job.check_resume(&train, &measured)?;
+        if let Some(epochs) = resume::finished(&folder) {
+            ui::say(format!(
+                "{}: all {epochs} epochs are done; to train on: `yolo train --weights {} ...`",
+                folder.display(),
+                folder.join("weights/last.safetensors").display()
+            ));
+        }
     }
+    norms::check(&job.start, &job.options, &train).map_err(load::failed)?;
     if world.is_main() {
         resume::remember(&args, &folder)?;
     }
@@ -326,6 +347,7 @@ fn train((mut args, folder, resume): Asked, json: bool, device: tch::Device, ran
             "map50": m.map50,
             "map": m.map,
             "best_epoch": outcome.best_epoch,
+            "best_possible_recall": anchors.best_possible_recall(),
             "seconds": seconds,
             "images_per_second": outcome.images_per_second,
             "peak_memory_bytes": peak,

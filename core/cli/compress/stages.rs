@@ -136,7 +136,7 @@ impl<'a> Context<'a> {
             patience: stage.patience,
             ..self.options(stage.epochs, stage.cos_lr, self.hyp(stage.hyp.as_ref())?)
         };
-        let outcome = self.job(self.start()?, options, place, resume).run(label, None)?;
+        let outcome = self.job(self.start()?, options, place, resume)?.run(label, None)?;
         let path = place.join("weights/best.safetensors");
         let metrics = [outcome.metrics.map50, outcome.metrics.map];
         self.record(&outcome.best, path, metrics, json!({"best_epoch": outcome.best_epoch}))
@@ -145,7 +145,7 @@ impl<'a> Context<'a> {
     fn sparsify(&self, stage: &SparsifyStage, place: &Path, resume: bool) -> CliResult<Record> {
         let options = self.options(stage.epochs, stage.cos_lr, self.hyp(stage.hyp.as_ref())?);
         let outcome = self
-            .job(self.start()?, options, place, resume)
+            .job(self.start()?, options, place, resume)?
             .run("sparsify", Some(&stage.pruner))?;
         // The penalty has worked to the end: the last model is the sparse one, whichever was the most accurate.
         let last = outcome.last.on(self.compute.device);
@@ -154,15 +154,27 @@ impl<'a> Context<'a> {
         self.record(&outcome.last, path, metrics, json!({}))
     }
 
-    fn job(&self, start: Checkpoint, options: TrainOptions, folder: &'a Path, resume: bool) -> train::Job<'a> {
-        train::Job {
+    /// A training; the first of a recipe fits the anchors to the data, later ones keep them.
+    fn job(
+        &self,
+        start: Checkpoint,
+        options: TrainOptions,
+        folder: &'a Path,
+        resume: bool,
+    ) -> CliResult<train::Job<'a>> {
+        let mut job = train::Job {
             start,
             options,
             dataset: self.dataset,
             workers: self.recipe.workers,
             folder,
             resume,
+        };
+        if self.current.is_none() {
+            let (train, _) = job.loaders()?;
+            job.fit_anchors(&train, true, !resume)?;
         }
+        Ok(job)
     }
 
     fn prune(&self, stage: &PruneStage, name: &str, place: &Path) -> CliResult<Record> {

@@ -6,6 +6,7 @@ use yolo_core::Pruner;
 use yolo_core::config::Located;
 use yolo_core::prune::Regulariser;
 use yolo_data::{Loader, Split};
+use yolo_engine::train::anchors::{self, AnchorReport};
 use yolo_engine::train::{Event, Hook, Outcome, Regularise, Row, TrainOptions};
 
 use crate::error::{CliError, CliResult};
@@ -57,6 +58,20 @@ impl Job<'_> {
             true,
         )?;
         Ok((train, val))
+    }
+
+    /// Holds the model's anchors against the boxes to learn from, and fits them where they are far off and `fit` allows it.
+    pub fn fit_anchors(&mut self, train: &Loader, fit: bool, say: bool) -> CliResult<AnchorReport> {
+        let o = &self.options;
+        let report = anchors::check(&mut self.start, train.samples(), o.size, o.hyp.anchor_t, fit, o.seed);
+        let report = report.map_err(load::failed)?;
+        if say {
+            ui::say(report.summary());
+            if let Some(warning) = &report.warning {
+                ui::say(format!("warning: {warning}"));
+            }
+        }
+        Ok(report)
     }
 
     /// Whether what is in the folder goes on with these settings and data, before anything is written there.

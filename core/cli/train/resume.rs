@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
+use yolo_engine::checkpoint;
 use yolo_engine::train::STATE;
 
 use super::TrainArgs;
@@ -90,6 +91,17 @@ fn merged(saved: &Value, args: &TrainArgs, given: &[String], folder: &Path) -> C
     if args.linear_lr && saved["cos_lr"] == true {
         changed.push("--linear-lr is given here, --cos-lr there".to_owned());
     }
+    if !changed.is_empty()
+        && let Some(epochs) = finished(folder)
+    {
+        return Err(CliError::Usage(format!(
+            "{}: the run there is finished ({epochs} epochs), and a run goes on as it was started: {}\n  help: start a new one from its \
+             weights: `yolo train --weights {} ...`",
+            folder.display(),
+            changed.join("; "),
+            folder.join("weights/last.safetensors").display()
+        )));
+    }
     if !changed.is_empty() {
         return Err(CliError::Usage(format!(
             "{}: the unfinished run there has other settings: {}\n  help: a run goes on as it was started (--workers, --device, --processes, \
@@ -101,6 +113,13 @@ fn merged(saved: &Value, args: &TrainArgs, given: &[String], folder: &Path) -> C
     }
     serde_json::from_value(all)
         .map_err(|error| CliError::Failed(format!("{}: {error}; start a new run", folder.join(OPTIONS).display())))
+}
+
+/// The epochs of a run that has done all of them.
+pub fn finished(folder: &Path) -> Option<usize> {
+    let state = checkpoint::state_numbers(&folder.join(STATE)).ok()?;
+    let epochs = usize::try_from(state.settings["epochs"].as_u64()?).ok()?;
+    (state.epochs_done >= epochs).then_some(epochs)
 }
 
 /// The run's folder: itself, or that of a file in it (`weights/last.safetensors`, `state.safetensors`).

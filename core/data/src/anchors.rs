@@ -21,7 +21,10 @@ pub struct Fit {
     pub fitness: f64,
 }
 
-/// The boxes of samples at an image size; those below two pixels can't be found and are left out.
+/// Sides below this many pixels can't be found, and no anchor is made for them.
+pub const LEAST_SIDE: f64 = 2.0;
+
+/// The boxes of samples at an image size, in pixels.
 pub fn box_sizes(samples: &[Sample], image: usize) -> Vec<Size> {
     let mut sizes = Vec::new();
     for Sample {
@@ -35,8 +38,55 @@ pub fn box_sizes(samples: &[Sample], image: usize) -> Vec<Size> {
                 .map(|[.., bw, bh]| [f64::from(*bw) * *w as f64 * ratio, f64::from(*bh) * *h as f64 * ratio]),
         );
     }
-    sizes.retain(|size| size.iter().all(|side| *side >= 2.0));
     sizes
+}
+
+/// Boxes that anchors are made for: those of at least [`LEAST_SIDE`] pixels, and of many some that stand for all.
+///
+/// # Errors
+/// Where too few are left for `count` anchors, with what is in the way.
+fn learnable(boxes: &[Size], count: usize) -> Result<Vec<Size>> {
+    let large: Vec<Size> = (boxes.iter().copied())
+        .filter(|size| size.iter().all(|side| *side >= LEAST_SIDE))
+        .collect();
+    if large.len() < count {
+        let small = boxes.len() - large.len();
+        let why = match (large.len(), small) {
+            (0, 0) => "there are no boxes".to_owned(),
+            (0, small) => format!("all {small} boxes are smaller than {LEAST_SIDE} px"),
+            (some, 0) => format!("{some} boxes are too few for {count} anchors"),
+            (some, small) => {
+                format!("{some} boxes are too few for {count} anchors; {small} more are smaller than {LEAST_SIDE} px")
+            }
+        };
+        return Err(Error::Settings(why));
+    }
+    let step = large.len().div_ceil(MOST_BOXES);
+    Ok(large.into_iter().step_by(step).collect())
+}
+
+/// The smallest image size above `image`, a multiple of `stride`, at which `anchors` reach [`ENOUGH`] of `boxes`, whose sizes are
+/// those at `image`; nothing if none up to 16 times `image` does.
+pub fn size_that_fits(anchors: &[Size], boxes: &[Size], threshold: f64, image: usize, stride: usize) -> Option<usize> {
+    let some: Vec<Size> = boxes
+        .iter()
+        .copied()
+        .step_by(boxes.len().div_ceil(MOST_BOXES).max(1))
+        .collect();
+    let mut size = image;
+    while size < 16 * image {
+        size = (size * 5 / 4).next_multiple_of(stride).max(size + stride);
+        let growth = size as f64 / image as f64;
+        let grown: Vec<Size> = some.iter().map(|sides| sides.map(|side| side * growth)).collect();
+        let visible = grown
+            .iter()
+            .filter(|sides| sides.iter().all(|side| *side >= LEAST_SIDE))
+            .count();
+        if visible == grown.len() && fit(anchors, &grown, threshold).best_possible_recall >= ENOUGH {
+            return Some(size);
+        }
+    }
+    None
 }
 
 /// How close a box and an anchor are: the smaller of all ratios of their sides, 1 for equal ones.
@@ -69,6 +119,12 @@ pub fn fit(anchors: &[Size], boxes: &[Size], threshold: f64) -> Fit {
     }
 }
 
+/// Best possible recall from which on anchors are left as they are (YOLOv5's autoanchor).
+pub const ENOUGH: f64 = 0.98;
+
+/// Boxes that are looked at to find anchors: more bring nothing but time.
+const MOST_BOXES: usize = 50_000;
+
 /// Clusterings to choose from: a single one may put two centres into one cluster, and evolution does not get out of that.
 const STARTS: usize = 10;
 
@@ -79,12 +135,7 @@ pub fn find(boxes: &[Size], count: usize, threshold: f64, generations: usize, se
             "{count} anchors within a factor of {threshold}: 1 or more within more than 1 are needed"
         )));
     }
-    if boxes.len() < count {
-        return Err(Error::Settings(format!(
-            "{} boxes are too few for {count} anchors",
-            boxes.len()
-        )));
-    }
+    let boxes = &learnable(boxes, count)?;
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let mut anchors = Vec::new();
     let mut best = f64::NEG_INFINITY;

@@ -27,9 +27,11 @@ pub enum Error {
     /// Settings that make no sense together.
     #[error("{0}")]
     Settings(String),
-    /// Training produced a loss that is not finite.
-    #[error("the loss is not finite (epoch {epoch}, batch {batch}): lower the learning rate (lr0) or check the labels")]
+    /// Training produced numbers that are not finite.
+    #[error("{what} is not finite (epoch {epoch}, batch {batch}): lower the learning rate (lr0) or check the labels")]
     Diverged {
+        /// The loss, or the tensor's name.
+        what: String,
         /// Epoch, from 0.
         epoch: usize,
         /// Batch in the epoch, from 0.

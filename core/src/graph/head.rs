@@ -16,9 +16,43 @@ pub struct DetectHead {
     pub anchors: Vec<Vec<[f64; 2]>>,
     /// Pixels per cell of each level.
     pub strides: Vec<i64>,
+    /// The configuration gives a number of anchors only (`anchors: 3`): those above stand in until a training fits them to its data.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unfitted: bool,
 }
 
 impl DetectHead {
+    /// Anchors that stand in for `count` a level that are not known yet: squares of one to four cells.
+    pub fn stand_ins(strides: &[i64], count: usize) -> Vec<Vec<[f64; 2]>> {
+        let side = |stride: i64, index: usize| stride as f64 * (1.0 + 3.0 * index as f64 / count as f64);
+        let level = |stride: &i64| (0..count).map(|index| [side(*stride, index); 2]).collect();
+        strides.iter().map(level).collect()
+    }
+
+    /// Gives the anchors of `sizes` (width and height in pixels) to the levels: the smallest to the finest.
+    ///
+    /// # Errors
+    /// Where there are not as many as the head has.
+    pub fn set_anchors(&mut self, sizes: &[[f64; 2]]) -> Result<()> {
+        let per_level = self.anchors.first().map_or(0, Vec::len);
+        if sizes.len() != per_level * self.strides.len() {
+            return Err(crate::Error::Impossible(format!(
+                "{} anchors for a head of {} levels with {per_level} each",
+                sizes.len(),
+                self.strides.len()
+            )));
+        }
+        let mut sizes = sizes.to_vec();
+        sizes.sort_by(|a, b| (a[0] * a[1]).total_cmp(&(b[0] * b[1])));
+        let mut levels: Vec<usize> = (0..self.strides.len()).collect();
+        levels.sort_by_key(|level| self.strides[*level]);
+        for (level, own) in levels.into_iter().zip(sizes.chunks(per_level.max(1))) {
+            self.anchors[level] = own.to_vec();
+        }
+        self.unfitted = false;
+        Ok(())
+    }
+
     /// Values per anchor: x, y, w, h, objectness, classes.
     pub fn outputs_per_anchor(&self) -> i64 {
         self.classes + 5

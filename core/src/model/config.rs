@@ -6,6 +6,7 @@ use serde_json::Value;
 use super::names::{self, Linked, Resolver};
 use super::{Pan, default_anchors, detect, find, ultralytics};
 use crate::config::{ConfigError, Located, merge};
+use crate::graph::DetectHead;
 use crate::{Backbone, Error, Graph, GraphBuilder, Kind, Result, Scale};
 
 /// Classes of a model file that says nothing (COCO's).
@@ -35,9 +36,23 @@ pub struct Head {
     /// `detect`.
     #[serde(rename = "type")]
     pub kind: HeadKind,
-    /// Anchors in pixels, per level `[w, h, w, h, ...]`, finest level first. Without them COCO's are used.
+    /// Anchors in pixels, per level `[w, h, w, h, ...]`, finest level first; or how many a level, to be fitted to the training's data.
+    /// Without them COCO's are used.
     #[serde(default)]
-    pub anchors: Option<Vec<Vec<f64>>>,
+    pub anchors: Option<Anchors>,
+}
+
+/// Anchors of a configuration.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(
+    untagged,
+    expecting = "anchors are a list per level, `[w, h, w, h, ...]`, or their number, 1 to 100"
+)]
+pub enum Anchors {
+    /// So many a level, to be fitted to the data.
+    Count(std::num::NonZeroU8),
+    /// Widths and heights in pixels, per level.
+    Given(Vec<Vec<f64>>),
 }
 
 /// Name of the head.
@@ -104,7 +119,11 @@ impl ModelConfig {
         let maps = self.neck.build(&mut g, &maps, self.scale)?;
         maps.check("pan")?;
         let anchors = match &self.head.anchors {
-            Some(levels) => levels
+            Some(Anchors::Count(count)) => {
+                let strides: Vec<i64> = maps.0.iter().map(|feat| feat.stride).collect();
+                DetectHead::stand_ins(&strides, usize::from(count.get()))
+            }
+            Some(Anchors::Given(levels)) => levels
                 .iter()
                 .enumerate()
                 .map(|(level, flat)| pairs(level, flat))
@@ -123,7 +142,8 @@ impl ModelConfig {
                 })
                 .collect::<Result<_>>()?,
         };
-        let (outputs, head) = detect(&mut g, &maps.0, classes, &anchors)?;
+        let (outputs, mut head) = detect(&mut g, &maps.0, classes, &anchors)?;
+        head.unfitted = matches!(self.head.anchors, Some(Anchors::Count(_)));
         g.finish(outputs, Some(head))
     }
 }

@@ -47,6 +47,7 @@ pub fn detect(
         classes,
         anchors: anchors.to_vec(),
         strides: inputs.iter().map(|feat| feat.stride).collect(),
+        unfitted: false,
     };
     Ok((outputs, head))
 }
@@ -58,14 +59,31 @@ pub fn with_classes(graph: &Graph, classes: i64) -> Result<Graph> {
         plugin: "detect".into(),
         reason,
     };
+    if classes < 1 {
+        return Err(fail(format!("a detector needs at least 1 class, not {classes}")));
+    }
+    with_head(graph, |head| head.classes = classes)
+}
+
+/// The same network with `count` anchors a level that are to be fitted to the data. Weights of the head no longer fit.
+pub fn with_anchor_count(graph: &Graph, count: usize) -> Result<Graph> {
+    with_head(graph, |head| {
+        head.anchors = DetectHead::stand_ins(&head.strides, count);
+        head.unfitted = true;
+    })
+}
+
+/// The network with another head: its convolutions get the width that the head now has.
+fn with_head(graph: &Graph, change: impl FnOnce(&mut DetectHead)) -> Result<Graph> {
+    let fail = |reason: String| Error::Build {
+        plugin: "detect".into(),
+        reason,
+    };
     let mut graph = graph.clone();
     let Some(head) = &mut graph.head else {
         return Err(fail("the model has no head".into()));
     };
-    if classes < 1 {
-        return Err(fail(format!("a detector needs at least 1 class, not {classes}")));
-    }
-    head.classes = classes;
+    change(head);
     let width = head.anchors_per_level() * head.outputs_per_anchor();
     for value in &graph.outputs {
         match &mut graph.nodes[value.index()].op {

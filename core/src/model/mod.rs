@@ -10,8 +10,8 @@ mod pan;
 mod published;
 pub mod ultralytics;
 
-pub use config::{Head, ModelConfig, build, build_with, resolve_extends};
-pub use head::{default_anchors, detect, with_classes};
+pub use config::{Anchors, Head, ModelConfig, build, build_with, resolve_extends};
+pub use head::{default_anchors, detect, with_anchor_count, with_classes};
 pub use names::{Linked, Resolver};
 pub use pan::{Level, Pan, Reads, Skip};
 pub use published::{find, published};

@@ -55,7 +55,9 @@ impl<'a> Calibration<'a> {
         tch::no_grad(|| {
             program.run_observed(images, Mode::Eval, |value, tensor| {
                 match values.iter().position(|wanted| *wanted == value) {
-                    Some(at) => watches[at].see(tensor),
+                    Some(at) => watches[at]
+                        .see(tensor)
+                        .map_err(|error| placement::of_tensor(&graph.node(value).name, error)),
                     None => Ok(()),
                 }
             })

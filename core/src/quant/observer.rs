@@ -6,7 +6,7 @@ use tch::{Kind, Tensor};
 
 use super::FakeQuantSpec;
 use super::spec::Method;
-use crate::Result;
+use crate::{Error, Result};
 
 /// How a range is found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema)]
@@ -111,6 +111,9 @@ impl Watch {
 }
 
 /// Range of one tensor.
+///
+/// # Errors
+/// Where a value is NaN or infinite: no scale can be found for it.
 pub fn batch_range(observer: Observer, spec: &FakeQuantSpec, x: &Tensor) -> Result<Range> {
     let x = x.detach().to_kind(Kind::Float);
     let rows = if spec.per_channel {
@@ -119,6 +122,11 @@ pub fn batch_range(observer: Observer, spec: &FakeQuantSpec, x: &Tensor) -> Resu
         x.f_reshape([1, -1])?
     };
     let (min, max) = (rows.f_amin(1, false)?, rows.f_amax(1, false)?);
+    // NaN and infinities pass through both; multiplied by 0, only finite numbers are 0.
+    let zero = min.f_sub(&max)?.f_mul_scalar(0.0)?.f_sum(Kind::Float)?;
+    if zero.f_double_value(&[])? != 0.0 {
+        return Err(Error::Impossible("it has values that are not finite".into()));
+    }
     match observer {
         Observer::MinMax | Observer::EmaMinMax => Ok(Range { min, max }),
         Observer::Quantile => {

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{FakeQuantSpec, Watch};
 use crate::graph::{Activation, Graph, Node, Op, Rewriter, ValueId};
-use crate::{Params, Result};
+use crate::{Error, Params, Result};
 
 /// Which values get a quantizer, by the names of ops (`conv2d`, `add`, ...).
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -143,6 +143,14 @@ pub fn quantizer_name(producer: &str) -> String {
 /// How the weight of a node is quantized and its range found, if it is.
 pub(super) type WeightQuant<'a> = &'a dyn Fn(ValueId, &Node) -> Option<(FakeQuantSpec, super::Observer)>;
 
+/// An error of a tensor, with its name.
+pub(super) fn of_tensor(name: &str, error: Error) -> Error {
+    match error {
+        Error::Impossible(reason) => Error::Impossible(format!("`{name}` can't be quantized: {reason}")),
+        other => other,
+    }
+}
+
 /// Inserts a fake quantizer after each of `values` and gives every convolution and linear layer for which `weight` says so a weight quantizer.
 /// Scales of activations come from `watches` (one per value), scales of weights from the weights.
 pub(super) fn insert(
@@ -161,7 +169,8 @@ pub(super) fn insert(
             && let Op::Conv2d { weight_quant, .. } | Op::Linear { weight_quant, .. } = &mut node.op
         {
             let tensor = params.require(&format!("{}.weight", node.name))?;
-            let range = tch::no_grad(|| super::observer::batch_range(observer, &spec, tensor))?;
+            let range = tch::no_grad(|| super::observer::batch_range(observer, &spec, tensor))
+                .map_err(|error| of_tensor(&format!("{}.weight", node.name), error))?;
             let (scale, zero_point) = super::observer::qparams(&range, &spec)?;
             quantized.insert(format!("{}.weight_quant.scale", node.name), scale);
             quantized.insert(format!("{}.weight_quant.zero_point", node.name), zero_point);
@@ -172,9 +181,9 @@ pub(super) fn insert(
         let Some(at) = values.iter().position(|v| *v == value) else {
             continue;
         };
-        let Some((scale, zero_point)) = watches[at].qparams()? else {
-            continue;
-        };
+        let (scale, zero_point) = watches[at].qparams()?.ok_or_else(|| {
+            Error::Impossible("calibration has seen no image: give at least one (--calib-batches)".into())
+        })?;
         quantized.insert(format!("{name}.scale"), scale.reshape([1]));
         quantized.insert(format!("{name}.zero_point"), zero_point.reshape([1]));
         let new = rewriter.insert(Node {

@@ -2,6 +2,7 @@
 //!
 //! What lives here: how weights are changed. What must not: how data is read, how models are described.
 
+pub mod anchors;
 mod batch_size;
 mod ema;
 mod events;
@@ -9,6 +10,7 @@ pub mod evolve;
 mod fingerprint;
 mod fit;
 mod hook;
+pub mod norms;
 mod optim;
 mod precision;
 mod recorded;

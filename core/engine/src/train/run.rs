@@ -11,6 +11,7 @@ use yolo_data::{Hyp, Loader};
 
 use super::events::Events;
 use super::fingerprint::Fingerprint;
+use super::norms;
 use super::results::{self, COLUMNS, Row};
 use super::resume;
 use super::sampling::{self, Sampling};
@@ -243,6 +244,7 @@ pub fn check_resume(
     if !path.exists() {
         return Ok(());
     }
+    norms::check(start, options, train)?;
     let settings = serde_json::to_value(options).map_err(yolo_core::Error::from)?;
     let fingerprint = Fingerprint::of(train, val, &start.meta.names, &start.params)?;
     resume::check(folder, &checkpoint::state_numbers(&path)?, &settings, &fingerprint)
@@ -297,6 +299,7 @@ impl Run {
         val: Option<&Loader>,
         folder: Option<(&std::path::Path, bool)>,
     ) -> Result<Self> {
+        norms::check(&start, options, train)?;
         // Rank 0 reads and writes; the others get from it what they need.
         let folder = folder.filter(|_| options.world.is_main());
         let settings = serde_json::to_value(options).map_err(yolo_core::Error::from)?;
@@ -509,7 +512,7 @@ impl Run {
             let parts = self.stepper.accumulate(&images, &batch.targets, hooks)?;
             mean = losses
                 .add(&parts, index + 1 == total)?
-                .ok_or(Error::Diverged { epoch, batch: index })?;
+                .ok_or_else(|| diverged("the loss", epoch, index))?;
             if iteration as i64 - self.state.last_step >= step.accumulate as i64 {
                 let at = HookStep {
                     step: self.state.updates,
@@ -535,11 +538,10 @@ impl Run {
         self.seconds += started.elapsed().as_secs_f64();
         self.seen += loader.images();
         // A loss is looked at before the update that follows it; what the last update made of the weights nobody has seen yet.
-        if !finite(&self.stepper.params)? {
-            return Err(Error::Diverged {
-                epoch,
-                batch: total - 1,
-            });
+        for (params, of) in [(&self.stepper.params, ""), (&self.ema.params, "the average of ")] {
+            if let Some(key) = not_finite(params)? {
+                return Err(diverged(&format!("{of}`{key}`"), epoch, total - 1));
+            }
         }
         self.state.epochs_done = epoch + 1;
         Ok(mean)
@@ -677,18 +679,37 @@ impl Run {
     }
 }
 
-/// Whether all numbers of all tensors are finite.
-fn finite(params: &Params) -> Result<bool> {
+fn diverged(what: &str, epoch: usize, batch: usize) -> Error {
+    Error::Diverged {
+        what: what.to_owned(),
+        epoch,
+        batch,
+    }
+}
+
+/// The first tensor with a number that is not finite.
+fn not_finite(params: &Params) -> Result<Option<&str>> {
     let Some((_, first)) = params.iter().next() else {
-        return Ok(true);
+        return Ok(None);
     };
     // Multiplied by 0, everything finite is 0, and nothing else; read from the device once.
+    let zero = |tensor: &tch::Tensor| -> Result<tch::Tensor> {
+        let zeros = tensor.detach().f_to_kind(tch::Kind::Float)?.f_mul_scalar(0.0)?;
+        Ok(zeros.f_sum(tch::Kind::Float)?)
+    };
     let mut sum = tch::Tensor::f_zeros([1].as_slice(), (tch::Kind::Float, first.device()))?;
     for (_, tensor) in params.iter() {
-        let zeros = tensor.detach().f_to_kind(tch::Kind::Float)?.f_mul_scalar(0.0)?;
-        sum = sum.f_add(&zeros.f_sum(tch::Kind::Float)?)?;
+        sum = sum.f_add(&zero(tensor)?)?;
     }
-    Ok(sum.f_double_value(&[0])? == 0.0)
+    if sum.f_double_value(&[0])? == 0.0 {
+        return Ok(None);
+    }
+    for (key, tensor) in params.iter() {
+        if zero(tensor)?.f_double_value(&[])? != 0.0 {
+            return Ok(Some(key));
+        }
+    }
+    Ok(None)
 }
 
 /// Rows of a finished or unfinished run, for plots.

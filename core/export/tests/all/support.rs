@@ -134,6 +134,7 @@ fn build(classes: i64, w: i64, depth: usize) -> Result<Graph> {
         classes,
         anchors: anchors.map(Vec::from).into(),
         strides: vec![8, 16, 32],
+        unfitted: false,
     };
     g.finish(outputs, Some(head))
 }

@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use super::detect;
 use crate::config::{ConfigError, Located};
+use crate::graph::DetectHead;
 use crate::{Error, Feat, Graph, GraphBuilder, PluginInfo, Result, Scale, suggest};
 
 /// A module that layer lists can name.
@@ -231,15 +232,15 @@ fn detect_row(
     g: &mut GraphBuilder,
     row: &Row<'_>,
     classes: i64,
-) -> Result<(Vec<crate::ValueId>, crate::graph::DetectHead)> {
-    let levels = row.inputs.len();
+) -> Result<(Vec<crate::ValueId>, DetectHead)> {
+    let strides: Vec<i64> = row.inputs.iter().map(|feat| feat.stride).collect();
+    let mut unfitted = false;
     let bad = || config.value_error("anchors", "`anchors` takes a count or a list per level", None);
     let mut anchors: Vec<Vec<[f64; 2]>> = match config.get("anchors") {
         Some(Value::Number(count)) => {
-            let count = count.as_i64().filter(|n| (1..=100).contains(n)).ok_or_else(bad)?;
-            // Placeholders of the reference, to be replaced by anchors fitted to the data.
-            let level: Vec<[f64; 2]> = (0..count).map(|i| [2.0 * i as f64, 2.0 * i as f64 + 1.0]).collect();
-            vec![level; levels]
+            let count = count.as_u64().filter(|n| (1..=100).contains(n)).ok_or_else(bad)? as usize;
+            unfitted = true;
+            DetectHead::stand_ins(&strides, count)
         }
         Some(Value::Array(items)) => items
             .iter()
@@ -254,7 +255,10 @@ fn detect_row(
         _ => return Err(bad().into()),
     };
     order_anchors(&mut anchors, &row.inputs);
-    detect(g, &row.inputs, classes, &anchors).map_err(|error| place(config, &row.path, error))
+    let (outputs, mut head) =
+        detect(g, &row.inputs, classes, &anchors).map_err(|error| place(config, &row.path, error))?;
+    head.unfitted = unfitted;
+    Ok((outputs, head))
 }
 
 /// Levels from fine to coarse need anchors from small to large; a list in the other order is turned round. Areas are compared in
