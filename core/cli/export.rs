@@ -95,9 +95,6 @@ pub fn run(args: &ExportArgs) -> CliResult {
         }
     ));
     let written = checked::write(&model.graph, &model.params, &request, &args.out).map_err(export_failed)?;
-    if let Some(reason) = written.unchecked.as_ref().filter(|_| request.check) {
-        ui::say(format!("not checked: {reason}"));
-    }
     if args.json {
         let d = written.difference;
         return ui::print_json(&json!({
@@ -108,26 +105,14 @@ pub fn run(args: &ExportArgs) -> CliResult {
             "size_bytes": written.size_bytes,
             "max_abs_diff": d.map(|d| d.max()),
             "diff": d,
+            "steps": written.steps,
             "engine": d.map(|_| written.engine),
             "unchecked": written.unchecked,
         }));
     }
     let names: Vec<String> = written.files.iter().map(|file| file.display().to_string()).collect();
     println!("{}: {:.2} MB", names.join(", "), written.size_bytes as f64 / 1e6);
-    if let Some(d) = written.difference {
-        let engine = written.engine;
-        println!(
-            "checked with {engine}: boxes differ by {:.2e} px, scores by {:.2e}, raw values by {:.2e} at most{}",
-            d.boxes,
-            d.scores,
-            d.raw,
-            if quantized {
-                " (a value may fall on the next step of its grid)"
-            } else {
-                ""
-            }
-        );
-    }
+    println!("{}", written.summary());
     Ok(())
 }
 

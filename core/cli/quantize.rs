@@ -9,7 +9,10 @@ use yolo_core::quant;
 use yolo_data::{Dataset, Hyp, Split};
 use yolo_engine::Checkpoint;
 use yolo_engine::train::{Precision, TrainOptions};
-use yolo_export::onnx;
+use yolo_export::Error;
+use yolo_export::checked::{self, Format, Prepared, Request, Written};
+use yolo_export::onnx::{Difference, Profile};
+use yolo_export::steps::Steps;
 
 use crate::device::{AmpArgs, DeviceArgs};
 use crate::error::{CliError, CliResult, io_error};
@@ -100,22 +103,18 @@ pub fn run(args: &QuantizeArgs) -> CliResult {
     let loader = data_args::val_loader(&dataset, Split::Val, &model, img, args.batch_size, args.workers, true)?;
     let [map50_float, map_float] = validate(&model, &loader, "val float")?;
     let result = job.run(&model, quantizer.as_ref())?;
+    let stem = args.weights.file_stem().and_then(|s| s.to_str()).unwrap_or("model");
+    // Everything that can fail is done before the first file is written.
+    let files = Artifacts::prepare(&args.out, stem, &result.model, quantizer.as_ref(), img as i64)?;
     let path = args.out.join("quantized.safetensors");
     yolo_engine::checkpoint::save(&path, &result.model).map_err(load::failed)?;
-    let stem = args.weights.file_stem().and_then(|s| s.to_str()).unwrap_or("model");
-    let mut artifacts = vec![path];
-    artifacts.extend(write_artifacts(
-        &args.out,
-        stem,
-        &result.model,
-        quantizer.as_ref(),
-        img as i64,
-    )?);
+    let (own, checks) = files.commit()?;
+    let artifacts: Vec<PathBuf> = std::iter::once(path).chain(own).collect();
     let [map50_quant, map_quant] = result.metrics;
     if args.json {
         return ui::print_json(&json!({
             "map50_float": map50_float, "map_float": map_float, "map50_ptq": result.ptq[0],
-            "map50_quant": map50_quant, "map_quant": map_quant, "artifacts": artifacts,
+            "map50_quant": map50_quant, "map_quant": map_quant, "artifacts": artifacts, "checks": checks,
         }));
     }
     println!("{:>10} {:>8} {:>8}", "", "mAP50", "mAP");
@@ -126,6 +125,9 @@ pub fn run(args: &QuantizeArgs) -> CliResult {
     }
     for artifact in &artifacts {
         println!("{}", artifact.display());
+    }
+    for check in &checks {
+        println!("{}: {}", check.path.display(), check.said);
     }
     Ok(())
 }
@@ -238,47 +240,109 @@ fn note_metrics(model: &mut Checkpoint, [map50, map]: [f64; 2]) {
     model.meta.metrics.insert("map".into(), map);
 }
 
-/// Writes the files of a backend: its text files with the float network that they belong to, and the QDQ network where the scheme
-/// has one.
-pub fn write_artifacts(
-    folder: &Path,
-    stem: &str,
-    model: &Checkpoint,
-    quantizer: &dyn Quantizer,
-    img: i64,
-) -> CliResult<Vec<PathBuf>> {
-    let mut written = Vec::new();
-    let ranges = quant::emit::Ranges::of(&model.graph, &model.params)?;
-    let texts = quantizer.artifacts(stem, &ranges)?;
-    let options = |profile| onnx::Options {
-        image: [img; 2],
-        profile,
-        names: model.meta.names.clone(),
-        ..onnx::Options::default()
-    };
-    if !texts.is_empty() {
-        let path = folder.join(format!("{stem}_deploy_model.onnx"));
-        onnx::write(&model.graph, &model.params, &options(onnx::Profile::Strip), &path).map_err(export_failed)?;
-        written.push(path);
+/// The files of a backend, held against the quantized network and not written yet: its text files with the float network that they belong
+/// to, and the QDQ network where the scheme has one.
+pub struct Artifacts {
+    networks: Vec<Prepared>,
+    texts: Vec<(PathBuf, String)>,
+}
+
+/// What a network file was compared with, and how it came out.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct Checked {
+    /// The file.
+    pub path: PathBuf,
+    /// Largest differences end to end.
+    pub diff: Option<Difference>,
+    /// Its quantizers, each on its own.
+    pub steps: Option<Steps>,
+    /// Why it was not run.
+    pub unchecked: Option<String>,
+    /// All of it for a person.
+    pub said: String,
+}
+
+impl From<&Written> for Checked {
+    fn from(written: &Written) -> Self {
+        Self {
+            path: written.files[0].clone(),
+            diff: written.difference,
+            steps: written.steps,
+            unchecked: written.unchecked.clone(),
+            said: written.summary(),
+        }
     }
-    for artifact in texts {
-        let path = folder.join(&artifact.name);
-        load::write_file(&path, artifact.text.as_bytes()).map_err(|error| io_error("can't write", &path, &error))?;
-        written.push(path);
+}
+
+impl Artifacts {
+    /// Makes and checks them for images of `img` pixels; they will stand in `folder`, named after `stem`.
+    ///
+    /// # Errors
+    /// Where a file does not compute what the network computes, or the backend has neither files nor a QDQ network.
+    pub fn prepare(
+        folder: &Path,
+        stem: &str,
+        model: &Checkpoint,
+        quantizer: &dyn Quantizer,
+        img: i64,
+    ) -> CliResult<Self> {
+        let ranges = quant::emit::Ranges::of(&model.graph, &model.params)?;
+        let texts = quantizer.artifacts(stem, &ranges)?;
+        let prepare = |format, name: String| {
+            let request = Request {
+                profile: profile_of(quantizer),
+                names: model.meta.names.clone(),
+                ..Request::new(format, [img; 2])
+            };
+            checked::prepare(&model.graph, &model.params, &request, &folder.join(name))
+        };
+        let mut networks = Vec::new();
+        if !texts.is_empty() {
+            networks.push(prepare(Format::Onnx, format!("{stem}_deploy_model.onnx")).map_err(export_failed)?);
+        }
+        match prepare(Format::OnnxQdq, format!("{stem}_qdq.onnx")) {
+            Ok(file) => networks.push(file),
+            // A logarithmic or power-of-two grid with odd rounding has no QDQ form; the backend's own files are all there is.
+            Err(error @ (Error::Node { .. } | Error::Unsupported(_))) if !networks.is_empty() => {
+                ui::say(format!("no QDQ file: {error}"));
+            }
+            Err(error) => return Err(export_failed(error)),
+        }
+        Ok(Self {
+            networks,
+            texts: texts
+                .into_iter()
+                .map(|file| (folder.join(&file.name), file.text))
+                .collect(),
+        })
     }
-    let path = folder.join(format!("{stem}_qdq.onnx"));
-    let profile = if quantizer.backend().integer_ops {
-        onnx::Profile::Ort
+
+    /// Writes them; the files, and what each network was compared with.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn commit(self) -> CliResult<(Vec<PathBuf>, Vec<Checked>)> {
+        let (mut files, mut checks) = (Vec::new(), Vec::new());
+        for (path, text) in self.texts {
+            load::write_file(&path, text.as_bytes()).map_err(|error| io_error("can't write", &path, &error))?;
+            files.push(path);
+        }
+        for network in self.networks {
+            let written = network.commit().map_err(export_failed)?;
+            checks.push(Checked::from(&written));
+            files.extend(written.files);
+        }
+        Ok((files, checks))
+    }
+}
+
+/// The form of QDQ files that a backend's engine reads best.
+pub fn profile_of(quantizer: &dyn Quantizer) -> Profile {
+    if quantizer.backend().integer_ops {
+        Profile::Ort
     } else {
-        onnx::Profile::TensorRt
-    };
-    match onnx::write(&model.graph, &model.params, &options(profile), &path) {
-        Ok(_) => written.push(path),
-        // A logarithmic or power-of-two grid with odd rounding has no QDQ form; the backend's own files are all there is.
-        Err(error) if written.is_empty() => return Err(export_failed(error)),
-        Err(error) => ui::say(format!("no QDQ file: {error}")),
+        Profile::TensorRt
     }
-    Ok(written)
 }
 
 /// An export error as a failed command.

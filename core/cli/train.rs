@@ -19,7 +19,7 @@ use crate::error::{CliError, CliResult};
 use crate::ranks::{self, Ranks};
 use crate::{data_args, launch, load, plots, settings, ui, val};
 
-pub use job::Job;
+pub use job::{Job, penalty};
 
 /// Train a detector
 ///

@@ -8,105 +8,152 @@ use yolo_engine::Checkpoint;
 use yolo_engine::eval::NmsOptions;
 use yolo_engine::val::{self, Detector};
 use yolo_export::bench::{self, Latency, Plan};
+use yolo_export::checked::{self, Format, Prepared, Request, Written};
+use yolo_export::onnx::Profile;
 use yolo_export::{onnx, ort};
 
 use super::cache::Record;
 use super::recipe::{BenchStage, ExportStage};
 use super::stages::Context;
 use crate::bench::{all_cores, on_ort, on_torch};
-use crate::error::{CliError, CliResult, io_error};
-use crate::quantize::export_failed;
-use crate::{data_args, load, plots, ui};
+use crate::error::{CliError, CliResult};
+use crate::export::unknown;
+use crate::quantize::{export_failed, profile_of};
+use crate::{components, data_args, load, plots, ui};
 
-/// Writes the formats of an export stage and holds each file against its network.
+/// A format of an export stage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Target {
+    format: Format,
+    /// Made of the last quantized model, not of the last float one.
+    quantized: bool,
+}
+
+impl Target {
+    /// Names of all of them.
+    pub const NAMES: [&str; 4] = ["onnx", "onnx-qdq", "ncnn", "ncnn-int8"];
+
+    /// The format of a name.
+    pub fn parse(name: &str) -> Option<Self> {
+        let (format, quantized) = match name {
+            "onnx" => (Format::Onnx, false),
+            "onnx-qdq" => (Format::OnnxQdq, true),
+            "ncnn" => (Format::Ncnn, false),
+            "ncnn-int8" => (Format::Ncnn, true),
+            _ => return None,
+        };
+        Some(Self { format, quantized })
+    }
+
+    /// Whether it is made of a quantized model.
+    pub fn quantized(self) -> bool {
+        self.quantized
+    }
+
+    fn file(self, recipe: &str) -> String {
+        let ending = if self.format == Format::Ncnn { "param" } else { "onnx" };
+        let int8 = if self.quantized { "-int8" } else { "" };
+        format!("{recipe}{int8}.{ending}")
+    }
+}
+
+/// Writes the formats of an export stage, each file held against its network before. No file is written unless all agree.
 pub fn export(context: &Context<'_>, stage: &ExportStage, place: &Path) -> CliResult<Record> {
-    let mut files = Vec::new();
-    let mut record = Record::default();
-    for format in &stage.formats {
-        let (weights, quantized) = match format.as_str() {
-            "onnx" => (&context.float, false),
-            "onnx-qdq" => (&context.quantized, true),
-            other => {
-                let help = yolo_core::suggest::did_you_mean(other, ["onnx", "onnx-qdq"]).unwrap_or_default();
-                return Err(CliError::Usage(format!(
-                    "export: there is no format `{other}` ({help} onnx, onnx-qdq)"
-                )));
-            }
+    let mut prepared = Vec::new();
+    let squares = square_loader(context)?;
+    for name in &stage.formats {
+        let target = Target::parse(name).ok_or_else(|| unknown("format", name, &Target::NAMES))?;
+        let weights = if target.quantized {
+            &context.quantized
+        } else {
+            &context.float
         };
-        let Some(weights) = weights else {
-            return Err(CliError::Usage(format!(
-                "export: `{format}` needs a {} stage before it",
-                if quantized { "quantize" } else { "train" }
-            )));
-        };
+        let weights = weights.as_ref().ok_or_else(|| {
+            let needed = if target.quantized { "quantize" } else { "train" };
+            CliError::Usage(format!("export: `{name}` needs a {needed} stage before it"))
+        })?;
         let model = load::checkpoint(weights)?;
-        let path = place.join(format!(
-            "{}.onnx",
-            if quantized {
-                format!("{}-int8", context.recipe.name)
-            } else {
-                context.recipe.name.clone()
-            }
-        ));
-        let file = write_checked(context, &model, &path, quantized)?;
+        let file = prepare(context, &model, target, place)?;
+        let measured = measure(&model, &file, &squares)?;
+        prepared.push((target, model, file, measured));
+    }
+    let (mut files, mut record) = (Vec::new(), Record::default());
+    for (target, model, file, measured) in prepared {
+        let written = file.commit().map_err(export_failed)?;
         let cost = model.graph.cost(context.recipe.img)?;
         record = Record {
-            weights: path.clone(),
-            quantized,
+            weights: written.files[0].clone(),
+            quantized: target.quantized,
             params: cost.params,
             gflops: cost.gflops(),
-            map50: file["map50"].as_f64().unwrap_or_default(),
-            map: file["map"].as_f64().unwrap_or_default(),
-            size_bytes: file_size(&path)?,
+            map50: measured.file[0],
+            map: measured.file[1],
+            size_bytes: written.size_bytes,
             ..Record::default()
         };
-        files.push(file);
+        files.push(measured.describe(&written));
     }
     record.details = json!({ "files": files });
     Ok(record)
 }
 
-/// Writes one ONNX file; where onnxruntime is installed, compares its outputs and its mAP with the network's.
-fn write_checked(context: &Context<'_>, model: &Checkpoint, path: &Path, quantized: bool) -> CliResult<Value> {
-    let img = context.recipe.img;
-    let options = onnx::Options {
-        image: [img; 2],
-        batch: None,
-        profile: onnx::Profile::Ort,
-        names: model.meta.names.clone(),
-        ..onnx::Options::default()
+/// A file that agrees with its network; the form of its quantizers is that of the backend.
+fn prepare(context: &Context<'_>, model: &Checkpoint, target: Target, place: &Path) -> CliResult<Prepared> {
+    let profile = match &model.meta.quantizer {
+        Some(value) => profile_of(components::quantizer("quantize.backend", value)?.as_ref()),
+        None => Profile::Ort,
     };
-    onnx::write(&model.graph, &model.params, &options, path).map_err(export_failed)?;
-    let squares = square_loader(context)?;
-    let network = validate_network(model, &squares)?;
-    if let Err(reason) = ort::available() {
-        ui::say(format!("{}: not checked: {reason}", path.display()));
-        let check = format!(
-            "mAP50 {:.4} (simulated); not run: onnxruntime is not installed",
-            network[0]
-        );
-        return Ok(json!({"path": path, "map50": network[0], "map": network[1], "check": check}));
+    let request = Request {
+        batch: if target.format == Format::Ncnn { Some(1) } else { None },
+        profile,
+        names: model.meta.names.clone(),
+        ..Request::new(target.format, [context.recipe.img; 2])
+    };
+    let path = place.join(target.file(&context.recipe.name));
+    checked::prepare(&model.graph, &model.params, &request, &path).map_err(export_failed)
+}
+
+/// mAP50 and mAP of a network and of its file; those of the network stand for a file that nothing here runs.
+struct Measured {
+    network: [f64; 2],
+    file: [f64; 2],
+    engine: Option<&'static str>,
+}
+
+impl Measured {
+    fn describe(&self, written: &Written) -> Value {
+        let [map50, map] = self.file;
+        let said = match self.engine {
+            Some(engine) => format!("mAP50 {map50:.4} on {engine}, {:.4} in the network", self.network[0]),
+            None => format!("mAP50 {map50:.4} (of the network; no engine ran the file)"),
+        };
+        json!({
+            "path": written.files[0], "map50": map50, "map": map, "map50_network": self.network[0], "map_network": self.network[1],
+            "max_abs_diff": written.difference, "steps": written.steps, "unchecked": written.unchecked,
+            "check": format!("{said}; {}", written.summary()),
+        })
     }
-    let mut session = ort::Session::open(path, all_cores()).map_err(export_failed)?;
-    let mut plain = ort::Session::unoptimized(
-        &std::fs::read(path).map_err(|e| io_error("can't read", path, &e))?,
-        all_cores(),
-    )
-    .map_err(export_failed)?;
-    let image = yolo_core::testing::input(1, model.graph.input_channels(), img, img);
-    let difference = onnx::check(&mut plain, &model.graph, &model.params, &image).map_err(export_failed)?;
-    let [map50, map] = validate_session(&mut session, model, &squares)?;
-    let check = format!(
-        "mAP50 {map50:.4} on onnxruntime, {:.4} in the network; boxes differ by {:.2e} px, scores by {:.2e}{}",
-        network[0],
-        difference.boxes,
-        difference.scores,
-        if quantized { " (int8: one step of a scale)" } else { "" }
-    );
-    Ok(json!({
-        "path": path, "map50": map50, "map": map, "map50_network": network[0], "map_network": network[1],
-        "max_abs_diff": {"boxes": difference.boxes, "scores": difference.scores}, "check": check,
-    }))
+}
+
+fn measure(model: &Checkpoint, file: &Prepared, squares: &Loader) -> CliResult<Measured> {
+    let network = validate_network(model, squares)?;
+    let written = file.written();
+    if written.engine != "onnxruntime" || written.unchecked.is_some() {
+        if let Some(reason) = &written.unchecked {
+            ui::say(format!("{}: not checked: {reason}", written.files[0].display()));
+        }
+        return Ok(Measured {
+            network,
+            file: network,
+            engine: None,
+        });
+    }
+    let mut session = ort::Session::from_bytes(file.bytes(), all_cores()).map_err(export_failed)?;
+    Ok(Measured {
+        network,
+        file: validate_session(&mut session, model, squares)?,
+        engine: Some("onnxruntime"),
+    })
 }
 
 /// The validation images as squares: the shape that files are written for.
@@ -153,23 +200,19 @@ fn validate_session(session: &mut ort::Session, model: &Checkpoint, loader: &Loa
     Ok([metrics.map50, metrics.map])
 }
 
+/// The engine of a name: `auto` is onnxruntime where it is installed, else libtorch.
+pub fn engine(name: &str) -> CliResult<&'static str> {
+    match name {
+        "auto" if ort::available().is_ok() => Ok("ort"),
+        "auto" | "torch" => Ok("torch"),
+        "ort" => ort::available().map(|_| "ort").map_err(export_failed),
+        other => Err(unknown("engine", other, &["auto", "torch", "ort"])),
+    }
+}
+
 /// Times every model of the stages before.
 pub fn bench(context: &Context<'_>, stage: &BenchStage, before: &[(Record, bool)]) -> CliResult<Record> {
-    let engine = match stage.engine.as_str() {
-        "auto" => {
-            if ort::available().is_ok() {
-                "ort"
-            } else {
-                "torch"
-            }
-        }
-        known @ ("torch" | "ort") => known,
-        other => {
-            return Err(CliError::Usage(format!(
-                "bench: there is no engine `{other}`: auto, torch, ort"
-            )));
-        }
-    };
+    let engine = engine(&stage.engine)?;
     let plan = Plan {
         min_runs: stage.runs,
         max_runs: stage.runs.max(100),
@@ -214,12 +257,6 @@ fn time(context: &Context<'_>, record: &Record, engine: &str, threads: usize, pl
     } else {
         on_torch(&model, img, threads, plan)
     }
-}
-
-fn file_size(path: &Path) -> CliResult<u64> {
-    Ok(std::fs::metadata(path)
-        .map_err(|error| io_error("can't look at", path, &error))?
-        .len())
 }
 
 impl Context<'_> {

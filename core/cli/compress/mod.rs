@@ -53,12 +53,13 @@ pub fn run(args: &CompressArgs) -> CliResult {
     let recipe = Recipe::read(&args.recipe, &args.set)?;
     let dataset = data_args::dataset(&recipe.data)?;
     let folder = recipe.folder();
-    std::fs::create_dir_all(&folder).map_err(|error| io_error("can't make the folder", &folder, &error))?;
     let common = common_part(&recipe, &dataset)?;
     let hyp = recipe.hyp()?;
     let device = args.device.one()?;
     let precision = args.amp.on(device)?;
     let mut context = Context::new(&recipe, &dataset, hyp, Compute { device, precision });
+    context.check()?;
+    std::fs::create_dir_all(&folder).map_err(|error| io_error("can't make the folder", &folder, &error))?;
     let mut records: Vec<(Record, bool)> = Vec::new();
     let mut key = String::new();
     ui::say(format!(

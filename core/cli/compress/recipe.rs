@@ -200,7 +200,7 @@ fn default_quant_batches() -> usize {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct ExportStage {
-    /// Formats; `onnx` is made of the last float model, `onnx-qdq` of the quantized one.
+    /// Formats; `onnx` and `ncnn` are made of the last float model, `onnx-qdq` and `ncnn-int8` of the last quantized one.
     #[serde(default = "default_formats")]
     pub formats: Vec<String>,
 }

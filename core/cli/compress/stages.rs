@@ -13,6 +13,7 @@ use super::deploy;
 use super::recipe::{PruneStage, QuantizeStage, Recipe, SparsifyStage, Stage, TrainStage};
 use crate::device::Compute;
 use crate::error::{CliError, CliResult, io_error};
+use crate::export::unknown;
 use crate::{components, data_args, load, prune, quantize, train, ui};
 
 /// What stages share.
@@ -58,6 +59,51 @@ impl<'a> Context<'a> {
     /// Side of the images.
     pub fn size(&self) -> usize {
         usize::try_from(self.recipe.img).unwrap_or(640)
+    }
+
+    /// Reads everything that the stages name: plugins, options, formats, engines. What can't be is said before any of them works.
+    pub fn check(&self) -> CliResult {
+        let (mut float, mut quantized) = (self.recipe.weights.is_some(), false);
+        for (index, stage) in self.recipe.stages.iter().enumerate() {
+            let name = format!("{}-{}", index + 1, stage.kind());
+            match stage {
+                Stage::Train(options) | Stage::FineTune(options) => {
+                    self.hyp(options.hyp.as_ref())?;
+                    float = true;
+                }
+                Stage::Sparsify(options) => {
+                    self.hyp(options.hyp.as_ref())?;
+                    train::penalty(&options.pruner)?;
+                    float = true;
+                }
+                Stage::Prune(options) => {
+                    components::pruner(&format!("{name}.pruner"), &options.pruner)?;
+                    float = true;
+                }
+                Stage::Quantize(options) => {
+                    components::quantizer(&format!("{name}.backend"), &options.backend)?;
+                    self.hyp(options.hyp.as_ref())?;
+                    quantized = true;
+                }
+                Stage::Export(options) => {
+                    for format in &options.formats {
+                        let target = deploy::Target::parse(format)
+                            .ok_or_else(|| unknown("format", format, &deploy::Target::NAMES))?;
+                        let (there, needed) = match target.quantized() {
+                            true => (quantized, "quantize"),
+                            false => (float, "train"),
+                        };
+                        if !there {
+                            return Err(CliError::Usage(format!(
+                                "{name}: `{format}` needs a {needed} stage before it"
+                            )));
+                        }
+                    }
+                }
+                Stage::Bench(options) => deploy::engine(&options.engine).map(drop)?,
+            }
+        }
+        Ok(())
     }
 
     /// Runs one stage in `place`.
@@ -235,14 +281,10 @@ impl<'a> Context<'a> {
             resume,
         };
         let result = job.run(&model, quantizer.as_ref())?;
-        let artifacts = quantize::write_artifacts(
-            place,
-            &self.recipe.name,
-            &result.model,
-            quantizer.as_ref(),
-            self.recipe.img,
-        )?;
-        let details = json!({"ptq": result.ptq, "artifacts": artifacts});
+        let (folder, name) = (place, &self.recipe.name);
+        let files = quantize::Artifacts::prepare(folder, name, &result.model, quantizer.as_ref(), self.recipe.img)?;
+        let (artifacts, checks) = files.commit()?;
+        let details = json!({"ptq": result.ptq, "artifacts": artifacts, "checks": checks});
         let mut record = self.save(
             result.model,
             place.join("quantized.safetensors"),

@@ -5,7 +5,11 @@ use std::path::{Path, PathBuf};
 use tch::{Kind, Tensor};
 use yolo_core::{Graph, Mode, Params, Program, testing};
 
+use prost::Message as _;
+
+use crate::onnx::proto::ModelProto;
 use crate::onnx::{self, Difference, Nms, Outputs, Profile};
+use crate::steps::Steps;
 use crate::{Error, Result, file, ncnn, ort};
 
 /// A deployment format.
@@ -22,6 +26,15 @@ pub enum Format {
 impl Format {
     /// Names of all formats.
     pub const NAMES: [&str; 3] = ["onnx", "onnx-qdq", "ncnn"];
+
+    /// The name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Onnx => "onnx",
+            Self::OnnxQdq => "onnx-qdq",
+            Self::Ncnn => "ncnn",
+        }
+    }
 
     /// The format of a name.
     pub fn parse(name: &str) -> Option<Self> {
@@ -84,8 +97,14 @@ pub struct Written {
     pub files: Vec<PathBuf>,
     /// Their bytes together.
     pub size_bytes: u64,
-    /// How far the file is from the network, where both were run.
+    /// How far the file is from the network end to end, where both were run. Of an integer file nothing follows from it: one value on
+    /// another step of its grid moves all that come after.
     pub difference: Option<Difference>,
+    /// How the quantizers of an integer file agree with the simulated ones, each on its own.
+    pub steps: Option<Steps>,
+    /// How far an integer file is from its simulation on this processor, in units of how far that is from the float network. Two
+    /// roundings of one network are 1.4 apart.
+    pub grid_errors: Option<f64>,
     /// What ran the file.
     pub engine: &'static str,
     /// Why it was not compared.
@@ -99,20 +118,106 @@ const FLOAT: Difference = Difference {
     raw: 4e-3,
 };
 
+impl Written {
+    fn new(files: Vec<PathBuf>, size_bytes: usize, engine: &'static str) -> Self {
+        Self {
+            files,
+            size_bytes: size_bytes as u64,
+            difference: None,
+            steps: None,
+            grid_errors: None,
+            engine,
+            unchecked: None,
+        }
+    }
+
+    /// One line for a person: what was compared, and what came out.
+    pub fn summary(&self) -> String {
+        let engine = self.engine;
+        if let Some(reason) = &self.unchecked {
+            return format!("not checked: {reason}");
+        }
+        let ends = self.difference.map(|d| {
+            format!(
+                "boxes differ by {:.2e} px, scores by {:.2e}, raw values by {:.2e} at most",
+                d.boxes, d.scores, d.raw
+            )
+        });
+        match (&self.steps, ends) {
+            (Some(steps), ends) => {
+                let ends = ends.map(|ends| format!("; end to end, where roundings spread, {ends}"));
+                let grid = self
+                    .grid_errors
+                    .map(|errors| format!(" ({errors:.2} grid errors on this processor)"));
+                format!(
+                    "checked with {engine}: {}{}{}",
+                    steps.summary(),
+                    ends.unwrap_or_default(),
+                    grid.unwrap_or_default()
+                )
+            }
+            (None, Some(ends)) => format!("checked with {engine}: {ends}"),
+            (None, None) => "not checked".to_owned(),
+        }
+    }
+}
+
+/// Files that agree with their network and are not written yet.
+#[derive(Debug)]
+pub struct Prepared {
+    written: Written,
+    contents: Vec<(PathBuf, Vec<u8>)>,
+}
+
+impl Prepared {
+    /// What will be there.
+    pub fn written(&self) -> &Written {
+        &self.written
+    }
+
+    /// The bytes of the first file.
+    pub fn bytes(&self) -> &[u8] {
+        self.contents.first().map_or(&[], |(_, bytes)| bytes)
+    }
+
+    /// Writes the files.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn commit(self) -> Result<Written> {
+        // The one to name comes last: where it is, all are.
+        for (path, bytes) in self.contents.iter().rev() {
+            file::write_atomic(path, bytes)?;
+        }
+        Ok(self.written)
+    }
+}
+
 /// Writes a network. A file that does not compute what the network computes is an error, and is not written.
+///
+/// # Errors
+/// Those of [`prepare`], and those of the file system.
 pub fn write(graph: &Graph, params: &Params, request: &Request, path: &Path) -> Result<Written> {
+    prepare(graph, params, request, path)?.commit()
+}
+
+/// Makes the files of a network and holds them against it.
+///
+/// # Errors
+/// [`Error::Disagrees`] where a file does not compute what the network computes; others where the format can't hold it.
+pub fn prepare(graph: &Graph, params: &Params, request: &Request, path: &Path) -> Result<Prepared> {
     if let Some(n) = request.batch.filter(|n| *n < 1) {
         return Err(Error::Unsupported(format!("a batch of {n} images makes no sense")));
     }
     match request.format {
-        Format::Onnx | Format::OnnxQdq => write_onnx(graph, params, request, path),
-        Format::Ncnn => write_ncnn(graph, params, request, path),
+        Format::Onnx | Format::OnnxQdq => prepare_onnx(graph, params, request, path),
+        Format::Ncnn => prepare_ncnn(graph, params, request, path),
     }
 }
 
-fn write_onnx(graph: &Graph, params: &Params, request: &Request, path: &Path) -> Result<Written> {
+fn prepare_onnx(graph: &Graph, params: &Params, request: &Request, path: &Path) -> Result<Prepared> {
     if request.half {
-        let reason = "half weights are for ncnn; engines that read ONNX convert it themselves (trtexec --fp16)";
+        let reason = "half weights are for ncnn; engines that read ONNX convert it themselves";
         return Err(Error::Unsupported(reason.into()));
     }
     let quantized = onnx::is_quantized(graph);
@@ -121,44 +226,29 @@ fn write_onnx(graph: &Graph, params: &Params, request: &Request, path: &Path) ->
         let reason = "it is a float network; `onnx-qdq` holds integers: run `yolo quantize` on it first";
         return Err(Error::Unsupported(reason.into()));
     }
-    let profile = if qdq { request.profile } else { Profile::Strip };
     let options = onnx::Options {
         image: request.image,
         batch: request.batch,
         outputs: request.outputs,
-        profile,
+        profile: if qdq { request.profile } else { Profile::Strip },
         names: request.names.clone(),
         nms: request.nms.clone(),
     };
-    let bytes = onnx::export(graph, params, &options)?.model.to_bytes()?;
-    let mut written = Written {
-        files: vec![path.to_owned()],
-        size_bytes: bytes.len() as u64,
-        difference: None,
-        engine: "onnxruntime",
-        unchecked: None,
-    };
+    let exported = onnx::export(graph, params, &options)?;
+    let bytes = exported.model.to_bytes()?;
+    let mut written = Written::new(vec![path.to_owned()], bytes.len(), "onnxruntime");
     if !request.check {
         written.unchecked = Some("nobody asked for it".into());
     } else if let Err(reason) = ort::available() {
         written.unchecked = Some(reason.to_string());
     } else {
-        let network = if qdq {
-            (graph.clone(), params.shallow_clone())
-        } else {
-            onnx::strip(graph, params)?
-        };
         // Suppressed boxes can't be compared one by one: what goes into the suppression is.
-        let plain = onnx::Options { nms: None, ..options };
-        let bytes = if request.nms.is_some() {
-            onnx::export(graph, params, &plain)?.model.to_bytes()?
+        let (exported, compared) = if request.nms.is_some() {
+            let plain = onnx::export(graph, params, &onnx::Options { nms: None, ..options })?;
+            let bytes = plain.model.to_bytes()?;
+            (plain, bytes)
         } else {
-            bytes.clone()
-        };
-        let mut session = match qdq {
-            // As it stands in the file: fusing integers changes roundings.
-            true => ort::Session::unoptimized(&bytes, request.threads)?,
-            false => ort::Session::from_bytes(&bytes, request.threads)?,
+            (exported, bytes.clone())
         };
         // More than one image where the number is open, so that this is seen to work.
         let images = testing::input(
@@ -167,20 +257,30 @@ fn write_onnx(graph: &Graph, params: &Params, request: &Request, path: &Path) ->
             request.image[0],
             request.image[1],
         );
-        let difference = onnx::check(&mut session, &network.0, &network.1, &images)?;
-        let limit = if qdq {
-            quantized_limit(graph, params, &images)?
+        let mut session = ort::Session::from_bytes(&compared, request.threads)?;
+        if qdq {
+            // What will be written, not what was meant.
+            let file = ModelProto::decode(compared.as_slice()).map_err(|error| Error::Disagrees(error.to_string()))?;
+            let (steps, ends) = onnx::steps::check(&file, &exported, &images, request.threads)?;
+            agree(path, ends, last_limit(&exported.graph, &exported.params, &images)?)?;
+            let found = onnx::check(&mut session, graph, params, &images)?;
+            written.steps = Some(steps);
+            written.grid_errors = Some(found.max_share(noise(graph, params, &images)?));
+            written.difference = Some(found);
         } else {
-            float_limit(difference, &network.0, &network.1, &images)?
-        };
-        agree(path, difference, limit)?;
-        written.difference = Some(difference);
+            let (graph, params) = onnx::strip(graph, params)?;
+            let found = onnx::check(&mut session, &graph, &params, &images)?;
+            agree(path, found, float_limit(found, &graph, &params, &images)?)?;
+            written.difference = Some(found);
+        }
     }
-    file::write_atomic(path, &bytes)?;
-    Ok(written)
+    Ok(Prepared {
+        written,
+        contents: vec![(path.to_owned(), bytes)],
+    })
 }
 
-fn write_ncnn(graph: &Graph, params: &Params, request: &Request, path: &Path) -> Result<Written> {
+fn prepare_ncnn(graph: &Graph, params: &Params, request: &Request, path: &Path) -> Result<Prepared> {
     if request.batch != Some(1) || request.nms.is_some() {
         return Err(Error::Unsupported(
             "ncnn runs one image at a time, without suppression in the file".into(),
@@ -197,14 +297,11 @@ fn write_ncnn(graph: &Graph, params: &Params, request: &Request, path: &Path) ->
         (false, true) => ncnn::Precision::F16,
         (false, false) => ncnn::Precision::F32,
     };
-    let net = ncnn::export(
-        graph,
-        params,
-        &ncnn::Options {
-            image: request.image,
-            precision,
-        },
-    )?;
+    let options = ncnn::Options {
+        image: request.image,
+        precision,
+    };
+    let net = ncnn::export(graph, params, &options)?;
     let on_integers =
         |layer: &ncnn::model::Layer| layer.weights.iter().any(|w| matches!(w, ncnn::model::Weight::Int8(_)));
     if quantized && !net.layers.iter().any(on_integers) {
@@ -216,35 +313,36 @@ fn write_ncnn(graph: &Graph, params: &Params, request: &Request, path: &Path) ->
     }
     let (text, bytes) = (net.to_param(), net.to_bin());
     let (param, bin) = ncnn::paths(path);
-    let mut written = Written {
-        size_bytes: (text.len() + bytes.len()) as u64,
-        files: vec![param.clone(), bin.clone()],
-        difference: None,
-        engine: "the layers of ncnn on libtorch",
-        unchecked: (!request.check).then(|| "nobody asked for it".to_owned()),
-    };
+    let files = vec![param.clone(), bin.clone()];
+    let mut written = Written::new(files, text.len() + bytes.len(), "the layers of ncnn on libtorch");
     if request.check {
         let images = testing::input(1, graph.input_channels(), request.image[0], request.image[1]);
-        // What was written, not what was meant.
+        // What will be written, not what was meant.
         let read = ncnn::model::Net::parse(&text, &bytes)?;
-        // Half weights are compared with the network that has them.
-        let rounded = if request.half {
-            halved(graph, params)?
+        if quantized {
+            let (steps, ends) = ncnn::steps::check(&read, graph, params, &images)?;
+            agree(path, ends, last_limit(graph, params, &images)?)?;
+            let found = ncnn::check(&read, graph, params, &images)?;
+            written.steps = Some(steps);
+            written.difference = Some(found);
         } else {
-            (graph.clone(), params.shallow_clone())
-        };
-        let difference = ncnn::check(&read, &rounded.0, &rounded.1, &images)?;
-        let limit = if quantized {
-            quantized_limit(graph, params, &images)?
-        } else {
-            float_limit(difference, &rounded.0, &rounded.1, &images)?
-        };
-        agree(path, difference, limit)?;
-        written.difference = Some(difference);
+            // Half weights are compared with the network that has them.
+            let (graph, params) = if request.half {
+                halved(graph, params)?
+            } else {
+                (graph.clone(), params.shallow_clone())
+            };
+            let found = ncnn::check(&read, &graph, &params, &images)?;
+            agree(path, found, float_limit(found, &graph, &params, &images)?)?;
+            written.difference = Some(found);
+        }
+    } else {
+        written.unchecked = Some("nobody asked for it".to_owned());
     }
-    file::write_atomic(&bin, &bytes)?;
-    file::write_atomic(&param, text.as_bytes())?;
-    Ok(written)
+    Ok(Prepared {
+        written,
+        contents: vec![(param, text.into_bytes()), (bin, bytes)],
+    })
 }
 
 /// The folded network with the weights that a half file has.
@@ -264,13 +362,33 @@ fn halved(graph: &Graph, params: &Params) -> Result<(Graph, Params)> {
     Ok((graph, params))
 }
 
-/// A value on a rounding edge may fall to the other side; such a step spreads, and from there on every rounding falls otherwise. So
-/// file and simulation are two roundings of one float network, each as far from it as quantization puts them: they are apart by
-/// no more than twice that.
-fn quantized_limit(graph: &Graph, params: &Params, images: &Tensor) -> Result<Difference> {
+/// What a file may differ by from the last quantizers on: the rounding of single precision in what is left of the network.
+fn last_limit(graph: &Graph, params: &Params, images: &Tensor) -> Result<Difference> {
+    let maps = run(graph, params, images)?;
+    let largest = |tensor: &Tensor| -> Result<f64> { Ok(tensor.f_abs()?.f_max()?.f_double_value(&[])?) };
+    let mut limit = FLOAT;
+    for map in &maps {
+        limit.raw = limit.raw.max(1e-4 * largest(map)?);
+    }
+    if let Some(head) = &graph.head {
+        limit.boxes = limit.boxes.max(1e-4 * largest(&head.decode(&maps)?)?);
+    }
+    Ok(limit)
+}
+
+/// How far the simulation is from the float network.
+fn noise(graph: &Graph, params: &Params, images: &Tensor) -> Result<Difference> {
     let (plain, plain_params) = onnx::strip(graph, params)?;
     let (float, simulated) = (run(&plain, &plain_params, images)?, run(graph, params, images)?);
-    between(graph, &float, &simulated, 2.0)
+    let mut noise = Difference::default();
+    for (a, b) in float.iter().zip(&simulated) {
+        noise.raw = noise.raw.max(onnx::max_abs_diff(a, b)?);
+    }
+    if let Some(head) = &graph.head {
+        let ends = onnx::difference(&head.decode(&float)?, &head.decode(&simulated)?)?;
+        (noise.boxes, noise.scores) = (ends.boxes, ends.scores);
+    }
+    Ok(noise)
 }
 
 /// Deep networks and large boxes may make more of the rounding of single precision than [`FLOAT`]: where that is exceeded, ten times
@@ -318,12 +436,15 @@ fn agree(path: &Path, found: Difference, limit: Difference) -> Result<()> {
     if within(found, limit) {
         return Ok(());
     }
-    Err(Error::Format {
-        path: path.to_owned(),
-        reason: format!(
-            "the file would not compute what the network computes: boxes differ by up to {:.3} px, scores by {:.5}, raw values by \
-             {:.5} (at most {:.3}, {:.5} and {:.5} are allowed); nothing was written",
-            found.boxes, found.scores, found.raw, limit.boxes, limit.scores, limit.raw
-        ),
-    })
+    Err(Error::Disagrees(format!(
+        "{}: the file would not compute what the network computes: boxes differ by up to {:.3} px, scores by {:.5}, raw values by \
+             {:.5} (at most {:.3}, {:.5} and {:.5} are allowed)",
+        path.display(),
+        found.boxes,
+        found.scores,
+        found.raw,
+        limit.boxes,
+        limit.scores,
+        limit.raw
+    )))
 }

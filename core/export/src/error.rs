@@ -12,6 +12,9 @@ pub enum Error {
     /// The format cannot hold the network, or an option asks for something that does not exist.
     #[error("{0}")]
     Unsupported(String),
+    /// A file would not compute what its network computes.
+    #[error("{0}; nothing was written")]
+    Disagrees(String),
     /// A node has no form in the target format.
     #[error("`{node}` ({op}) can't be exported to {format}: {reason}")]
     Node {

@@ -12,6 +12,7 @@ pub mod file;
 pub mod ncnn;
 pub mod onnx;
 pub mod ort;
+pub mod steps;
 pub mod tensorrt;
 
 pub use error::{Error, Result};

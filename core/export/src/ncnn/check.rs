@@ -14,6 +14,11 @@ use crate::{
 pub fn check(net: &Net, graph: &Graph, params: &Params, image: &Tensor) -> Result<Difference> {
     let outputs = run(net, image)?;
     let maps = tch::no_grad(|| Program::new(graph, params)?.run(image, Mode::Eval))?;
+    difference(&outputs, graph, &maps)
+}
+
+/// Compares the blobs that nobody reads with the maps of the network.
+pub(super) fn difference(outputs: &[(String, Tensor)], graph: &Graph, maps: &[Tensor]) -> Result<Difference> {
     let find = |level: usize| {
         let name = format!("out{level}");
         outputs
@@ -40,7 +45,7 @@ pub fn check(net: &Net, graph: &Graph, params: &Params, image: &Tensor) -> Resul
         difference.raw = larger(difference.raw, max_abs_diff(&got, want)?);
         theirs.push(got);
     }
-    let (got, want) = (head.decode(&theirs)?, head.decode(&maps)?);
+    let (got, want) = (head.decode(&theirs)?, head.decode(maps)?);
     Ok(Difference {
         raw: difference.raw,
         ..compare(&got, &want)?

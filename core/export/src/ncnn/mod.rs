@@ -11,6 +11,7 @@ mod lower;
 pub mod model;
 mod run;
 mod shape;
+pub mod steps;
 mod table;
 mod window;
 

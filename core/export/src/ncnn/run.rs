@@ -8,13 +8,38 @@ use tch::{Kind, Tensor};
 use super::model::{Layer, Net, Weight};
 use crate::{Error, Result};
 
+/// Looks at what layers read and make, and may put other values in their place.
+pub(super) trait Force {
+    /// Before a layer runs.
+    fn before(&mut self, layer: &Layer, inputs: &mut [Tensor]) -> Result<()>;
+    /// After it ran.
+    fn after(&mut self, layer: &Layer, outputs: &mut [Tensor]) -> Result<()>;
+}
+
+/// Leaves everything as it is.
+struct Free;
+
+impl Force for Free {
+    fn before(&mut self, _layer: &Layer, _inputs: &mut [Tensor]) -> Result<()> {
+        Ok(())
+    }
+    fn after(&mut self, _layer: &Layer, _outputs: &mut [Tensor]) -> Result<()> {
+        Ok(())
+    }
+}
+
 /// Runs `image` `[1, C, H, W]`; returns every blob that nobody reads, without the batch axis, in file order.
 pub fn run(net: &Net, image: &Tensor) -> Result<Vec<(String, Tensor)>> {
+    run_forced(net, image, &mut Free)
+}
+
+/// As [`run`], under `force`.
+pub(super) fn run_forced(net: &Net, image: &Tensor, force: &mut dyn Force) -> Result<Vec<(String, Tensor)>> {
     tch::no_grad(|| {
         let mut blobs: HashMap<&str, Tensor> = HashMap::new();
         let mut order = Vec::new();
         for layer in &net.layers {
-            let inputs = layer
+            let mut inputs = layer
                 .inputs
                 .iter()
                 .map(|name| {
@@ -24,11 +49,13 @@ pub fn run(net: &Net, image: &Tensor) -> Result<Vec<(String, Tensor)>> {
                         .ok_or_else(|| fail(layer, &format!("there is no blob `{name}` to read")))
                 })
                 .collect::<Result<Vec<_>>>()?;
-            let outputs = if layer.kind == "Input" {
+            force.before(layer, &mut inputs)?;
+            let mut outputs = if layer.kind == "Input" {
                 vec![image.f_squeeze_dim(0)?]
             } else {
                 step(layer, &inputs)?
             };
+            force.after(layer, &mut outputs)?;
             for (name, tensor) in layer.outputs.iter().zip(outputs) {
                 order.push(name.as_str());
                 blobs.insert(name, tensor);
@@ -215,13 +242,7 @@ fn convolution(layer: &Layer, x: &Tensor) -> Result<Tensor> {
         let double = |t: &Tensor| t.f_to_kind(Kind::Double);
         let weight_scale = double(&weight(layer, first)?)?;
         let input_scale = weight(layer, first + 1)?.f_double_value(&[0])?;
-        let scaled = double(x)?.f_mul_scalar(input_scale)?;
-        let integers = scaled
-            .f_abs()?
-            .f_add_scalar(0.5)?
-            .f_floor()?
-            .f_mul(&scaled.f_sign()?)?
-            .f_clamp(-127.0, 127.0)?;
+        let integers = quantized(x, input_scale)?;
         let sums = conv(&integers, &double(&kernel)?, None)?;
         let y = sums
             .f_div(&weight_scale.f_mul_scalar(input_scale)?.f_reshape([-1, 1, 1])?)?
@@ -244,6 +265,13 @@ fn convolution(layer: &Layer, x: &Tensor) -> Result<Tensor> {
         6 => y.f_mul(&hard_sigmoid(&y, argument(0) as f32, argument(1) as f32)?)?,
         kind => return Err(fail(layer, &format!("activation {kind} is unknown"))),
     })
+}
+
+/// The integers that ncnn makes of a value, as f64.
+pub(super) fn quantized(x: &Tensor, scale: f64) -> Result<Tensor> {
+    let scaled = x.f_to_kind(Kind::Double)?.f_mul_scalar(scale)?;
+    let away_from_zero = scaled.f_abs()?.f_add_scalar(0.5)?.f_floor()?.f_mul(&scaled.f_sign()?)?;
+    Ok(away_from_zero.f_clamp(-127.0, 127.0)?)
 }
 
 fn pooling(layer: &Layer, x: &Tensor) -> Result<Tensor> {

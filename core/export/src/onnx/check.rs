@@ -18,6 +18,18 @@ pub struct Difference {
 }
 
 impl Difference {
+    /// The largest of all, each in units of `other`'s.
+    pub fn max_share(&self, other: Self) -> f64 {
+        [
+            (self.boxes, other.boxes),
+            (self.scores, other.scores),
+            (self.raw, other.raw),
+        ]
+        .into_iter()
+        .filter(|(_, unit)| *unit > 0.0)
+        .fold(0.0, |worst, (own, unit)| larger(worst, own / unit))
+    }
+
     /// The largest of all.
     pub fn max(&self) -> f64 {
         larger(larger(self.boxes, self.scores), self.raw)
@@ -34,13 +46,18 @@ pub fn check(session: &mut Session, graph: &Graph, params: &Params, image: &Tens
     let theirs = session.run(&[(&input, image)])?;
     let program = Program::new(graph, params)?;
     let maps = tch::no_grad(|| program.run(image, Mode::Eval))?;
+    compare(&theirs, graph, &maps)
+}
+
+/// Compares the outputs of a file with the maps of its network.
+pub(super) fn compare(theirs: &[(String, Tensor)], graph: &Graph, maps: &[Tensor]) -> Result<Difference> {
     let mut difference = Difference::default();
     let mut compared = false;
     let decoded = match &graph.head {
-        Some(head) => Some(tch::no_grad(|| head.decode(&maps))?),
+        Some(head) => Some(tch::no_grad(|| head.decode(maps))?),
         None => None,
     };
-    for (name, got) in &theirs {
+    for (name, got) in theirs {
         if let (OUTPUT, Some(want)) = (name.as_str(), &decoded) {
             same_shape(name, got, want)?;
             difference = Difference {
@@ -62,7 +79,7 @@ pub fn check(session: &mut Session, graph: &Graph, params: &Params, image: &Tens
         }
     }
     if graph.head.is_none() {
-        for ((name, got), want) in theirs.iter().zip(&maps) {
+        for ((name, got), want) in theirs.iter().zip(maps) {
             same_shape(name, got, want)?;
             difference.raw = larger(difference.raw, max_abs_diff(got, want)?);
             compared = true;

@@ -320,6 +320,18 @@ impl TensorProto {
         let (words, _) = self.raw_data.as_chunks::<4>();
         Some(words.iter().map(|&w| f32::from_le_bytes(w)).collect())
     }
+
+    /// The raw elements of a tensor of 8 or 16-bit integers; `None` for another type.
+    pub fn integers(&self) -> Option<Vec<i64>> {
+        let words = self.raw_data.as_chunks::<2>().0.iter();
+        Some(match self.data_type() {
+            DataType::Int8 => self.raw_data.iter().map(|b| i64::from(*b as i8)).collect(),
+            DataType::Uint8 => self.raw_data.iter().map(|b| i64::from(*b)).collect(),
+            DataType::Int16 => words.map(|w| i64::from(i16::from_le_bytes(*w))).collect(),
+            DataType::Uint16 => words.map(|w| i64::from(u16::from_le_bytes(*w))).collect(),
+            _ => return None,
+        })
+    }
 }
 
 impl ValueInfoProto {

@@ -1,6 +1,9 @@
 //! Files are written only if they compute what their network computes.
 
 use yolo_export::checked::{Format, Request, write};
+use yolo_export::ncnn;
+use yolo_export::ncnn::model::{Layer, Net, Weight};
+use yolo_export::onnx::proto::{GraphProto, ModelProto, TensorProto};
 use yolo_export::onnx::{self, Nms, NmsKind, Outputs, Profile};
 
 use crate::qdq::{quantize, range};
@@ -176,4 +179,218 @@ fn what_a_format_can_t_hold_is_refused() {
         assert!(error.contains(words), "{error}");
     }
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+}
+
+/// What a check of integer files is there to catch: each fault by itself, in the file that was right.
+#[test]
+fn a_qdq_file_with_one_fault_is_rejected() {
+    if !engine() {
+        return;
+    }
+    let graph = tiny(3);
+    let params = fill(&graph, 2.5);
+    let images = image(1, 3, 96, 64);
+    for (act, profile) in [
+        (range(-127, 127), Profile::TensorRt),
+        (range(0, 255), Profile::Ort),
+        (range(-64, 63), Profile::Ort),
+        (range(0, 65535), Profile::TensorRt),
+    ] {
+        let (quantized, weights) = quantize(&graph, &params, &images, &act, 1.0);
+        let options = onnx::Options {
+            image: [96, 64],
+            profile,
+            ..onnx::Options::default()
+        };
+        let exported = onnx::export(&quantized, &weights, &options).unwrap();
+        let check = |file: &ModelProto| onnx::steps::check(file, &exported, &images, 1);
+        let (steps, ends) = check(&exported.model).unwrap();
+        assert!(steps.quantizers > 20 && steps.values > 10_000, "{steps:?}");
+        assert!(steps.equal() > 0.9999 && ends.boxes < 0.01, "{steps:?} {ends:?}");
+
+        let float = onnx::export(
+            &graph,
+            &params,
+            &onnx::Options {
+                image: [96, 64],
+                ..onnx::Options::default()
+            },
+        );
+        let mut mutations: Vec<(String, ModelProto)> = vec![("a float file".into(), float.unwrap().model)];
+        for (what, change) in faults() {
+            let mut file = exported.model.clone();
+            change(file.graph.as_mut().unwrap());
+            assert_ne!(file, exported.model, "{what} changes nothing");
+            mutations.push((what.into(), file));
+        }
+        for (what, file) in mutations {
+            match check(&file) {
+                Err(error) => println!("{act:?} {what}: {error}"),
+                // Of the float parts behind the last quantizer: the outputs tell.
+                Ok((_, ends)) => assert!(
+                    ends.boxes > 0.05 || ends.scores > 1e-3,
+                    "{act:?}: {what} passes: {ends:?}"
+                ),
+            }
+        }
+    }
+}
+
+type Fault = (&'static str, fn(&mut GraphProto));
+
+/// Changes of a file that nobody would see in its boxes.
+fn faults() -> Vec<Fault> {
+    fn initializer<'a>(graph: &'a mut GraphProto, ending: &str, nth: usize) -> &'a mut TensorProto {
+        (graph
+            .initializer
+            .iter_mut()
+            .filter(|t| t.name.ends_with(ending))
+            .nth(nth))
+        .expect("an initializer")
+    }
+    fn floats(tensor: &mut TensorProto, change: impl Fn(f32) -> f32) {
+        let values = tensor.f32_values().expect("floats");
+        tensor.raw_data = values.into_iter().flat_map(|v| change(v).to_le_bytes()).collect();
+    }
+    /// The nodes that make an activation's integers.
+    fn pair(graph: &GraphProto, nth: usize) -> (usize, usize) {
+        let quantize = (0..graph.node.len())
+            .filter(|at| graph.node[*at].op_type == "QuantizeLinear")
+            .nth(nth);
+        let quantize = quantize.expect("a pair");
+        let name = &graph.node[quantize].output[0];
+        let reads = |at: &usize| graph.node[*at].input.first() == Some(name);
+        (quantize, (0..graph.node.len()).find(reads).expect("its other half"))
+    }
+    vec![
+        ("a pair left out", |graph| {
+            let (quantize, dequantize) = pair(graph, 5);
+            let (from, to) = (
+                graph.node[quantize].input[0].clone(),
+                graph.node[dequantize].output[0].clone(),
+            );
+            graph.node[dequantize].op_type = "Identity".into();
+            graph.node[dequantize].input = vec![from];
+            graph.node[dequantize].output = vec![to];
+        }),
+        ("another scale of an activation", |graph| {
+            let (quantize, dequantize) = pair(graph, 3);
+            let name = graph.node[quantize].input[1].clone();
+            let mut scale = (graph.initializer.iter().find(|t| t.name == name))
+                .expect("a scale")
+                .clone();
+            scale.name = "other_scale".into();
+            floats(&mut scale, |v| v * 1.03);
+            graph.initializer.push(scale);
+            for at in [quantize, dequantize] {
+                graph.node[at].input[1] = "other_scale".into();
+            }
+        }),
+        ("one scale of a weight", |graph| {
+            let tensor = initializer(graph, ".weight.scale", 4);
+            let mut values = tensor.f32_values().expect("floats");
+            values[1] *= 1.1;
+            tensor.raw_data = values.into_iter().flat_map(f32::to_le_bytes).collect();
+        }),
+        ("weights of one channel", |graph| {
+            let tensor = initializer(graph, ".weight.q", 6);
+            let row = tensor.raw_data.len() / tensor.dims[0] as usize;
+            tensor.raw_data[..row]
+                .iter_mut()
+                .for_each(|q| *q = (*q as i8 / 2) as u8);
+        }),
+        ("a bias", |graph| floats(initializer(graph, ".bias", 2), |v| v + 0.2)),
+        ("a stride", |graph| {
+            let conv = graph
+                .node
+                .iter_mut()
+                .filter(|node| node.op_type == "Conv")
+                .nth(1)
+                .expect("a convolution");
+            for attribute in conv.attribute.iter_mut().filter(|a| a.name == "pads") {
+                attribute.ints = vec![0, 0, 2, 2];
+            }
+        }),
+        ("another activation", |graph| {
+            let sigmoid = graph
+                .node
+                .iter_mut()
+                .filter(|node| node.op_type == "Sigmoid")
+                .nth(3)
+                .expect("a sigmoid");
+            sigmoid.op_type = "Tanh".into();
+        }),
+        ("the order of a concatenation", |graph| {
+            let concat = graph.node.iter_mut().filter(|node| node.op_type == "Concat");
+            let concat = concat.max_by_key(|node| node.input.len()).expect("a concatenation");
+            concat.input.reverse();
+        }),
+    ]
+}
+
+/// The same for ncnn's int8 convolutions.
+#[test]
+fn an_int8_ncnn_file_with_one_fault_is_rejected() {
+    let graph = tiny(3);
+    let params = fill(&graph, 2.5);
+    let images = image(1, 3, 96, 64);
+    let (quantized, weights) = quantize(&graph, &params, &images, &range(-127, 127), 1.0);
+    let options = ncnn::Options {
+        image: [96, 64],
+        precision: ncnn::Precision::Int8,
+    };
+    let net = ncnn::export(&quantized, &weights, &options).unwrap();
+    let check = |net: &Net| ncnn::steps::check(net, &quantized, &weights, &images);
+    let (steps, ends) = check(&net).unwrap();
+    assert!(steps.quantizers > 20 && steps.equal() > 0.999, "{steps:?}");
+    assert!(ends.boxes < 0.05 && ends.scores < 1e-3, "{ends:?}");
+
+    let float = ncnn::export(
+        &quantized,
+        &weights,
+        &ncnn::Options {
+            precision: ncnn::Precision::F32,
+            ..options
+        },
+    );
+    let int8 = |net: &Net, nth: usize| {
+        let runs = |at: &usize| net.layers[*at].int(8, 0) != 0;
+        (0..net.layers.len()).filter(runs).nth(nth).expect("an int8 layer")
+    };
+    let mut mutations = vec![("a float file", float.unwrap())];
+    let mut change = |what, nth, change: &dyn Fn(&mut Layer)| {
+        let mut net = net.clone();
+        let at = int8(&net, nth);
+        change(&mut net.layers[at]);
+        mutations.push((what, net));
+    };
+    change(
+        "another scale of the input",
+        3,
+        &|layer| match layer.weights.last_mut() {
+            Some(Weight::Plain(scale)) => scale[0] *= 1.03,
+            other => panic!("{other:?}"),
+        },
+    );
+    change("one scale of the weights", 5, &|layer| {
+        let at = layer.weights.len() - 2;
+        match &mut layer.weights[at] {
+            Weight::Plain(scale) => scale[1] *= 1.1,
+            other => panic!("{other:?}"),
+        }
+    });
+    change("one weight", 7, &|layer| match &mut layer.weights[0] {
+        Weight::Int8(values) => values[0] = if values[0] > 0 { -100 } else { 100 },
+        other => panic!("{other:?}"),
+    });
+    change("a bias", 2, &|layer| match &mut layer.weights[1] {
+        Weight::Plain(values) => values[0] += 0.5,
+        other => panic!("{other:?}"),
+    });
+    for (what, net) in mutations {
+        match check(&net) {
+            Err(error) => println!("{what}: {error}"),
+            Ok((steps, ends)) => panic!("{what} passes: {steps:?} {ends:?}"),
+        }
+    }
 }

@@ -1,0 +1,156 @@
+//! Runs a QDQ file with each quantizer on simulated values: the file is cut at every pair, what a pair makes becomes an output, and what
+//! follows reads the simulated value instead.
+//!
+//! What must not be here: what is near enough, which is in [`crate::steps`].
+
+use std::collections::HashMap;
+
+use tch::Tensor;
+use yolo_core::{Mode, Op, Program, ValueId};
+
+use super::check::compare;
+use super::proto::{
+    DataType, DimensionProto, DimensionValue, GraphProto, ModelProto, NodeProto, TensorProto, TensorShapeProto,
+    TensorTypeProto, TypeProto, ValueInfoProto,
+};
+use super::{Difference, Exported, qdq};
+use crate::steps::{Steps, differs};
+use crate::{Error, Result, ort};
+
+/// A quantizer of the simulation.
+struct Quantizer {
+    /// Name of its value in the file.
+    name: String,
+    /// What it makes.
+    value: Tensor,
+    grid: qdq::Grid,
+}
+
+/// Holds each quantizer of `file` against the simulation of the network that it was made from, `exported`, on `images`; and what the
+/// file makes of the last quantizers' values against the network's outputs.
+///
+/// # Errors
+/// Names the quantizer that the file lacks, or that makes other values.
+pub fn check(file: &ModelProto, exported: &Exported, images: &Tensor, threads: usize) -> Result<(Steps, Difference)> {
+    let (quantizers, maps) = simulate(exported, images)?;
+    let cut = cut(file, &quantizers)?;
+    let mut session = ort::Session::unoptimized(&cut.to_bytes()?, threads)?;
+    let mut inputs: Vec<(&str, &Tensor)> = vec![("images", images)];
+    inputs.extend(quantizers.iter().map(|q| (q.name.as_str(), &q.value)));
+    let results = session.run(&inputs)?;
+    let made: HashMap<&str, &Tensor> = results.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
+    let mut steps = Steps::default();
+    for quantizer in &quantizers {
+        let found =
+            (made.get(found(&quantizer.name).as_str())).ok_or_else(|| differs(&quantizer.name, "it gives nothing"))?;
+        let (step, levels) = (
+            f64::from(quantizer.grid.scale),
+            quantizer.grid.qmax - quantizer.grid.qmin,
+        );
+        steps.add(&quantizer.name, found, &quantizer.value, step, levels)?;
+    }
+    let outputs = compare(&results, &exported.graph, &maps)?;
+    Ok((steps.finish()?, outputs))
+}
+
+/// Values of all quantizers, and the network's maps.
+fn simulate(exported: &Exported, images: &Tensor) -> Result<(Vec<Quantizer>, Vec<Tensor>)> {
+    let (graph, params) = (&exported.graph, &exported.params);
+    let mut values: HashMap<ValueId, Tensor> = HashMap::new();
+    let program = Program::new(graph, params)?;
+    let maps = tch::no_grad(|| {
+        program.run_observed(images, Mode::Eval, |value, tensor| {
+            if matches!(graph.node(value).op, Op::FakeQuant { .. }) {
+                values.insert(value, tensor.copy());
+            }
+            Ok(())
+        })
+    })?;
+    let mut quantizers = Vec::with_capacity(values.len());
+    for (value, node) in graph.values().zip(&graph.nodes) {
+        if let (Op::FakeQuant { quant }, Some(made)) = (&node.op, values.remove(&value)) {
+            quantizers.push(Quantizer {
+                name: exported.names[value.index()].clone(),
+                value: made,
+                grid: qdq::grid(node, params, quant)?,
+            });
+        }
+    }
+    Ok((quantizers, maps))
+}
+
+/// Name of the output that shows what a quantizer makes.
+fn found(name: &str) -> String {
+    format!("{name}.found")
+}
+
+/// The file with an input in place of each quantizer's value, which becomes an output.
+fn cut(file: &ModelProto, quantizers: &[Quantizer]) -> Result<ModelProto> {
+    let mut file = file.clone();
+    let graph = (file.graph.as_mut()).ok_or_else(|| Error::Unsupported("the file holds no network".into()))?;
+    let makers: HashMap<String, usize> = (graph.node.iter().enumerate())
+        .flat_map(|(at, node)| node.output.iter().map(move |name| (name.clone(), at)))
+        .collect();
+    for Quantizer { name, value, grid } in quantizers {
+        let at = *(makers.get(name)).ok_or_else(|| differs(name, "nothing makes it"))?;
+        let before = graph.node[at].input.first().and_then(|name| makers.get(name)).copied();
+        let pair = [(before, "QuantizeLinear"), (Some(at), "DequantizeLinear")];
+        for (half, op) in pair {
+            let half = half.map(|at| &graph.node[at]).filter(|node| node.op_type == op);
+            has_grid(
+                graph,
+                half.ok_or_else(|| differs(name, &format!("it has no {op}")))?,
+                name,
+                grid,
+            )?;
+        }
+        graph.node[at].output[0] = found(name);
+        for output in graph.output.iter_mut().filter(|output| output.name == *name) {
+            output.name = found(name);
+        }
+        if !graph.output.iter().any(|output| output.name == found(name)) {
+            graph.output.push(float(found(name), &value.size()));
+        }
+        graph.input.push(float(name.clone(), &value.size()));
+    }
+    // Sizes that were written for one number of images.
+    graph.value_info.clear();
+    Ok(file)
+}
+
+/// Whether half a pair has scale and zero point of the simulation.
+fn has_grid(graph: &GraphProto, node: &NodeProto, name: &str, grid: &qdq::Grid) -> Result<()> {
+    let constant = |at: usize| {
+        let input = node.input.get(at)?;
+        graph.initializer.iter().find(|tensor| tensor.name == *input)
+    };
+    let scale = constant(1).and_then(TensorProto::f32_values);
+    let zero = constant(2).and_then(TensorProto::integers);
+    match (scale.as_deref(), zero.as_deref()) {
+        (Some([scale]), Some([zero])) if *scale == grid.scale && *zero == grid.zero => Ok(()),
+        (scale, zero) => {
+            let wanted = (grid.scale, grid.zero);
+            Err(differs(
+                name,
+                &format!("its scale and zero point are {scale:?} and {zero:?}, not {wanted:?}"),
+            ))
+        }
+    }
+}
+
+fn float(name: String, sizes: &[i64]) -> ValueInfoProto {
+    let dim = |size: &i64| DimensionProto {
+        value: Some(DimensionValue::DimValue(*size)),
+    };
+    ValueInfoProto {
+        name,
+        r#type: Some(TypeProto {
+            tensor_type: Some(TensorTypeProto {
+                elem_type: DataType::Float.into(),
+                shape: Some(TensorShapeProto {
+                    dim: sizes.iter().map(dim).collect(),
+                }),
+            }),
+        }),
+    }
+}

@@ -1,0 +1,139 @@
+//! A quantized file held against its simulation one quantizer at a time.
+//!
+//! End to end such a comparison proves nothing: a sum in another order puts a value on the next step of its grid, the step spreads, and
+//! file and simulation become two roundings of one network, as far from each other as both are from the float network. So every
+//! quantizer of the file gets the simulated values to work on, and must make the simulated integers of them. What a file may differ by
+//! then is a rounding of single precision, not the error of its quantization.
+//!
+//! What must not be here: how files of one format are run.
+
+use serde::Serialize;
+use tch::{Kind, Tensor};
+
+use crate::{Error, Result};
+
+/// What the quantizers of a file made of simulated values.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
+pub struct Steps {
+    /// Quantizers that were looked at.
+    pub quantizers: usize,
+    /// Values that they made.
+    pub values: u64,
+    /// Values on another step than in the simulation: rounding edges.
+    pub moved: u64,
+    /// The largest distance in steps.
+    pub worst: f64,
+}
+
+/// Share of values of an 8-bit grid that may lie on a rounding edge. What is seen is a tenth of it.
+const EDGES: f64 = 1e-3;
+
+impl Steps {
+    /// Adds a quantizer whose file made `found` of what the simulation made `wanted`, on a grid of `levels` steps of `step`.
+    ///
+    /// # Errors
+    /// Where they are apart by more than rounding edges; `name` is the quantizer's.
+    pub fn add(&mut self, name: &str, found: &Tensor, wanted: &Tensor, step: f64, levels: i64) -> Result<()> {
+        if found.size() != wanted.size() {
+            return Err(differs(
+                name,
+                &format!("{:?} values instead of {:?}", found.size(), wanted.size()),
+            ));
+        }
+        let distance = found.f_sub(wanted)?.f_abs()?.f_div_scalar(step)?;
+        let worst = distance.f_max()?.f_double_value(&[])?;
+        let moved = distance.f_gt(0.5)?.f_sum(Kind::Int64)?.f_int64_value(&[])? as u64;
+        let values = wanted.numel() as u64;
+        // A float is off by a share of the whole range, so the finer the grid, the more edges it meets.
+        let fine = levels as f64 / 255.0;
+        let allowed_worst = 1.005f64.max(1.0 + 0.005 * fine);
+        let allowed_moved = ((10.0 * EDGES * fine * values as f64) as u64).max(3);
+        if worst.is_nan() || worst > allowed_worst || moved > allowed_moved {
+            return Err(differs(
+                name,
+                &format!("{moved} of {values} values lie on other steps of its grid, up to {worst:.1} steps away"),
+            ));
+        }
+        self.quantizers += 1;
+        self.values += values;
+        self.moved += (moved as f64 / fine.max(1.0)) as u64;
+        self.worst = self.worst.max(worst);
+        Ok(())
+    }
+
+    /// Judges all quantizers together: single ones may have few values, of which one on an edge says nothing.
+    ///
+    /// # Errors
+    /// Where more values are moved than rounding edges explain.
+    pub fn finish(self) -> Result<Self> {
+        if self.moved as f64 > EDGES * self.values as f64 + 3.0 {
+            return Err(differs(
+                "the network",
+                &format!(
+                    "{} of {} values lie on other steps of their grids",
+                    self.moved, self.values
+                ),
+            ));
+        }
+        Ok(self)
+    }
+
+    /// Share of values that are the simulated ones.
+    pub fn equal(&self) -> f64 {
+        1.0 - self.moved as f64 / self.values.max(1) as f64
+    }
+
+    /// One line for a person.
+    pub fn summary(&self) -> String {
+        format!(
+            "each of {} quantizers makes the simulated values ({:.4} % equal, {} on a rounding edge)",
+            self.quantizers,
+            100.0 * self.equal(),
+            self.moved
+        )
+    }
+}
+
+/// A quantizer of the file that is not the simulated one.
+pub fn differs(name: &str, how: &str) -> Error {
+    Error::Disagrees(format!("`{name}` of the file is not what was simulated: {how}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn add(found: &[f32], wanted: &[f32], levels: i64) -> Result<Steps> {
+        let mut steps = Steps::default();
+        steps.add(
+            "q",
+            &Tensor::from_slice(found),
+            &Tensor::from_slice(wanted),
+            0.5,
+            levels,
+        )?;
+        steps.finish()
+    }
+
+    #[test]
+    fn a_rounding_edge_passes_and_everything_else_does_not() {
+        let wanted: Vec<f32> = (0..5000).map(|i| 0.5 * (i % 256) as f32).collect();
+        let changed = |every: usize, by: f32| -> Vec<f32> {
+            (wanted.iter().enumerate())
+                .map(|(i, v)| if i % every == 0 { v + by } else { *v })
+                .collect()
+        };
+        assert_eq!(add(&wanted, &wanted, 255).unwrap().equal(), 1.0);
+        assert_eq!(add(&changed(2500, 0.5), &wanted, 255).unwrap().moved, 2);
+        // Two steps, too many edges, another scale, NaN, another shape.
+        assert!(add(&changed(2500, 1.0), &wanted, 255).is_err());
+        assert!(add(&changed(50, 0.5), &wanted, 255).is_err());
+        let scaled: Vec<f32> = wanted.iter().map(|v| v * 1.02).collect();
+        assert!(add(&scaled, &wanted, 255).is_err());
+        assert!(add(&changed(2500, f32::NAN), &wanted, 255).is_err());
+        assert!(add(&wanted[1..], &wanted, 255).is_err());
+        // A grid of 16 bits meets more edges, but none is ten steps away.
+        assert!(add(&changed(50, 0.5), &wanted, 65535).is_ok());
+        assert!(add(&changed(50, 5.0), &wanted, 65535).is_err());
+    }
+}
