@@ -5,6 +5,7 @@ use yolo_builtin as _;
 
 mod backbones;
 mod bad_input;
+mod before_training;
 mod compress;
 mod convert;
 mod data;

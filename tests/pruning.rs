@@ -233,6 +233,35 @@ fn plans_are_replayed_and_mistakes_explained() {
     let second = run(&["--plan", "plan.json", "--out", "b.safetensors"]).ok().json();
     assert_eq!(first["plan"], second["plan"]);
     assert_eq!(first["params"], second["params"]);
+    // The file says which network it is for: another width, depth or block is refused, though every group's name is there.
+    let text = std::fs::read_to_string(dir.path().join("plan.json")).expect("the plan");
+    let fits = |graph: &Graph| PrunePlan::of_file(&text, &ChannelGroups::of(graph).expect("groups"));
+    let built = |text: &str| {
+        let config = Located::parse("other.yaml", text).expect("YAML");
+        let config = model::resolve_extends(config, &mut |_| Ok(None)).expect("its base");
+        model::build(&config, Some(classes as i64 + 3)).expect("a graph")
+    };
+    assert!(
+        fits(&built(crate::support::TINY)).is_ok(),
+        "another number of classes is the same network"
+    );
+    for (other, why) in [
+        (
+            "extends: yolov5n\nscale: {depth: 0.33, width: 0.125}\n",
+            "channels there and",
+        ),
+        (
+            "extends: yolov5n\nscale: {depth: 0.67, width: 0.0625}\n",
+            "this model has a group",
+        ),
+        (
+            "extends: yolov5x-p2\nscale: {depth: 0.33, width: 0.0625}\n",
+            "another network",
+        ),
+    ] {
+        let error = fits(&built(other)).expect_err(other).to_string();
+        assert!(error.contains("another network") && error.contains(why), "{error}");
+    }
     let before = files(dir.path());
     run(&["--plan", "nothing.json", "--out", "c.safetensors"]).fails(1, &["nothing.json"]);
     std::fs::write(dir.path().join("other.json"), r#"{"keep": {"model.99.conv": [0]}}"#).expect("a file");

@@ -95,6 +95,9 @@ pub fn run(args: &ExportArgs) -> CliResult {
         }
     ));
     let written = checked::write(&model.graph, &model.params, &request, &args.out).map_err(export_failed)?;
+    if let Some(reason) = written.unchecked.as_ref().filter(|_| request.check) {
+        ui::say(format!("not checked: {reason}"));
+    }
     if args.json {
         let d = written.difference;
         return ui::print_json(&json!({
@@ -112,7 +115,9 @@ pub fn run(args: &ExportArgs) -> CliResult {
     }
     let names: Vec<String> = written.files.iter().map(|file| file.display().to_string()).collect();
     println!("{}: {:.2} MB", names.join(", "), written.size_bytes as f64 / 1e6);
-    println!("{}", written.summary());
+    if written.unchecked.is_none() {
+        println!("{}", written.summary());
+    }
     Ok(())
 }
 

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use serde_json::json;
-use yolo_core::prune::{Budget, PrunePlan, Rounding};
+use yolo_core::prune::{Budget, ChannelGroups, PrunePlan, Rounding};
 use yolo_data::{Dataset, Hyp, Loader, Split};
 use yolo_engine::Checkpoint;
 use yolo_engine::eval::NmsOptions;
@@ -155,7 +155,7 @@ pub fn run(args: &PruneArgs) -> CliResult {
     }
     yolo_engine::checkpoint::save(&args.out, &result).map_err(load::failed)?;
     if let Some(path) = &args.save_plan {
-        let text = serde_json::to_string_pretty(&pruned.plan)?;
+        let text = pruned.plan.to_file(&ChannelGroups::of(&model.graph)?)?;
         load::write_file(path, text.as_bytes()).map_err(|error| io_error("can't write", path, &error))?;
     }
     let (old, new) = (model.graph.cost(img as i64)?, result.graph.cost(img as i64)?);
@@ -301,8 +301,8 @@ impl Job<'_> {
     /// Cuts by a plan that was saved.
     fn replay(&self, model: &Checkpoint, path: &PathBuf) -> CliResult<Pruned> {
         let text = std::fs::read_to_string(path).map_err(|error| io_error("can't read the plan", path, &error))?;
-        let plan: PrunePlan = serde_json::from_str(&text)
-            .map_err(|error| CliError::Usage(format!("{}: not a prune plan: {error}", path.display())))?;
+        let plan = PrunePlan::of_file(&text, &ChannelGroups::of(&model.graph)?)
+            .map_err(|error| CliError::Usage(format!("{}: {error}", path.display())))?;
         let settings = json!({ "plan": path });
         let model = yolo_engine::prune::apply_plan(model, &plan, &self.calib()?, self.calib_batches, settings)
             .map_err(load::failed)?;

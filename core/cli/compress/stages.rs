@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
-use yolo_core::prune::{Budget, Rounding};
+use yolo_core::prune::{Budget, ChannelGroups, Rounding};
 use yolo_data::{Dataset, Hyp, Loader, Split};
 use yolo_engine::Checkpoint;
 use yolo_engine::train::{Decay, TrainOptions};
@@ -247,7 +247,7 @@ impl<'a> Context<'a> {
         let pruned = job.run(&model, &format!("{name}.pruner"), &stage.pruner)?;
         let metrics = prune::validate(&pruned.model, &self.val_loader(&pruned.model)?, "val")?;
         let plan = place.join("plan.json");
-        let text = serde_json::to_string_pretty(&pruned.plan)?;
+        let text = pruned.plan.to_file(&ChannelGroups::of(&model.graph)?)?;
         load::write_file(&plan, text.as_bytes()).map_err(|error| io_error("can't write", &plan, &error))?;
         self.save(
             pruned.model,

@@ -95,7 +95,7 @@ fn merged(saved: &Value, args: &TrainArgs, given: &[String], folder: &Path) -> C
         && let Some(epochs) = finished(folder)
     {
         return Err(CliError::Usage(format!(
-            "{}: the run there is finished ({epochs} epochs), and a run goes on as it was started: {}\n  help: start a new one from its \
+            "{}: the run there is finished ({epochs} epochs) and has other settings: {}\n  help: start a new one from its \
              weights: `yolo train --weights {} ...`",
             folder.display(),
             changed.join("; "),

@@ -21,26 +21,46 @@ pub struct Steps {
     pub values: u64,
     /// Values on another step than in the simulation: rounding edges.
     pub moved: u64,
+    /// Values half-way between two steps that the grid's rule rounds up and the file down.
+    pub ties: u64,
     /// The largest distance in steps.
     pub worst: f64,
+}
+
+/// The grid of a quantizer.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Grid {
+    /// A step.
+    pub step: f64,
+    /// Steps from the smallest to the largest value.
+    pub levels: i64,
+    /// Half of a negative number is rounded up, which no file can say: its operators round half to even.
+    pub half_up: bool,
 }
 
 /// Share of values of an 8-bit grid that may lie on a rounding edge. What is seen is a tenth of it.
 const EDGES: f64 = 1e-3;
 
 impl Steps {
-    /// Adds a quantizer whose file made `found` of what the simulation made `wanted`, on a grid of `levels` steps of `step`.
+    /// Adds a quantizer whose file made `found` of what the simulation made `wanted`.
     ///
     /// # Errors
     /// Where they are apart by more than rounding edges; `name` is the quantizer's.
-    pub fn add(&mut self, name: &str, found: &Tensor, wanted: &Tensor, step: f64, levels: i64) -> Result<()> {
+    pub fn add(&mut self, name: &str, found: &Tensor, wanted: &Tensor, grid: Grid) -> Result<()> {
         if found.size() != wanted.size() {
             return Err(differs(
                 name,
                 &format!("{:?} values instead of {:?}", found.size(), wanted.size()),
             ));
         }
-        let distance = found.f_sub(wanted)?.f_abs()?.f_div_scalar(step)?;
+        let Grid { step, levels, half_up } = grid;
+        let mut distance = found.f_sub(wanted)?.f_div_scalar(step)?;
+        if half_up {
+            let tie = distance.f_eq(-1.0)?.f_logical_and(&wanted.f_le(0.0)?)?;
+            self.ties += tie.f_sum(Kind::Int64)?.f_int64_value(&[])? as u64;
+            distance = distance.f_masked_fill(&tie, 0.0)?;
+        }
+        let distance = distance.f_abs()?;
         let worst = distance.f_max()?.f_double_value(&[])?;
         let moved = distance.f_gt(0.5)?.f_sum(Kind::Int64)?.f_int64_value(&[])? as u64;
         let values = wanted.numel() as u64;
@@ -85,8 +105,12 @@ impl Steps {
 
     /// One line for a person.
     pub fn summary(&self) -> String {
+        let ties = match self.ties {
+            0 => String::new(),
+            ties => format!(", {ties} half-way ones rounded to even instead of up"),
+        };
         format!(
-            "each of {} quantizers makes the simulated values ({:.4} % equal, {} on a rounding edge)",
+            "each of {} quantizers makes the simulated values ({:.4} % equal, {} on a rounding edge{ties})",
             self.quantizers,
             100.0 * self.equal(),
             self.moved
@@ -103,16 +127,39 @@ pub fn differs(name: &str, how: &str) -> Error {
 mod tests {
     use super::*;
 
-    fn add(found: &[f32], wanted: &[f32], levels: i64) -> Result<Steps> {
+    fn add_to(found: &[f32], wanted: &[f32], levels: i64, half_up: bool) -> Result<Steps> {
         let mut steps = Steps::default();
-        steps.add(
-            "q",
-            &Tensor::from_slice(found),
-            &Tensor::from_slice(wanted),
-            0.5,
+        let grid = Grid {
+            step: 0.5,
             levels,
-        )?;
+            half_up,
+        };
+        steps.add("q", &Tensor::from_slice(found), &Tensor::from_slice(wanted), grid)?;
         steps.finish()
+    }
+
+    fn add(found: &[f32], wanted: &[f32], levels: i64) -> Result<Steps> {
+        add_to(found, wanted, levels, false)
+    }
+
+    #[test]
+    fn ties_of_a_grid_that_rounds_up_are_counted_apart() {
+        let wanted: Vec<f32> = (0..5000).map(|i| -0.5 * (i % 128) as f32).collect();
+        let down: Vec<f32> = wanted.iter().map(|v| v - 0.5).collect();
+        let up: Vec<f32> = wanted.iter().map(|v| v + 0.5).collect();
+        assert_eq!(add_to(&down, &wanted, 255, true).unwrap().ties, 5000);
+        assert!(add_to(&up, &wanted, 255, true).is_err() && add(&down, &wanted, 255).is_err());
+        // Positive halves are rounded to even everywhere.
+        let positive: Vec<f32> = wanted.iter().map(|v| 0.5 - v).collect();
+        assert!(
+            add_to(
+                &positive.iter().map(|v| v - 0.5).collect::<Vec<_>>(),
+                &positive,
+                255,
+                true
+            )
+            .is_err()
+        );
     }
 
     #[test]

@@ -21,6 +21,35 @@ impl PrunePlan {
         Self::default()
     }
 
+    /// The plan of a file: ours with its fingerprint, or a bare one.
+    ///
+    /// # Errors
+    /// Where the file is none, or was made for another network.
+    pub fn of_file(text: &str, groups: &ChannelGroups) -> Result<Self> {
+        let file: PlanFile =
+            serde_json::from_str(text).map_err(|error| Error::Config(format!("not a prune plan: {error}")))?;
+        if let Some(there) = &file.network
+            && *there != Network::of(groups)
+        {
+            return Err(Error::Impossible(format!(
+                "the plan was made for another network: {}",
+                there.unlike(groups)
+            )));
+        }
+        let plan = Self { keep: file.keep };
+        plan.check(groups)?;
+        Ok(plan)
+    }
+
+    /// The text of a file that can be applied to networks of these groups only.
+    pub fn to_file(&self, groups: &ChannelGroups) -> Result<String> {
+        let file = PlanFile {
+            network: Some(Network::of(groups)),
+            keep: self.keep.clone(),
+        };
+        Ok(serde_json::to_string_pretty(&file)? + "\n")
+    }
+
     /// How many channels of a group stay.
     pub fn kept(&self, group: &ChannelGroup) -> usize {
         self.keep.get(&group.name).map_or(group.len(), Vec::len)
@@ -45,5 +74,47 @@ impl PrunePlan {
             }
         }
         Ok(())
+    }
+}
+
+/// A plan as a file.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PlanFile {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    network: Option<Network>,
+    keep: BTreeMap<String, Vec<usize>>,
+}
+
+/// What a plan was made for: the widths of all groups, whatever the weights are.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Network {
+    widths: BTreeMap<String, usize>,
+}
+
+impl Network {
+    fn of(groups: &ChannelGroups) -> Self {
+        let width = |group: &ChannelGroup| (group.name.clone(), group.len());
+        Self {
+            widths: groups.groups.iter().map(width).collect(),
+        }
+    }
+
+    /// The first difference, for a person.
+    fn unlike(&self, groups: &ChannelGroups) -> String {
+        let here = Self::of(groups);
+        for (name, there) in &self.widths {
+            match here.widths.get(name) {
+                None => return format!("it has a group `{name}`, this model does not"),
+                Some(own) if own != there => return format!("`{name}` has {there} channels there and {own} here"),
+                Some(_) => {}
+            }
+        }
+        let more = here.widths.keys().find(|name| !self.widths.contains_key(*name));
+        format!(
+            "this model has a group `{}`, that one does not",
+            more.map_or("?", String::as_str)
+        )
     }
 }

@@ -13,7 +13,7 @@ use super::int8::int8_scales;
 use super::model::{Layer, Net, Weight};
 use super::run::{Force, quantized, run_forced};
 use crate::onnx::Difference;
-use crate::steps::{Steps, differs};
+use crate::steps::{Grid, Steps, differs};
 use crate::{Result, onnx};
 
 /// An int8 convolution of the simulation.
@@ -154,7 +154,12 @@ impl Force for Forced {
         };
         let scale = f64::from(scale.first().copied().unwrap_or_default());
         let made = quantized(x, scale)?.f_mul_scalar(1.0 / scale)?.f_to_kind(Kind::Float)?;
-        self.steps.add(&layer.name, &made, &wanted, next.step, 254)?;
+        let grid = Grid {
+            step: next.step,
+            levels: 254,
+            half_up: false,
+        };
+        self.steps.add(&layer.name, &made, &wanted, grid)?;
         *x = wanted;
         Ok(())
     }

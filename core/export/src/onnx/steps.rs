@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 
 use tch::Tensor;
+use yolo_core::quant::Method;
 use yolo_core::{Mode, Op, Program, ValueId};
 
 use super::check::compare;
@@ -14,7 +15,7 @@ use super::proto::{
     TensorTypeProto, TypeProto, ValueInfoProto,
 };
 use super::{Difference, Exported, qdq};
-use crate::steps::{Steps, differs};
+use crate::steps::{Grid, Steps, differs};
 use crate::{Error, Result, ort};
 
 /// A quantizer of the simulation.
@@ -24,6 +25,17 @@ struct Quantizer {
     /// What it makes.
     value: Tensor,
     grid: qdq::Grid,
+    method: Method,
+}
+
+impl Quantizer {
+    fn steps(&self) -> Grid {
+        Grid {
+            step: f64::from(self.grid.scale),
+            levels: self.grid.qmax - self.grid.qmin,
+            half_up: self.method == Method::PowerOfTwoUp,
+        }
+    }
 }
 
 /// Holds each quantizer of `file` against the simulation of the network that it was made from, `exported`, on `images`; and what the
@@ -43,11 +55,7 @@ pub fn check(file: &ModelProto, exported: &Exported, images: &Tensor, threads: u
     for quantizer in &quantizers {
         let found =
             (made.get(found(&quantizer.name).as_str())).ok_or_else(|| differs(&quantizer.name, "it gives nothing"))?;
-        let (step, levels) = (
-            f64::from(quantizer.grid.scale),
-            quantizer.grid.qmax - quantizer.grid.qmin,
-        );
-        steps.add(&quantizer.name, found, &quantizer.value, step, levels)?;
+        steps.add(&quantizer.name, found, &quantizer.value, quantizer.steps())?;
     }
     let outputs = compare(&results, &exported.graph, &maps)?;
     Ok((steps.finish()?, outputs))
@@ -73,6 +81,7 @@ fn simulate(exported: &Exported, images: &Tensor) -> Result<(Vec<Quantizer>, Vec
                 name: exported.names[value.index()].clone(),
                 value: made,
                 grid: qdq::grid(node, params, quant)?,
+                method: quant.method,
             });
         }
     }
@@ -91,7 +100,7 @@ fn cut(file: &ModelProto, quantizers: &[Quantizer]) -> Result<ModelProto> {
     let makers: HashMap<String, usize> = (graph.node.iter().enumerate())
         .flat_map(|(at, node)| node.output.iter().map(move |name| (name.clone(), at)))
         .collect();
-    for Quantizer { name, value, grid } in quantizers {
+    for Quantizer { name, value, grid, .. } in quantizers {
         let at = *(makers.get(name)).ok_or_else(|| differs(name, "nothing makes it"))?;
         let before = graph.node[at].input.first().and_then(|name| makers.get(name)).copied();
         let pair = [(before, "QuantizeLinear"), (Some(at), "DequantizeLinear")];
