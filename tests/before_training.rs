@@ -180,7 +180,7 @@ fn boxes_of_a_pixel_are_said_with_the_size_that_would_do() {
 #[test]
 fn batch_norm_over_one_value_is_refused() {
     let folder = tempfile::tempdir().expect("a folder");
-    let data = small_data(folder.path(), 9, 64).display().to_string();
+    let data = small_data(folder.path(), 12, 64).display().to_string();
     std::fs::write(folder.path().join("tiny.yaml"), TINY).expect("a file");
     let train = |more: &[&str]| {
         let base = [

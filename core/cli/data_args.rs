@@ -46,6 +46,7 @@ pub fn samples(dataset: &Dataset, split: Split, strict: bool) -> CliResult<Sampl
 pub fn same_classes(weights: &Path, model: &yolo_engine::Checkpoint, data: &Path, dataset: &Dataset) -> CliResult {
     let classes = model.graph.head.as_ref().map_or(0, |head| head.classes as usize);
     if classes == dataset.names.len() {
+        other_names(weights, &model.meta.names, data, &dataset.names);
         return Ok(());
     }
     Err(CliError::Usage(format!(
@@ -57,6 +58,30 @@ pub fn same_classes(weights: &Path, model: &yolo_engine::Checkpoint, data: &Path
         weights.display(),
         data.display(),
     )))
+}
+
+/// Says where a model and a data set call a class differently: boxes are compared by number.
+pub fn other_names(weights: &Path, model: &[String], data: &Path, dataset: &[String]) {
+    let same = |a: &str, b: &str| a.trim().eq_ignore_ascii_case(b.trim());
+    let differ = |(_, (own, other)): &(usize, (&String, &String))| !same(own, other);
+    let Some((class, (own, other))) = model.iter().zip(dataset).enumerate().find(differ) else {
+        return;
+    };
+    // Numbers stand for names that nobody gave.
+    if *own == class.to_string() || *other == class.to_string() {
+        return;
+    }
+    let moved = model.iter().all(|name| dataset.iter().any(|other| same(name, other)));
+    ui::say(format!(
+        "warning: class {class} is `{own}` in {} and `{other}` in {}: {}classes are compared by number",
+        weights.display(),
+        data.display(),
+        if moved {
+            "the same names stand in another order, and "
+        } else {
+            ""
+        }
+    ));
 }
 
 /// A loader that augments and shuffles.

@@ -138,7 +138,7 @@ fn request(args: &ExportArgs) -> CliResult<Request> {
         ));
     }
     if format != Format::Ncnn && args.half {
-        let help = "engines that read ONNX convert it themselves, for example `trtexec --fp16`";
+        let help = "engines that read ONNX choose half precision themselves";
         return Err(CliError::Usage(format!("--half is for ncnn\n  help: {help}")));
     }
     let profile = match args.profile.as_str() {

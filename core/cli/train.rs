@@ -270,6 +270,8 @@ fn train((mut args, folder, resume): Asked, json: bool, device: tch::Device, ran
     )?;
     if let Some(report) = report.filter(|_| !resume) {
         ui::say(format!("weights: {}", report.summary()));
+    } else if let Some(weights) = args.weights.as_deref().filter(|_| !resume) {
+        data_args::other_names(weights, &start.meta.names, data, &dataset.names);
     }
     let sparsify = args.sparsify.as_deref().map(plugin_value).transpose()?;
     let mut start = start.to_device(device);

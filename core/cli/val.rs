@@ -145,7 +145,11 @@ pub fn run(args: &ValArgs) -> CliResult {
 
 fn check_classes(args: &ValArgs, checkpoint: &Checkpoint, dataset: &Dataset) -> CliResult {
     let classes = checkpoint.graph.head.as_ref().map_or(0, |head| head.classes as usize);
-    if classes == dataset.names.len() || args.single_cls {
+    if classes == dataset.names.len() {
+        data_args::other_names(&args.weights, &checkpoint.meta.names, &args.data, &dataset.names);
+        return Ok(());
+    }
+    if args.single_cls {
         return Ok(());
     }
     Err(CliError::Usage(format!(

@@ -185,7 +185,10 @@ impl<'a> Context<'a> {
         let outcome = self.job(self.start()?, options, place, resume)?.run(label, None)?;
         let path = place.join("weights/best.safetensors");
         let metrics = [outcome.metrics.map50, outcome.metrics.map];
-        self.record(&outcome.best, path, metrics, json!({"best_epoch": outcome.best_epoch}))
+        // A tenth of the training without anything better: it has converged, as far as its schedule goes.
+        let converged = (outcome.best_epoch + 1) as f64 <= 0.9 * stage.epochs as f64;
+        let details = json!({"best_epoch": outcome.best_epoch, "epochs": stage.epochs, "converged": converged});
+        self.record(&outcome.best, path, metrics, details)
     }
 
     fn sparsify(&self, stage: &SparsifyStage, place: &Path, resume: bool) -> CliResult<Record> {
@@ -197,7 +200,7 @@ impl<'a> Context<'a> {
         let last = outcome.last.on(self.compute.device);
         let metrics = prune::validate(&last, &self.val_loader(&last)?, "val")?;
         let path = place.join("weights/last.safetensors");
-        self.record(&outcome.last, path, metrics, json!({}))
+        self.record(&outcome.last, path, metrics, json!({"epochs": stage.epochs}))
     }
 
     /// A training; the first of a recipe fits the anchors to the data, later ones keep them.

@@ -114,6 +114,7 @@ pub fn notes(records: &[(Record, bool)]) -> Vec<String> {
             100.0 * small.params as f64 / base.params as f64,
             100.0 * small.map50 / base.map50.max(1e-9)
         ));
+        lines.extend(unfair(records, base, small));
     }
     if let (Some(float), Some(int8)) = (last("fine-tune").or(find("train")), last("quantize")) {
         lines.push(format!(
@@ -131,4 +132,19 @@ pub fn notes(records: &[(Record, bool)]) -> Vec<String> {
         }
     }
     lines
+}
+
+/// What must be said where a model is compared with a base that had fewer epochs.
+fn unfair(records: &[(Record, bool)], base: &Record, small: &Record) -> Option<String> {
+    let epochs = |record: &Record| record.details["epochs"].as_u64().unwrap_or(0);
+    let upto = records.iter().position(|(record, _)| record.name == small.name)?;
+    let all: u64 = records[..=upto].iter().map(|(record, _)| epochs(record)).sum();
+    let rising = base.details["converged"] == false;
+    (all > epochs(base) || rising).then(|| {
+        format!(
+            "compare with care: the base was trained for {} epochs, the pruned model for {all} in all{}; a base of as many epochs may be better",
+            epochs(base),
+            if rising { ", and the base was still getting better" } else { "" }
+        )
+    })
 }

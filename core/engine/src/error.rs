@@ -37,6 +37,12 @@ pub enum Error {
         /// Batch in the epoch, from 0.
         batch: usize,
     },
+    /// A network gave numbers that are not finite.
+    #[error(
+        "the network gives values that are not finite: its weights are damaged or its activations overflow; go back to an earlier \
+         checkpoint"
+    )]
+    NotFinite,
     /// Memory ran out in a training step.
     #[error("a step with {batch} images of {size} pixels does not fit into memory ({reason}): {}", smaller(.fits, .batch))]
     OutOfMemory {

@@ -1,14 +1,50 @@
-//! TensorBoard event files: records of protocol buffers, written by hand as there are only a few fields.
+//! TensorBoard event files: records of protocol buffers.
 //!
 //! A record is its length (u64), a masked CRC-32C of the length, the bytes, a masked CRC-32C of the bytes, all little-endian
-//! (TensorFlow's `record_writer.h`). An `Event` (`event.proto`) has wall time (1, double), step (2, varint), and either a version
-//! (3, text) or a `Summary` (5), whose values (1) have a tag (1) and a simple value (2, float).
+//! (TensorFlow's `record_writer.h`).
 
 use std::io::Write;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use prost::Message as _;
+
 use crate::{Error, Result};
+
+/// The fields of TensorFlow's `event.proto` that we use.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Event {
+    #[prost(double, tag = "1")]
+    wall_time: f64,
+    #[prost(int64, tag = "2")]
+    step: i64,
+    #[prost(oneof = "What", tags = "3, 5")]
+    what: Option<What>,
+}
+
+#[derive(Clone, PartialEq, prost::Oneof)]
+enum What {
+    #[prost(string, tag = "3")]
+    FileVersion(String),
+    #[prost(message, tag = "5")]
+    Summary(Summary),
+}
+
+/// `summary.proto`.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Summary {
+    #[prost(message, repeated, tag = "1")]
+    value: Vec<Scalar>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct Scalar {
+    #[prost(string, tag = "1")]
+    tag: String,
+    // In a `oneof` there: zeros are written.
+    #[prost(float, optional, tag = "2")]
+    simple_value: Option<f32>,
+}
 
 /// Names of event files begin so, wherever they come from, and end so if they are ours.
 const PREFIX: &str = "events.out.tfevents.";
@@ -29,33 +65,30 @@ impl Events {
         std::fs::create_dir_all(folder).map_err(Error::io(folder, "make the folder"))?;
         let file = std::fs::File::create(&path).map_err(Error::io(&path, "write it"))?;
         let mut events = Self { file, path };
-        let mut version = Vec::new();
-        double(&mut version, 1, now);
-        bytes(&mut version, 3, b"brain.Event:2");
-        events.write(&version)?;
+        events.write(&Event {
+            wall_time: now,
+            step: 0,
+            what: Some(What::FileVersion("brain.Event:2".into())),
+        })?;
         Ok(events)
     }
 
     /// Scalars of one step.
     pub(super) fn scalars<'a>(&mut self, step: usize, values: impl Iterator<Item = (&'a str, f64)>) -> Result<()> {
-        let mut summary = Vec::new();
-        for (tag, value) in values {
-            let mut entry = Vec::new();
-            bytes(&mut entry, 1, tag.as_bytes());
-            float(&mut entry, 2, value as f32);
-            bytes(&mut summary, 1, &entry);
-        }
-        let mut event = Vec::new();
-        double(&mut event, 1, seconds());
-        key(&mut event, 2, 0);
-        varint(&mut event, step as u64);
-        bytes(&mut event, 5, &summary);
-        self.write(&event)
+        let value = values.map(|(tag, value)| Scalar {
+            tag: tag.to_owned(),
+            simple_value: Some(value as f32),
+        });
+        self.write(&Event {
+            wall_time: seconds(),
+            step: step as i64,
+            what: Some(What::Summary(Summary { value: value.collect() })),
+        })
     }
 
-    fn write(&mut self, event: &[u8]) -> Result<()> {
+    fn write(&mut self, event: &Event) -> Result<()> {
         self.file
-            .write_all(&record(event))
+            .write_all(&record(&event.encode_to_vec()))
             .map_err(Error::io(&self.path, "write it"))
     }
 }
@@ -69,7 +102,7 @@ pub(super) fn cut(folder: &Path, epochs_done: usize) -> Result<()> {
         }
         let path = entry.path();
         let bytes = std::fs::read(&path).map_err(Error::io(&path, "read it"))?;
-        let kept = &bytes[..length_before(&bytes, epochs_done as u64)];
+        let kept = &bytes[..length_before(&bytes, epochs_done as i64)];
         if kept.len() < bytes.len() {
             crate::checkpoint::write_atomically(&path, |file| file.write_all(kept))?;
         }
@@ -78,7 +111,7 @@ pub(super) fn cut(folder: &Path, epochs_done: usize) -> Result<()> {
 }
 
 /// Bytes of the whole records before the first one of `step` or later. Steps only grow.
-fn length_before(bytes: &[u8], step: u64) -> usize {
+fn length_before(bytes: &[u8], step: i64) -> usize {
     let mut length = 0;
     while let Some((size, rest)) = bytes[length..].split_first_chunk::<8>() {
         let Ok(size) = usize::try_from(u64::from_le_bytes(*size)) else {
@@ -95,16 +128,10 @@ fn length_before(bytes: &[u8], step: u64) -> usize {
     length
 }
 
-/// The step of an event as [`Events`] writes it: behind the key and the eight bytes of the wall time.
-fn step_of(event: &[u8]) -> Option<u64> {
-    let (key, value) = event.get(9..)?.split_first()?;
-    let end = value.iter().position(|byte| byte & 0x80 == 0)?;
-    (*key == 2 << 3).then(|| {
-        value[..=end]
-            .iter()
-            .rev()
-            .fold(0, |step, byte| step << 7 | u64::from(byte & 0x7f))
-    })
+/// The step of an event with scalars.
+fn step_of(event: &[u8]) -> Option<i64> {
+    let event = Event::decode(event).ok()?;
+    matches!(event.what, Some(What::Summary(_))).then_some(event.step)
 }
 
 fn seconds() -> f64 {
@@ -127,35 +154,6 @@ fn record(data: &[u8]) -> Vec<u8> {
 /// CRC-32C, turned and shifted so that a checksum of data with checksums in it is not special.
 fn masked_crc(data: &[u8]) -> u32 {
     crc32c::crc32c(data).rotate_right(15).wrapping_add(0xa282_ead8)
-}
-
-fn varint(out: &mut Vec<u8>, mut value: u64) {
-    while value >= 0x80 {
-        out.push(value as u8 | 0x80);
-        value >>= 7;
-    }
-    out.push(value as u8);
-}
-
-/// Field number and wire type (0 varint, 1 eight bytes, 2 length and bytes, 5 four bytes).
-fn key(out: &mut Vec<u8>, field: u64, wire: u64) {
-    varint(out, field << 3 | wire);
-}
-
-fn bytes(out: &mut Vec<u8>, field: u64, value: &[u8]) {
-    key(out, field, 2);
-    varint(out, value.len() as u64);
-    out.extend_from_slice(value);
-}
-
-fn double(out: &mut Vec<u8>, field: u64, value: f64) {
-    key(out, field, 1);
-    out.extend_from_slice(&value.to_le_bytes());
-}
-
-fn float(out: &mut Vec<u8>, field: u64, value: f32) {
-    key(out, field, 5);
-    out.extend_from_slice(&value.to_le_bytes());
 }
 
 #[cfg(test)]

@@ -82,14 +82,18 @@ impl Detector {
     }
 
     /// Boxes `[N, M, 5 + classes]` from raw maps, in pixels of the input.
+    ///
+    /// # Errors
+    /// Where the network gave values that are not finite: they would look like an image without objects.
     pub fn decode(&self, maps: &[Tensor]) -> Result<Tensor> {
         tch::no_grad(|| {
-            Ok(self
-                .head
-                .decode(maps)?
-                .f_to_device(Device::Cpu)?
-                .f_to_kind(Kind::Float)?
-                .f_contiguous()?)
+            let boxes = self.head.decode(maps)?.f_to_device(Device::Cpu)?;
+            let boxes = boxes.f_to_kind(Kind::Float)?.f_contiguous()?;
+            if boxes.f_sum(Kind::Double)?.f_double_value(&[])?.is_finite() {
+                Ok(boxes)
+            } else {
+                Err(Error::NotFinite)
+            }
         })
     }
 

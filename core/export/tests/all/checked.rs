@@ -228,7 +228,7 @@ fn a_qdq_file_with_one_fault_is_rejected() {
                 Err(error) => println!("{act:?} {what}: {error}"),
                 // Of the float parts behind the last quantizer: the outputs tell.
                 Ok((_, ends)) => assert!(
-                    ends.boxes > 0.05 || ends.scores > 1e-3,
+                    ends.boxes > 0.01 || ends.scores > 2e-5,
                     "{act:?}: {what} passes: {ends:?}"
                 ),
             }
@@ -393,4 +393,73 @@ fn an_int8_ncnn_file_with_one_fault_is_rejected() {
             Ok((steps, ends)) => panic!("{what} passes: {steps:?} {ends:?}"),
         }
     }
+}
+
+/// Float files are compared end to end; a fault must show there, by more than is allowed.
+#[test]
+fn a_float_file_with_one_fault_is_rejected() {
+    let graph = tiny(3);
+    let params = fill(&graph, 2.5);
+    let images = image(1, 3, 96, 64);
+    // The limits of a first look; what exceeds them is held against the network's own rounding.
+    let allowed = |d: onnx::Difference| d.boxes <= 2e-3 && d.scores <= 2e-5 && d.raw <= 2e-4;
+    if engine() {
+        let options = onnx::Options {
+            image: [96, 64],
+            ..onnx::Options::default()
+        };
+        let right = onnx::export(&graph, &params, &options).unwrap().model;
+        let check = |file: &ModelProto| {
+            let mut session = yolo_export::ort::Session::from_bytes(&file.to_bytes().unwrap(), 1).unwrap();
+            onnx::check(&mut session, &graph, &params, &images).unwrap()
+        };
+        assert!(allowed(check(&right)), "{:?}", check(&right));
+        let float = [
+            "a bias",
+            "a stride",
+            "another activation",
+            "the order of a concatenation",
+        ];
+        for (what, change) in faults().into_iter().filter(|(what, _)| float.contains(what)) {
+            let mut file = right.clone();
+            change(file.graph.as_mut().unwrap());
+            assert!(!allowed(check(&file)), "{what}: {:?}", check(&file));
+        }
+        let mut file = right.clone();
+        let weight = file.graph.as_mut().unwrap().initializer.iter_mut();
+        let weight = weight.filter(|t| t.name.ends_with(".weight")).nth(5).unwrap();
+        let values = weight.f32_values().unwrap();
+        weight.raw_data = values.iter().flat_map(|v| (v * 1.01).to_le_bytes()).collect();
+        assert!(!allowed(check(&file)), "weights of 1 % more: {:?}", check(&file));
+    }
+    let options = ncnn::Options {
+        image: [96, 64],
+        ..ncnn::Options::default()
+    };
+    let right = ncnn::export(&graph, &params, &options).unwrap();
+    let check = |net: &Net| ncnn::check(net, &graph, &params, &images).unwrap();
+    assert!(allowed(check(&right)), "{:?}", check(&right));
+    let convolutions = (0..right.layers.len()).filter(|at| right.layers[*at].kind == "Convolution");
+    let at = convolutions.clone().nth(4).unwrap();
+    let mut net = right.clone();
+    match &mut net.layers[at].weights[0] {
+        Weight::Tagged(values) => values.iter_mut().for_each(|v| *v *= 1.01),
+        other => panic!("{other:?}"),
+    }
+    assert!(!allowed(check(&net)), "weights of 1 % more: {:?}", check(&net));
+    let mut net = right.clone();
+    match &mut net.layers[at].weights[1] {
+        Weight::Plain(values) => values[0] += 0.2,
+        other => panic!("{other:?}"),
+    }
+    assert!(!allowed(check(&net)), "a bias: {:?}", check(&net));
+    let mut net = right.clone();
+    let swish = net
+        .layers
+        .iter_mut()
+        .filter(|layer| layer.kind == "Swish")
+        .nth(3)
+        .unwrap();
+    swish.kind = "Sigmoid".into();
+    assert!(!allowed(check(&net)), "another activation: {:?}", check(&net));
 }

@@ -117,7 +117,7 @@ impl EagleEye {
     }
 }
 
-/// SplitMix64 as uniform numbers in 0..1.
+/// SplitMix64 as uniform numbers in 0..1. Not of a crate: a seed must give the same candidates for ever, and `rand` promises no such thing.
 #[derive(Debug)]
 struct Stream(u64);
 
