@@ -15,6 +15,7 @@ mod evolve;
 mod export;
 mod golden_loss;
 mod kill;
+mod not_finite;
 mod plugins;
 mod pruning;
 mod quantizing;
