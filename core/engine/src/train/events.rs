@@ -16,8 +16,9 @@ use crate::{Error, Result};
 struct Event {
     #[prost(double, tag = "1")]
     wall_time: f64,
-    #[prost(int64, tag = "2")]
-    step: i64,
+    // Written for epoch 0, too.
+    #[prost(int64, optional, tag = "2")]
+    step: Option<i64>,
     #[prost(oneof = "What", tags = "3, 5")]
     what: Option<What>,
 }
@@ -67,7 +68,7 @@ impl Events {
         let mut events = Self { file, path };
         events.write(&Event {
             wall_time: now,
-            step: 0,
+            step: None,
             what: Some(What::FileVersion("brain.Event:2".into())),
         })?;
         Ok(events)
@@ -81,7 +82,7 @@ impl Events {
         });
         self.write(&Event {
             wall_time: seconds(),
-            step: step as i64,
+            step: Some(step as i64),
             what: Some(What::Summary(Summary { value: value.collect() })),
         })
     }
@@ -131,7 +132,7 @@ fn length_before(bytes: &[u8], step: i64) -> usize {
 /// The step of an event with scalars.
 fn step_of(event: &[u8]) -> Option<i64> {
     let event = Event::decode(event).ok()?;
-    matches!(event.what, Some(What::Summary(_))).then_some(event.step)
+    event.step.filter(|_| matches!(event.what, Some(What::Summary(_))))
 }
 
 fn seconds() -> f64 {

@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
 use yolo_core::Params;
 use yolo_core::graph::DetectHead;
 use yolo_core::prune::Step as HookStep;
@@ -11,153 +10,17 @@ use yolo_data::{Hyp, Loader};
 
 use super::events::Events;
 use super::fingerprint::Fingerprint;
-use super::norms;
+use super::finite::not_finite;
 use super::results::{self, COLUMNS, Row};
 use super::resume;
 use super::sampling::{self, Sampling};
 use super::step::{LossMean, StepOptions, Stepper};
-use super::{Decay, Ema, Hook, NOMINAL_BATCH, OptimizerKind, Precision, Schedule};
+use super::{Ema, Event, Hook, Listener, Outcome, Schedule, TrainOptions, norms};
 use crate::checkpoint::{self, Checkpoint, Stage, TrainState};
 use crate::dist::World;
 use crate::eval::{Metrics, NmsOptions};
 use crate::loss::{Loss, LossOptions};
 use crate::{Error, Result, val};
-
-/// Settings of a training.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct TrainOptions {
-    /// Epochs.
-    pub epochs: usize,
-    /// Images per batch.
-    pub batch: usize,
-    /// Images per update: gradients of smaller batches are accumulated to it.
-    #[serde(default = "nominal_batch")]
-    pub nominal_batch: usize,
-    /// Side of the images.
-    pub size: usize,
-    /// Hyper-parameters.
-    pub hyp: Hyp,
-    /// Update rule.
-    pub optimizer: OptimizerKind,
-    /// Shape of the learning rate.
-    pub decay: Decay,
-    /// Epochs without a better fitness before stopping (0: never).
-    pub patience: usize,
-    /// Seed.
-    pub seed: u64,
-    /// Keys that start with one of these are not trained.
-    pub freeze: Vec<String>,
-    /// Batch norms keep their statistics (fine-tuning of a quantized or tiny model).
-    pub freeze_norm: bool,
-    /// Validate every so many epochs (the last one always).
-    pub val_every: usize,
-    /// Each batch at a size of its own, from half to one and a half of `size`.
-    #[serde(default)]
-    pub multi_scale: bool,
-    /// Choice and order of the images.
-    #[serde(default, skip_serializing_if = "Sampling::is_usual")]
-    pub sampling: Sampling,
-    /// Mixed precision.
-    #[serde(default)]
-    pub precision: Precision,
-    /// Steps as CUDA graphs, where they can be: the same numbers, launched faster.
-    #[serde(skip)]
-    pub record: bool,
-    /// What acts in the training besides the loss (a pruner's penalty), as configurations: settings like all others.
-    #[serde(default)]
-    pub hooks: Vec<serde_json::Value>,
-    /// Write `weights/epochN.safetensors` every so many epochs (0: never). No setting of the run: it changes no weight.
-    #[serde(skip)]
-    pub save_period: usize,
-    /// Batch norms see the images of all processes.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub sync_bn: bool,
-    /// The processes that train together: each does its part of every batch. Not a setting: a run goes on with others.
-    #[serde(skip)]
-    pub world: Arc<World>,
-}
-
-fn nominal_batch() -> usize {
-    NOMINAL_BATCH
-}
-
-impl TrainOptions {
-    /// The defaults of a plain training.
-    pub fn new(epochs: usize, batch: usize, size: usize, hyp: Hyp) -> Self {
-        Self {
-            epochs,
-            batch,
-            nominal_batch: NOMINAL_BATCH,
-            size,
-            hyp,
-            optimizer: OptimizerKind::Sgd,
-            decay: Decay::Linear,
-            patience: 100,
-            seed: 0,
-            freeze: Vec::new(),
-            freeze_norm: false,
-            val_every: 1,
-            multi_scale: false,
-            sampling: Sampling::Shuffled,
-            sync_bn: false,
-            world: Arc::default(),
-            precision: Precision::Off,
-            record: true,
-            hooks: Vec::new(),
-            save_period: 0,
-        }
-    }
-}
-
-/// What happens, as it happens.
-#[derive(Debug)]
-pub enum Event<'a> {
-    /// A batch is done.
-    Batch {
-        /// Epoch, from 0.
-        epoch: usize,
-        /// Batches done in the epoch.
-        done: usize,
-        /// Batches of the epoch.
-        total: usize,
-        /// Mean box, objectness and class loss of the epoch so far.
-        loss: [f64; 3],
-    },
-    /// A batch of the validation is done.
-    Val {
-        /// Batches done.
-        done: usize,
-        /// Batches in all.
-        total: usize,
-    },
-    /// An epoch is done.
-    Epoch {
-        /// Its row in `results.csv`.
-        row: &'a Row,
-        /// Whether it is the best so far.
-        best: bool,
-    },
-}
-
-/// What a training leaves.
-#[derive(Debug)]
-pub struct Outcome {
-    /// The best average model by fitness (0.1 mAP50 + 0.9 mAP).
-    pub best: Checkpoint,
-    /// The average model after the last epoch: what a penalty has worked on to the end.
-    pub last: Checkpoint,
-    /// Metrics of the best.
-    pub metrics: Metrics,
-    /// Its epoch.
-    pub best_epoch: usize,
-    /// Training images per second, without validation and saving; of the epochs of this process.
-    pub images_per_second: f64,
-    /// Files `best.safetensors` and `last.safetensors`.
-    pub weights: Option<(PathBuf, PathBuf)>,
-}
-
-/// Listens to events; returns `false` to stop.
-pub type Listener<'a> = dyn FnMut(&Event<'_>) -> bool + 'a;
 
 /// Trains `start`. With `folder`, writes `weights/{last,best}.safetensors`, `state.safetensors` and `results.csv` there, and continues
 /// an unfinished run of the same settings if `resume` is set. The same seed gives the same run, interrupted or not.
@@ -685,31 +548,6 @@ fn diverged(what: &str, epoch: usize, batch: usize) -> Error {
         epoch,
         batch,
     }
-}
-
-/// The first tensor with a number that is not finite.
-fn not_finite(params: &Params) -> Result<Option<&str>> {
-    let Some((_, first)) = params.iter().next() else {
-        return Ok(None);
-    };
-    // Multiplied by 0, everything finite is 0, and nothing else; read from the device once.
-    let zero = |tensor: &tch::Tensor| -> Result<tch::Tensor> {
-        let zeros = tensor.detach().f_to_kind(tch::Kind::Float)?.f_mul_scalar(0.0)?;
-        Ok(zeros.f_sum(tch::Kind::Float)?)
-    };
-    let mut sum = tch::Tensor::f_zeros([1].as_slice(), (tch::Kind::Float, first.device()))?;
-    for (_, tensor) in params.iter() {
-        sum = sum.f_add(&zero(tensor)?)?;
-    }
-    if sum.f_double_value(&[0])? == 0.0 {
-        return Ok(None);
-    }
-    for (key, tensor) in params.iter() {
-        if zero(tensor)?.f_double_value(&[])? != 0.0 {
-            return Ok(Some(key));
-        }
-    }
-    Ok(None)
 }
 
 /// Rows of a finished or unfinished run, for plots.
