@@ -1,4 +1,5 @@
-//! What strangers hand to `yolo` is read without a panic: manifests, graphs, descriptions in WASM modules, `.pt` checkpoints.
+//! What strangers hand to `yolo` is read without a panic: manifests, graphs, descriptions in WASM modules, `.pt` checkpoints, model
+//! configurations, prune plans.
 //!
 //! Each function takes any bytes. It may find that they are wrong, and must say so with an error; whatever it accepts must hold what the
 //! rest of the program relies on.
@@ -7,7 +8,7 @@
 //!
 //! * `cargo test -p yolo --test all mutations` mutates the files of `fuzz/corpus` in a fixed order for a few seconds. This is part of
 //!   every test run and needs nothing but stable Rust. `YOLO_MUTATIONS=1000000` makes it go on for as many rounds.
-//! * `cargo +nightly fuzz run TARGET target/fuzz/TARGET fuzz/corpus/TARGET` (TARGET: `manifest`, `graph`, `wasm` or `pt`;
+//! * `cargo +nightly fuzz run TARGET target/fuzz/TARGET fuzz/corpus/TARGET` (TARGET: a folder of the corpus;
 //!   `cargo install cargo-fuzz` and `mkdir -p target/fuzz/TARGET` once) lets libFuzzer look for inputs that reach new code, for as
 //!   long as you like. From the root of the repository, after `cargo xtask setup`.
 //!
@@ -16,8 +17,10 @@
 use std::io::Write as _;
 use std::path::Path;
 
+use yolo_core::config::Located;
 use yolo_core::graph::Graph;
-use yolo_core::prune::ChannelGroups;
+use yolo_core::prune::{ChannelGroups, PrunePlan, apply};
+use yolo_core::{Params, model as models};
 use yolo_registry::wasm::{self, section};
 use yolo_registry::{Code, Manifest};
 
@@ -95,5 +98,38 @@ pub fn pt(bytes: &[u8]) {
         for tensor in model.state.values() {
             assert!(tensor.shape.iter().all(|side| *side < 1 << 40));
         }
+    }
+}
+
+/// A model configuration, ours or Ultralytics'.
+pub fn model(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    let Ok(config) = Located::parse("m.yaml", text) else {
+        return;
+    };
+    let Ok(config) = models::resolve_extends(config, &mut |_| Ok(None)) else {
+        return;
+    };
+    if let Ok(graph) = models::build(&config, Some(2)) {
+        assert!(graph.validate().is_ok());
+        let head = graph.head.as_ref().expect("a detector has a head");
+        let anchors = head.anchors.iter().flatten().flatten();
+        assert!(
+            anchors.clone().count() > 0 && anchors.copied().all(|side| side.is_finite() && side > 0.0),
+            "{head:?}"
+        );
+    }
+}
+
+/// A prune plan, for a small network.
+pub fn plan(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    let graph: Graph = serde_json::from_str(include_str!("../corpus/graph/three-layers.json")).expect("a graph");
+    let groups = ChannelGroups::of(&graph).expect("groups");
+    if let Ok(plan) = PrunePlan::of_file(text, &groups) {
+        let kept: usize = groups.groups.iter().map(|group| plan.kept(group)).sum();
+        assert!(kept <= groups.groups.iter().map(|group| group.len()).sum());
+        let params = Params::init(&graph, 0);
+        assert!(apply(&graph, &params, &groups, &plan).is_ok());
     }
 }

@@ -137,3 +137,13 @@ fn modules_of_strangers() {
 fn checkpoints_of_strangers() {
     run("pt", 20_000, targets::pt);
 }
+
+#[test]
+fn model_files_of_strangers() {
+    run("model", 20_000, targets::model);
+}
+
+#[test]
+fn plans_of_strangers() {
+    run("plan", 20_000, targets::plan);
+}
