@@ -24,6 +24,11 @@ pub struct TransferReport {
 }
 
 impl TransferReport {
+    /// Whether so little of the model was taken over that it starts from noise: less than half of its tensors.
+    pub fn is_poor(&self) -> bool {
+        self.taken * 2 < self.total
+    }
+
     /// One line for people.
     pub fn summary(&self) -> String {
         let mut text = format!("{} of {} tensors taken over", self.taken, self.total);
@@ -60,6 +65,19 @@ impl TransferReport {
         }
         text
     }
+}
+
+/// Whether batch norms are folded into their convolutions in tensors of these names, which `target` has side by side: a network saved
+/// after `fuse()`.
+pub fn is_folded<'a>(target: &Params, source: impl IntoIterator<Item = &'a str>) -> bool {
+    let source: HashSet<&str> = source.into_iter().collect();
+    let mut blocks = target.iter().filter_map(|(key, _)| key.strip_suffix("bn.running_mean"));
+    blocks.any(|block| {
+        let bias = format!("{block}conv.bias");
+        source.contains(bias.as_str())
+            && target.get(&bias).is_none()
+            && !source.contains(format!("{block}bn.running_mean").as_str())
+    })
 }
 
 /// Copies the values of `source` into the tensors of `target` that have the same key and shape. Keys for which `skip` is true
