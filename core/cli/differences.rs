@@ -37,6 +37,24 @@ pub fn between(left: &Graph, right: &Graph) -> Option<Difference> {
             first.count += 1;
         }
     }
+    for (left, right) in left.layers.iter().zip(&right.layers) {
+        if left.from != right.from {
+            let read = |from: &[Option<usize>]| {
+                let names: Vec<String> = from
+                    .iter()
+                    .map(|l| l.map_or("the image".into(), |l| l.to_string()))
+                    .collect();
+                format!("a reader of {}", names.join(", "))
+            };
+            let first = found.get_or_insert_with(|| Difference {
+                node: format!("model.{}", left.index),
+                left: read(&left.from),
+                right: read(&right.from),
+                count: 0,
+            });
+            first.count += 1;
+        }
+    }
     found
 }
 
@@ -47,19 +65,27 @@ fn settings(op: &Op) -> String {
         Op::Upsample { scale } => format!("nearest upsampling by {scale}"),
         Op::Bilinear { scale } => format!("bilinear upsampling by {scale}"),
         Op::BatchNorm { eps, .. } => format!("batch norm with eps {eps}"),
-        // Whether there is a bias is a question of folding.
+        // Whether there is a bias is a question of folding, how many groups there are often one of width.
         Op::Conv2d {
-            kernel,
+            kernel: [h, w],
             stride,
             padding,
             dilation,
             groups,
             ..
         } => {
-            let depthwise = *groups > 1;
-            format!(
-                "a convolution {kernel:?}, stride {stride:?}, padding {padding:?}, dilation {dilation:?}, grouped: {depthwise}"
-            )
+            let mut text = format!(
+                "a {h} x {w} convolution, stride {}, padding {}",
+                side(stride),
+                side(padding)
+            );
+            if *dilation != [1; 2] {
+                text += &format!(", dilation {}", side(dilation));
+            }
+            if *groups > 1 {
+                text += ", in groups";
+            }
+            text
         }
         Op::MaxPool {
             kernel,
@@ -67,6 +93,14 @@ fn settings(op: &Op) -> String {
             padding,
         } => format!("max pooling {kernel}, stride {stride}, padding {padding}"),
         other => other.name().to_owned(),
+    }
+}
+
+/// One number for both axes where they agree.
+fn side(pair: &[i64; 2]) -> String {
+    match pair {
+        [h, w] if h == w => h.to_string(),
+        [h, w] => format!("{h} x {w}"),
     }
 }
 
@@ -101,5 +135,10 @@ mod tests {
             ("model.0.act", "Silu", "Relu")
         );
         assert_eq!(difference.count, 57 + 2);
+        let mut other = graph.clone();
+        other.layers[12].from.reverse();
+        let difference = between(&graph, &other).expect("they differ");
+        assert_eq!((difference.node.as_str(), difference.count), ("model.12", 1));
+        assert!(difference.left.starts_with("a reader of 11, 6"), "{difference:?}");
     }
 }

@@ -357,15 +357,11 @@ impl Tensors {
         }
         let report = self.into_params(params)?;
         if report.is_poor() && !partial {
-            let held: Vec<&str> = self.keys().take(3).collect();
-            let wanted: Vec<&str> = params.iter().map(|(key, _)| key).take(3).collect();
             return Err(CliError::Usage(format!(
-                "{}: {}, less than half of `{model}` (the file has {}, ...; the model {}, ...)\n  help: name the model of the weights with \
-                 --cfg, leave out --weights, or say --partial-weights to start from what fits",
+                "{}: {}, less than half of `{model}`: training would start from noise\n  help: name the model of the weights with --cfg, \
+                 leave out --weights, or say --partial-weights to start from what fits",
                 self.path.display(),
-                report.summary(),
-                held.join(", "),
-                wanted.join(", ")
+                report.summary()
             )));
         }
         Ok(report)
@@ -431,10 +427,11 @@ pub fn for_training(
         Some(path) => {
             let weights = Tensors::read(path)?;
             let model = cfg.unwrap_or("its model");
+            let report = weights.start_from(model, &params, partial)?;
             if cfg.is_some() {
                 weights.compare(model, &graph);
             }
-            Some(weights.start_from(model, &params, partial)?)
+            Some(report)
         }
         None => None,
     };

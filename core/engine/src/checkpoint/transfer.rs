@@ -15,6 +15,12 @@ pub struct TransferReport {
     pub taken: usize,
     /// Tensors of the target.
     pub total: usize,
+    /// Of the taken: counters of batch norms.
+    #[serde(skip)]
+    counters: usize,
+    /// Of the target: counters of batch norms.
+    #[serde(skip)]
+    all_counters: usize,
     /// Keys of the target that the source does not have, or has in another shape: they keep their values.
     pub missing: Vec<String>,
     /// Keys of the source that were not used.
@@ -24,9 +30,10 @@ pub struct TransferReport {
 }
 
 impl TransferReport {
-    /// Whether so little of the model was taken over that it starts from noise: less than half of its tensors.
+    /// Whether so little of the model was taken over that it starts from noise: less than half of its tensors. Counters of batch norms
+    /// don't count, they fit every batch norm.
     pub fn is_poor(&self) -> bool {
-        self.taken * 2 < self.total
+        (self.taken - self.counters) * 2 < self.total - self.all_counters
     }
 
     /// One line for people.
@@ -91,6 +98,8 @@ pub fn transfer<'a>(
         total: target.iter().filter(|(key, _)| !skip(key)).count(),
         ..Default::default()
     };
+    let is_counter = |key: &str| key.ends_with("num_batches_tracked");
+    report.all_counters = target.iter().filter(|(key, _)| !skip(key) && is_counter(key)).count();
     let mut taken = HashSet::new();
     for (key, tensor) in source {
         if skip(key) {
@@ -111,6 +120,7 @@ pub fn transfer<'a>(
         }
     }
     report.taken = taken.len();
+    report.counters = taken.iter().filter(|key| is_counter(key)).count();
     report.missing = target
         .iter()
         .map(|(key, _)| key)

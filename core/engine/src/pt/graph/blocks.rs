@@ -235,7 +235,10 @@ fn encoder_layer(cx: &Context<'_>, g: &mut GraphBuilder, m: &PtModule, x: ValueI
 pub(super) fn concat(cx: &Context<'_>, g: &mut GraphBuilder, m: &PtModule, inputs: &[Feat]) -> Result<ValueId> {
     m.only_parts(&[], &[])?;
     own_attributes(cx, m);
-    let dim = usize::try_from(m.int("d")?).map_err(|_| refuse(m, "its axis `d` counts from the end"))?;
+    // A map has four axes; a negative one counts from the end.
+    let axis = m.int("d")?;
+    let dim = usize::try_from(if axis < 0 { axis + 4 } else { axis })
+        .map_err(|_| refuse(m, format!("there is no axis {axis}")))?;
     let values: Vec<ValueId> = inputs.iter().map(|feat| feat.value).collect();
     g.add("", Op::Concat { dim }, &values)
 }
