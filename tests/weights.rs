@@ -135,9 +135,19 @@ fn the_advice_about_a_state_dict_works() {
     for prefix in ["", "module.", "_orig_mod.module."] {
         let state = Py::Ordered(network().state_dict(prefix));
         let folder = place("state.pt", &dict(vec![("state_dict", state), ("epoch", Py::Int(3))]));
+        picture(folder.path());
         for command in [
-            vec!["detect", "--weights", "state.pt", "--source", "."],
-            vec!["val", "--weights", "state.pt", "--data", "list.yaml"],
+            vec!["detect", "--weights", "state.pt", "--source", "picture.png"],
+            vec![
+                "export",
+                "--weights",
+                "state.pt",
+                "--format",
+                "onnx",
+                "--out",
+                "out.onnx",
+            ],
+            vec!["model", "state.pt"],
             vec!["convert", "state.pt", "out.safetensors"],
         ] {
             yolo(folder.path(), &command)
@@ -163,7 +173,7 @@ fn train(folder: &Path, options: &[&str]) -> Said {
     let data = if folder.join("data").exists() {
         folder.join("data/data.yaml")
     } else {
-        small_data(folder, 8, 64)
+        small_data(folder, 12, 64)
     };
     let data = data.display().to_string();
     let fixed = [

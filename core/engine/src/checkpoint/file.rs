@@ -151,8 +151,8 @@ pub(super) fn model_from(
     let fail = |reason: String| Error::file(path, reason);
     if metadata.get("format").map(String::as_str) != Some(FORMAT) {
         return Err(fail(format!(
-            "it holds {} tensors but no model: name the one they are of, `yolo convert {} model.safetensors --cfg MODEL --nc CLASSES` \
-             (MODEL: yolov5n or a YAML file), and use model.safetensors",
+            "it holds {} tensors but no model: name the one they are of, `yolo convert {} model.safetensors --cfg MODEL` (MODEL: yolov5n or \
+             a YAML file), and use model.safetensors",
             tensors.len(),
             path.display()
         )));
