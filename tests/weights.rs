@@ -280,6 +280,15 @@ fn weights_of_a_network_that_computes_something_else_are_said_to_be() {
     }
     let said = train(folder.path(), &["--weights", "hard.pt"]).ok();
     assert!(!said.err.contains("another network"), "{}", said.err);
+    // One that can't be computed here.
+    let mut net = network();
+    net.module("model.3").at("_modules").set("act", act("Mish", vec![]));
+    python::save(&folder.path().join("mish.pt"), &checkpoint(net));
+    let said = train(folder.path(), &["--cfg", "list.yaml", "--weights", "mish.pt"]).ok();
+    for words in ["mish.pt", "only tensors are taken", "`model.3.act` is a Mish"] {
+        assert!(said.err.contains(words), "{}", said.err);
+    }
+    train(folder.path(), &["--weights", "mish.pt"]).fails(1, &["mish.pt", "`model.3.act` is a Mish"]);
 }
 
 #[test]

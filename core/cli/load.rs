@@ -272,6 +272,8 @@ struct Tensors {
     tensors: Vec<(String, tch::Tensor)>,
     names: Vec<String>,
     graph: Option<Graph>,
+    /// Why there is no graph, where there are modules.
+    unknown: Option<String>,
 }
 
 impl Tensors {
@@ -284,11 +286,20 @@ impl Tensors {
                 .state
                 .iter()
                 .map(|(key, raw)| Ok((key.clone(), raw.to_tensor()?)));
+            let tensors = tensors.collect::<Result<_, yolo_engine::Error>>().map_err(failed)?;
+            for note in source.notes.iter().filter(|_| source.tree.is_none()) {
+                ui::say(format!("{}: {note}", path.display()));
+            }
+            // Its tensors fit the model that was named, or don't, whatever its own modules compute.
+            let (graph, unknown) = match source.graph(path) {
+                Ok(graph) => (graph.map(|(graph, _)| graph), None),
+                Err(error) => (None, Some(error.to_string())),
+            };
             return Ok(Self {
                 path: path.to_owned(),
-                tensors: tensors.collect::<Result<_, yolo_engine::Error>>().map_err(failed)?,
-                // A module that is not known computes nothing here: its tensors fit the model that was named, or don't.
-                graph: source.graph(path).ok().flatten().map(|(graph, _)| graph),
+                tensors,
+                graph,
+                unknown,
                 names: source.names,
             });
         }
@@ -310,6 +321,7 @@ impl Tensors {
             tensors: keys.into_iter().zip(file.tensors.into_values()).collect(),
             names: names.unwrap_or_default(),
             graph,
+            unknown: None,
         })
     }
 
@@ -328,6 +340,11 @@ impl Tensors {
 
     /// Says where the network of these tensors computes something else than the one that was named.
     fn compare(&self, cfg: &str, graph: &Graph) {
+        if let Some(reason) = &self.unknown {
+            ui::say(format!(
+                "only tensors are taken, the network is that of `{cfg}`: {reason}"
+            ));
+        }
         if let Some(d) = self.graph.as_ref().and_then(|own| differences::between(own, graph)) {
             ui::say(format!(
                 "{}: these are weights of another network than `{cfg}`: `{}` is {} there and {} in `{cfg}`{}",

@@ -697,3 +697,58 @@ fn plain_layers_of_pytorch_are_layers_of_a_model() {
     assert!(matches!(op(&graph, "model.3.0"), Op::Conv2d { stride: [2, 2], .. }));
     assert!(matches!(op(&graph, "model.3.1"), Op::BatchNorm { .. }));
 }
+
+#[test]
+fn arguments_of_a_layer_list_are_used_or_refused_with_their_line() {
+    let build = |from: &str, to: &str| {
+        assert!(LIST.contains(from), "{from}");
+        let list = Located::parse("list.yaml", &LIST.replacen(from, to, 1)).unwrap();
+        yolo_core::model::build(&list, None).map_err(|error| error.to_string())
+    };
+    let plain = "[None, 2, 'nearest']";
+    assert!(matches!(
+        op(&build(plain, "[None, 2, 'bilinear']").unwrap(), "model.7"),
+        Op::Bilinear { scale: 2 }
+    ));
+    let same = build(plain, "[None, 2, 'bilinear', False]").unwrap();
+    assert!(matches!(op(&same, "model.7"), Op::Bilinear { scale: 2 }));
+    // v7.0 has a dilation before the activation.
+    let linear = build("Conv, [8, 3, 2]", "Conv, [8, 3, 2, None, 1, 1, False]").unwrap();
+    assert!(linear.nodes.iter().all(|node| node.name != "model.1.act"));
+    let leaky = build("nc: 2", "nc: 2\nactivation: nn.LeakyReLU(0.1)").unwrap();
+    let all = leaky
+        .nodes
+        .iter()
+        .filter(|node| matches!(node.op, Op::Act { .. }))
+        .collect::<Vec<_>>();
+    let act = Activation::LeakyRelu(0.1);
+    assert!(
+        all.len() > 10
+            && all
+                .iter()
+                .all(|node| matches!(node.op, Op::Act { act: own } if own == act))
+    );
+    for (from, to, words) in [
+        (plain, "[None, 2, 'bicubic']", "bicubic"),
+        (plain, "[None, 2, 'bilinear', True]", "argument 4 is true"),
+        (plain, "[[8, 8], 2, 'nearest']", "argument 1 is [8,8]"),
+        ("Concat, [1]", "Concat, [1, 2]", "argument 2 (`2`) has no meaning"),
+        (
+            "Conv, [8, 3, 2]",
+            "Conv, [8, 3, 2, None, 1, 2, True]",
+            "argument 5 is 2",
+        ),
+        (
+            "Conv, [8, 3, 2]",
+            "Conv, [8, 3, 2, None, 1, 1, True, 9]",
+            "argument 7 (`9`)",
+        ),
+        ("nc: 2", "nc: 2\nactivation: nn.Mish()", "no activation `Mish`"),
+    ] {
+        let error = build(from, to).unwrap_err();
+        assert!(
+            error.contains(words) && error.starts_with("list.yaml:"),
+            "{to}: {error}"
+        );
+    }
+}

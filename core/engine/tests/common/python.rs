@@ -587,7 +587,7 @@ pub fn save(path: &Path, value: &Py) {
     zip.finish().unwrap();
 }
 
-/// The bytes of a checkpoint in the container of PyTorch before 1.6.
+/// The bytes of a checkpoint in the container of PyTorch before 1.6; its tensors are f32.
 pub fn legacy(value: &Py) -> Vec<u8> {
     let (pickle, storages) = pickled(value, true);
     let mut out = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.".to_vec();
