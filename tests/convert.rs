@@ -36,7 +36,7 @@ fn a_state_dict_becomes_a_checkpoint_again_when_the_model_is_named() {
     let (before, after) = (before.expect("a checkpoint"), after.expect("a checkpoint"));
     let graph = |model: &checkpoint::Checkpoint| serde_json::to_value(&model.graph).expect("JSON");
     assert_eq!(graph(&before), graph(&after));
-    assert_eq!(after.meta.names, ["0", "1", "2", "3"]);
+    assert_eq!(after.meta.names, ["thing0", "thing1", "thing2", "thing3"]);
     assert_eq!(before.params.iter().count(), after.params.iter().count());
     for (key, tensor) in before.params.iter() {
         assert_eq!(Some(tensor), after.params.get(key), "{key}");

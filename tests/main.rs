@@ -18,6 +18,8 @@ mod kill;
 mod not_finite;
 mod plugins;
 mod pruning;
+#[path = "../core/engine/tests/common/python.rs"]
+mod python;
 mod quantizing;
 mod sampling;
 mod start;
@@ -25,3 +27,4 @@ mod support;
 mod torch;
 mod train;
 mod val;
+mod weights;

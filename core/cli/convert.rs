@@ -16,7 +16,7 @@ use crate::{load, ui};
 #[derive(clap::Args)]
 #[command(verbatim_doc_comment)]
 pub struct ConvertArgs {
-    /// `.pt` or `.safetensors`
+    /// `.pt` (`.pth`, any case) or `.safetensors`
     input: PathBuf,
     /// `.safetensors` to write
     output: PathBuf,
@@ -26,7 +26,7 @@ pub struct ConvertArgs {
     /// The model that the tensors belong to (name or file), where the input does not say it: a plain state dict
     #[arg(long)]
     cfg: Option<String>,
-    /// Number of classes of `--cfg`
+    /// Number of classes of `--cfg`; the head in the file says it where this is left out
     #[arg(long, requires = "cfg")]
     nc: Option<i64>,
     /// Print JSON
@@ -36,15 +36,16 @@ pub struct ConvertArgs {
 
 /// Runs the command.
 pub fn run(args: &ConvertArgs) -> CliResult {
-    if args.output.extension().is_none_or(|e| e != "safetensors") {
+    if !load::is_safetensors(&args.output) {
         return Err(CliError::Usage(format!(
             "{}: the result is a .safetensors file",
             args.output.display()
         )));
     }
     let (model, dropped, missing) = if let Some(cfg) = &args.cfg {
-        (load::checkpoint_of(cfg, args.nc, &args.input)?, Vec::new(), Vec::new())
-    } else if args.input.extension().is_some_and(|e| e == "pt") {
+        let (model, report) = load::checkpoint_of(cfg, args.nc, &args.input)?;
+        (model, report.dropped, report.missing)
+    } else if yolo_engine::pt::is_checkpoint(&args.input) {
         let (model, report) = load::convert_pt(&args.input)?;
         (model, report.dropped, report.missing)
     } else {
@@ -66,7 +67,12 @@ pub fn run(args: &ConvertArgs) -> CliResult {
         model.meta.names.len()
     );
     if !dropped.is_empty() {
-        println!("not taken over: {}", dropped.join(", "));
+        let more = if dropped.len() > 5 {
+            format!(" and {} more", dropped.len() - 5)
+        } else {
+            String::new()
+        };
+        println!("not taken over: {}{more}", dropped[..dropped.len().min(5)].join(", "));
     }
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! From what a person names (a model, a file) to graphs and checkpoints.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use yolo_core::config::Located;
 use yolo_core::model;
@@ -8,6 +8,7 @@ use yolo_core::{Graph, Params, suggest};
 use yolo_engine::checkpoint::{self, Checkpoint, Meta, Stage};
 use yolo_engine::pt::{self, PtModel};
 
+use crate::differences;
 use crate::error::{CliError, CliResult, io_error};
 use crate::{plugins, ui};
 
@@ -26,11 +27,15 @@ pub fn write_file(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     checkpoint::write_atomically(path, |file| file.write_all(bytes)).map_err(std::io::Error::other)
 }
 
+/// Whether a file is named like weights; Windows and old scripts write endings in other cases.
 fn is_weights(name: &str) -> bool {
-    matches!(
-        Path::new(name).extension().and_then(|e| e.to_str()),
-        Some("safetensors" | "pt")
-    )
+    is_safetensors(Path::new(name)) || pt::is_checkpoint(Path::new(name))
+}
+
+/// Whether a file is named `.safetensors`, in any case of letters.
+pub fn is_safetensors(path: &Path) -> bool {
+    path.extension()
+        .is_some_and(|ending| ending.eq_ignore_ascii_case("safetensors"))
 }
 
 /// The graph of a published name, a YAML file (ours or Ultralytics'), a graph JSON or a checkpoint.
@@ -112,61 +117,98 @@ pub fn build(config: &Located, classes: Option<i64>) -> CliResult<Graph> {
     Ok(model::build_with(&config, classes, plugins::index()?)?)
 }
 
-/// A checkpoint: ours, or an Ultralytics `.pt` that is converted on the way.
+/// A checkpoint: ours, or an Ultralytics `.pt` that is converted on the way. What is odd about it is said.
 pub fn checkpoint(path: &Path) -> CliResult<Checkpoint> {
     // Ops of shared libraries are in the graph by name; the index is what finds them.
     plugins::index()?;
-    match path.extension().and_then(|e| e.to_str()) {
-        Some("pt") => {
-            let (checkpoint, report) = convert_pt(path)?;
-            if !report.dropped.is_empty() {
-                ui::say(format!("{}: {}", path.display(), report.summary()));
-            }
-            Ok(checkpoint)
-        }
-        _ => checkpoint::load(path).map_err(failed),
+    if !pt::is_checkpoint(path) {
+        return checkpoint::load(path).map_err(failed);
     }
+    let (checkpoint, report) = convert_pt(path)?;
+    if !report.dropped.is_empty() {
+        ui::say(format!("{}: {}", path.display(), report.summary()));
+    }
+    Ok(checkpoint)
 }
 
-/// An Ultralytics checkpoint as ours.
+/// An Ultralytics checkpoint as ours: the network of its modules, whatever the model file inside says.
 pub fn convert_pt(path: &Path) -> CliResult<(Checkpoint, checkpoint::TransferReport)> {
     let source = pt::read(path).map_err(failed)?;
-    source.check_modules(path).map_err(failed)?;
-    let graph = graph_of_pt(path, &source)?;
+    let Some((graph, notes)) = source.graph(path).map_err(failed)? else {
+        return Err(CliError::Failed(no_model(path, &source)));
+    };
+    let differs = described(path, &source).and_then(|described| differences::between(&described, &graph));
     let (mut checkpoint, report) = checkpoint::adopt(path, &source, graph, 640).map_err(failed)?;
-    checkpoint.meta.config.clone_from(&source.yaml);
-    checkpoint.meta.history.push(Stage {
-        kind: "convert".into(),
-        summary: format!(
-            "from {}",
-            path.file_name().and_then(|n| n.to_str()).unwrap_or("a .pt file")
-        ),
-        settings: serde_json::Value::Null,
-    });
+    for note in source.notes.iter().chain(&notes) {
+        ui::say(format!("{}: {note}", path.display()));
+    }
+    if let Some(d) = differs {
+        // What the file says about itself is not what it computes.
+        checkpoint.meta.config = None;
+        ui::say(format!(
+            "{}: its modules are not those of the model file inside (`{}` is {} instead of {}{}): the modules count",
+            path.display(),
+            d.node,
+            d.right,
+            d.left,
+            and_more(d.count)
+        ));
+    }
     Ok((checkpoint, report))
 }
 
-/// The graph of a `.pt`: from the layer list that it carries.
-fn graph_of_pt(path: &Path, source: &PtModel) -> CliResult<Graph> {
-    let yaml = source.yaml.clone().ok_or_else(|| {
-        CliError::Failed(format!(
-            "{}: it holds tensors but no model description; name the model with --cfg",
-            path.display()
-        ))
-    })?;
-    let config = Located::from_value(&path.display().to_string(), yaml);
-    Ok(model::build_with(&config, source.classes, plugins::index()?)?)
+fn and_more(count: usize) -> String {
+    if count > 1 {
+        format!(", and {} more", count - 1)
+    } else {
+        String::new()
+    }
+}
+
+fn no_model(path: &Path, source: &PtModel) -> String {
+    format!(
+        "{}: it holds {} tensors but no model: name the one they are of, `yolo convert {} model.safetensors --cfg MODEL` (MODEL: yolov5n or \
+         a YAML file), and use model.safetensors",
+        path.display(),
+        source.state.len(),
+        path.display()
+    )
+}
+
+/// The network of the model file inside a `.pt`, if it can be built: people change modules, and other versions have other modules.
+fn described(path: &Path, source: &PtModel) -> Option<Graph> {
+    let config = Located::from_value(&path.display().to_string(), source.yaml.clone()?);
+    model::build_with(&config, source.classes, plugins::index().ok()?).ok()
 }
 
 /// A model with weights for one run: a checkpoint that describes itself, or `cfg` and a state dict that fits it exactly.
 pub fn model_with_weights(cfg: Option<&str>, classes: Option<i64>, weights: &Path) -> CliResult<(Graph, Params)> {
-    let Some(cfg) = cfg else {
-        let checkpoint = checkpoint(weights)?;
-        return Ok((checkpoint.graph, checkpoint.params));
-    };
-    let graph = graph(cfg, classes)?;
-    let params = Params::init(&graph, 0);
-    let report = transfer_from(&params, weights)?;
+    match cfg {
+        None => {
+            let checkpoint = checkpoint(weights)?;
+            Ok((checkpoint.graph, checkpoint.params))
+        }
+        Some(cfg) => named_model(cfg, classes, &Tensors::read(weights)?).map(|(graph, params, _)| (graph, params)),
+    }
+}
+
+/// `cfg` with tensors that fit it exactly. Without `classes`, the head in the file says how many there are.
+fn named_model(
+    cfg: &str,
+    classes: Option<i64>,
+    weights: &Tensors,
+) -> CliResult<(Graph, Params, checkpoint::TransferReport)> {
+    let mut graph = graph(cfg, classes)?;
+    if let (None, Some(found)) = (classes, weights.classes(&graph)) {
+        graph = self::graph(cfg, Some(found))?;
+    }
+    let mut params = Params::init(&graph, 0);
+    if checkpoint::is_folded(&params, weights.keys()) {
+        (graph, params) = yolo_core::passes::fuse(&graph, &params)?;
+        ui::say(format!("{}: {FOLDED}", weights.path.display()));
+    }
+    weights.compare(cfg, &graph);
+    let report = weights.into_params(&params)?;
     let lacking: Vec<&String> = report
         .missing
         .iter()
@@ -174,27 +216,41 @@ pub fn model_with_weights(cfg: Option<&str>, classes: Option<i64>, weights: &Pat
         .collect();
     if let Some(first) = lacking.first() {
         return Err(CliError::Failed(format!(
-            "{}: the weights don't fit `{cfg}`: {} tensors are missing or have another shape, the first is `{first}`",
-            weights.display(),
-            lacking.len()
+            "{}: the weights don't fit `{cfg}`: {} tensors are missing or have another shape, the first is `{first}` ({})",
+            weights.path.display(),
+            lacking.len(),
+            report.summary()
         )));
     }
     if let Some(first) = report.dropped.iter().find(|key| !key.ends_with("anchor_grid")) {
         ui::say(format!(
             "{}: {} tensors are not in `{cfg}` (`{first}`, ...)",
-            weights.display(),
+            weights.path.display(),
             report.dropped.len()
         ));
     }
-    Ok((graph, params))
+    Ok((graph, params, report))
 }
 
-/// A checkpoint of `cfg` with weights that fit it exactly. Its classes have numbers for names: a state dict holds none.
-pub fn checkpoint_of(cfg: &str, classes: Option<i64>, weights: &Path) -> CliResult<Checkpoint> {
-    let (graph, params) = model_with_weights(Some(cfg), classes, weights)?;
+const FOLDED: &str = "batch norms are folded into the convolutions (it was saved after `fuse()`): it detects and can be exported, to train it \
+                      the file before `fuse()` is needed";
+
+/// A checkpoint of `cfg` with weights that fit it exactly. Classes have the names that the file holds, else their numbers.
+pub fn checkpoint_of(
+    cfg: &str,
+    classes: Option<i64>,
+    weights: &Path,
+) -> CliResult<(Checkpoint, checkpoint::TransferReport)> {
+    let tensors = Tensors::read(weights)?;
+    let (graph, params, report) = named_model(cfg, classes, &tensors)?;
     let classes = graph.head.as_ref().map_or(0, |head| head.classes);
+    let names = if tensors.names.len() as i64 == classes {
+        tensors.names
+    } else {
+        (0..classes).map(|class| class.to_string()).collect()
+    };
     let meta = Meta {
-        names: (0..classes).map(|class| class.to_string()).collect(),
+        names,
         image_size: 640,
         config: Some(cfg.into()),
         history: vec![Stage {
@@ -207,33 +263,153 @@ pub fn checkpoint_of(cfg: &str, classes: Option<i64>, weights: &Path) -> CliResu
         }],
         ..Meta::default()
     };
-    Ok(Checkpoint::new(graph, params, meta))
+    Ok((Checkpoint::new(graph, params, meta), report))
 }
 
-/// Takes what fits from a weights file of any kind.
-pub fn transfer_from(params: &Params, weights: &Path) -> CliResult<checkpoint::TransferReport> {
-    let keep_all = |_: &str| false;
-    if weights.extension().is_some_and(|e| e == "pt") {
-        let source = pt::read(weights).map_err(failed)?;
-        let tensors: Vec<(String, tch::Tensor)> = source
-            .state
-            .iter()
-            .map(|(key, raw)| Ok((key.clone(), raw.to_tensor()?)))
-            .collect::<Result<_, yolo_engine::Error>>()
-            .map_err(failed)?;
-        return checkpoint::transfer(params, tensors.iter().map(|(k, t)| (k.as_str(), t)), &keep_all).map_err(failed);
+/// The tensors of a weights file of any kind, and what it says about the network that they are of.
+struct Tensors {
+    path: PathBuf,
+    tensors: Vec<(String, tch::Tensor)>,
+    names: Vec<String>,
+    graph: Option<Graph>,
+    /// Why there is no graph, where there are modules.
+    unknown: Option<String>,
+}
+
+impl Tensors {
+    fn read(path: &Path) -> CliResult<Self> {
+        // Ops of shared libraries are in the graph by name; the index is what finds them.
+        plugins::index()?;
+        if pt::is_checkpoint(path) {
+            let source = pt::read(path).map_err(failed)?;
+            let tensors = source
+                .state
+                .iter()
+                .map(|(key, raw)| Ok((key.clone(), raw.to_tensor()?)));
+            let tensors = tensors.collect::<Result<_, yolo_engine::Error>>().map_err(failed)?;
+            for note in source.notes.iter().filter(|_| source.tree.is_none()) {
+                ui::say(format!("{}: {note}", path.display()));
+            }
+            // Its tensors fit the model that was named, or don't, whatever its own modules compute.
+            let (graph, unknown) = match source.graph(path) {
+                Ok(graph) => (graph.map(|(graph, _)| graph), None),
+                Err(error) => (None, Some(error.to_string())),
+            };
+            return Ok(Self {
+                path: path.to_owned(),
+                tensors,
+                graph,
+                unknown,
+                names: source.names,
+            });
+        }
+        let file = checkpoint::read_tensors(path).map_err(failed)?;
+        let graph = file
+            .metadata
+            .get("graph")
+            .and_then(|text| serde_json::from_str(text).ok());
+        let names = match file.metadata.get("meta") {
+            Some(text) => serde_json::from_str::<Meta>(text).map(|meta| meta.names).ok(),
+            None => file
+                .metadata
+                .get("names")
+                .and_then(|text| serde_json::from_str(text).ok()),
+        };
+        let keys = checkpoint::plain_keys(file.tensors.keys().map(String::as_str));
+        Ok(Self {
+            path: path.to_owned(),
+            tensors: keys.into_iter().zip(file.tensors.into_values()).collect(),
+            names: names.unwrap_or_default(),
+            graph,
+            unknown: None,
+        })
     }
-    let file = checkpoint::read_tensors(weights).map_err(failed)?;
-    checkpoint::transfer(params, file.tensors.iter().map(|(k, t)| (k.as_str(), t)), &keep_all).map_err(failed)
+
+    fn keys(&self) -> impl Iterator<Item = &str> {
+        self.tensors.iter().map(|(key, _)| key.as_str())
+    }
+
+    /// How many classes the head has whose tensors these are.
+    fn classes(&self, graph: &Graph) -> Option<i64> {
+        let head = graph.head.as_ref()?;
+        let bias = format!("{}.m.0.bias", head.prefix);
+        let (_, bias) = self.tensors.iter().find(|(key, _)| *key == bias)?;
+        let (outputs, anchors) = (bias.size1().ok()?, head.anchors_per_level());
+        (outputs % anchors == 0 && outputs / anchors > 5).then(|| outputs / anchors - 5)
+    }
+
+    /// Says where the network of these tensors computes something else than the one that was named.
+    fn compare(&self, cfg: &str, graph: &Graph) {
+        if let Some(reason) = &self.unknown {
+            ui::say(format!(
+                "only tensors are taken, the network is that of `{cfg}`: {reason}"
+            ));
+        }
+        if let Some(d) = self.graph.as_ref().and_then(|own| differences::between(own, graph)) {
+            ui::say(format!(
+                "{}: these are weights of another network than `{cfg}`: `{}` is {} there and {} in `{cfg}`{}",
+                self.path.display(),
+                d.node,
+                d.left,
+                d.right,
+                and_more(d.count)
+            ));
+        }
+    }
+
+    /// Copies what fits.
+    fn into_params(&self, params: &Params) -> CliResult<checkpoint::TransferReport> {
+        checkpoint::transfer(
+            params,
+            self.tensors.iter().map(|(key, tensor)| (key.as_str(), tensor)),
+            &|_| false,
+        )
+        .map_err(failed)
+    }
+
+    /// As [`Tensors::into_params`], for a training that starts from them.
+    fn start_from(&self, model: &str, params: &Params, partial: bool) -> CliResult<checkpoint::TransferReport> {
+        if checkpoint::is_folded(params, self.keys()) {
+            return Err(CliError::Usage(format!("{}: {FOLDED}", self.path.display())));
+        }
+        let report = self.into_params(params)?;
+        if report.is_poor() && !partial {
+            return Err(CliError::Usage(format!(
+                "{}: {}, less than half of `{model}`: training would start from noise\n  help: name the model of the weights with --cfg, \
+                 leave out --weights, or say --partial-weights to start from what fits",
+                self.path.display(),
+                report.summary()
+            )));
+        }
+        Ok(report)
+    }
+}
+
+/// Where a training starts.
+#[derive(Debug, Clone, Copy)]
+pub struct Start<'a> {
+    /// Model configuration.
+    pub cfg: Option<&'a str>,
+    /// Values of it that are changed.
+    pub set: &'a [String],
+    /// Weights.
+    pub weights: Option<&'a Path>,
+    /// Whether it may start although less than half of the model is in the weights.
+    pub partial: bool,
+    /// Seed of what is not in the weights.
+    pub seed: u64,
 }
 
 /// A fresh model for training: `cfg` with what fits of `weights`, or the model of `weights` with this number of classes.
 pub fn for_training(
-    cfg: Option<&str>,
-    set: &[String],
-    weights: Option<&Path>,
+    Start {
+        cfg,
+        set,
+        weights,
+        partial,
+        seed,
+    }: Start<'_>,
     classes: i64,
-    seed: u64,
 ) -> CliResult<(Checkpoint, Option<checkpoint::TransferReport>)> {
     let (graph, config) = match (cfg, weights) {
         (Some(cfg), _) => {
@@ -249,6 +425,9 @@ pub fn for_training(
         }
         (None, Some(weights)) => {
             let base = checkpoint(weights)?;
+            if base.meta.quantizer.is_none() && is_folded(&base.graph) {
+                return Err(CliError::Usage(format!("{}: {FOLDED}", weights.display())));
+            }
             if base.graph.head.as_ref().is_some_and(|head| head.classes == classes) {
                 return Ok((base, None));
             }
@@ -261,7 +440,18 @@ pub fn for_training(
         }
     };
     let params = Params::init(&graph, seed);
-    let report = weights.map(|weights| transfer_from(&params, weights)).transpose()?;
+    let report = match weights {
+        Some(path) => {
+            let weights = Tensors::read(path)?;
+            let model = cfg.unwrap_or("its model");
+            let report = weights.start_from(model, &params, partial)?;
+            if cfg.is_some() {
+                weights.compare(model, &graph);
+            }
+            Some(report)
+        }
+        None => None,
+    };
     if let Some(head) = &graph.head {
         // Anchors belong to the graph: weights of another data set bring none.
         let mut params = params;
@@ -273,6 +463,16 @@ pub fn for_training(
         return Ok((Checkpoint::new(graph, params, meta), report));
     }
     Err(CliError::Usage("the model has no detection head".into()))
+}
+
+/// Whether a network was saved after `fuse()`: a convolution of YOLOv5's `Conv` with a bias where its batch norm should be.
+fn is_folded(graph: &Graph) -> bool {
+    let norm = |block: &str| format!("{block}.bn");
+    graph.nodes.iter().any(|node| {
+        let block = node.name.strip_suffix(".conv");
+        let biased = matches!(node.op, yolo_core::Op::Conv2d { bias: true, .. });
+        biased && block.is_some_and(|block| graph.nodes.iter().all(|other| other.name != norm(block)))
+    })
 }
 
 /// The same network with another number of classes: only the convolutions of the head change.

@@ -9,6 +9,7 @@ mod data;
 mod data_args;
 mod detect;
 mod device;
+mod differences;
 mod doctor;
 mod error;
 mod explain;

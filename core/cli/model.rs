@@ -105,7 +105,7 @@ pub fn run(args: &ModelArgs) -> CliResult {
 
 /// Writes the model with fresh weights, as a training without `--weights` starts.
 fn init_weights(args: &ModelArgs, graph: &Graph, path: &Path) -> CliResult {
-    if path.extension().is_none_or(|e| e != "safetensors") {
+    if !load::is_safetensors(path) {
         return Err(CliError::Usage(format!(
             "--init-weights {}: the result is a .safetensors file",
             path.display()
@@ -115,7 +115,14 @@ fn init_weights(args: &ModelArgs, graph: &Graph, path: &Path) -> CliResult {
         .head
         .as_ref()
         .ok_or_else(|| CliError::Usage("the model has no detection head".into()))?;
-    let (mut fresh, _) = load::for_training(Some(&args.model), &args.set, None, head.classes, args.seed)?;
+    let start = load::Start {
+        cfg: Some(&args.model),
+        set: &args.set,
+        weights: None,
+        partial: false,
+        seed: args.seed,
+    };
+    let (mut fresh, _) = load::for_training(start, head.classes)?;
     fresh.meta.names = (0..head.classes).map(|class| class.to_string()).collect();
     fresh.meta.image_size = args.img;
     checkpoint::save(path, &fresh).map_err(load::failed)?;

@@ -92,7 +92,7 @@ pub struct PruneArgs {
 
 /// Runs the command.
 pub fn run(args: &PruneArgs) -> CliResult {
-    if args.out.extension().is_none_or(|e| e != "safetensors") {
+    if !load::is_safetensors(&args.out) {
         return Err(CliError::Usage(format!(
             "--out {}: the result is a .safetensors file",
             args.out.display()

@@ -40,6 +40,10 @@ pub struct TrainArgs {
     /// Checkpoint to start from (.pt or .safetensors)
     #[arg(long)]
     weights: Option<PathBuf>,
+    /// Start from --weights although less than half of the model is in them: a pretrained backbone, another architecture
+    #[arg(long)]
+    #[serde(default)]
+    partial_weights: bool,
     /// Hyper-parameters (Ultralytics' hyp YAML)
     #[arg(long)]
     hyp: Option<PathBuf>,
@@ -262,11 +266,14 @@ fn train((mut args, folder, resume): Asked, json: bool, device: tch::Device, ran
         dataset.merge_classes();
     }
     let (start, report) = load::for_training(
-        args.cfg.as_deref(),
-        &args.set,
-        args.weights.as_deref(),
+        load::Start {
+            cfg: args.cfg.as_deref(),
+            set: &args.set,
+            weights: args.weights.as_deref(),
+            partial: args.partial_weights,
+            seed: args.seed,
+        },
         dataset.names.len() as i64,
-        args.seed,
     )?;
     if let Some(report) = report.filter(|_| !resume) {
         ui::say(format!("weights: {}", report.summary()));

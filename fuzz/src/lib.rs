@@ -93,7 +93,16 @@ pub fn pt(bytes: &[u8]) {
     });
     let Ok(file) = written else { return };
     if let Ok(model) = yolo_engine::pt::read(file.path()) {
-        let _ = model.check_modules(file.path());
+        if let Ok(Some((graph, _))) = model.graph(file.path()) {
+            assert!(graph.validate().is_ok());
+            // Its tensors are those of the file, under the same names.
+            for spec in graph.param_specs() {
+                if let Some(tensor) = model.state.get(&spec.key) {
+                    let shape: Vec<i64> = tensor.shape.iter().map(|side| *side as i64).collect();
+                    assert_eq!(shape, spec.shape, "{}", spec.key);
+                }
+            }
+        }
         let _ = model.scalars();
         for tensor in model.state.values() {
             assert!(tensor.shape.iter().all(|side| *side < 1 << 40));

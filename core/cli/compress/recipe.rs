@@ -23,6 +23,9 @@ pub struct Recipe {
     /// Checkpoint to start from (`.pt` or `.safetensors`); with `cfg` too, weights that fit are taken.
     #[serde(default)]
     pub weights: Option<PathBuf>,
+    /// Start from `weights` although less than half of the model is in them.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub partial_weights: bool,
     /// Side of the image.
     #[serde(default = "default_img")]
     pub img: i64,

@@ -131,11 +131,14 @@ impl<'a> Context<'a> {
             return Ok(load::checkpoint(path)?.to_device(self.compute.device));
         }
         let (mut model, report) = load::for_training(
-            self.recipe.cfg.as_deref(),
-            &[],
-            self.recipe.weights.as_deref(),
+            load::Start {
+                cfg: self.recipe.cfg.as_deref(),
+                set: &[],
+                weights: self.recipe.weights.as_deref(),
+                partial: self.recipe.partial_weights,
+                seed: self.recipe.seed,
+            },
             self.dataset.names.len() as i64,
-            self.recipe.seed,
         )?;
         if let Some(report) = report {
             ui::say(format!("weights: {}", report.summary()));

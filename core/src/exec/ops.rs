@@ -111,6 +111,10 @@ pub(super) fn run(op: &Op, x: &[&Tensor], params: &[Tensor], mode: Mode, place: 
             let (_, _, h, w) = x[0].size4()?;
             x[0].f_upsample_nearest2d([h * scale, w * scale], None, None)?
         }
+        Op::Bilinear { scale } => {
+            let (_, _, h, w) = x[0].size4()?;
+            x[0].f_upsample_bilinear2d([h * scale, w * scale], false, None, None)?
+        }
         Op::MatMul { transpose_b } => {
             if *transpose_b {
                 x[0].f_matmul(&x[1].f_transpose(-2, -1)?)?

@@ -82,7 +82,7 @@ impl Op {
                 left,
                 right,
             } => within("padding", &[*top, *bottom, *left, *right], 0)?,
-            Self::Upsample { scale } => within("factor", &[*scale], 1)?,
+            Self::Upsample { scale } | Self::Bilinear { scale } => within("factor", &[*scale], 1)?,
             Self::ChannelShuffle { groups } => within("size", &[*groups], 1)?,
             Self::WindowPartition { size, shift, .. }
             | Self::WindowMerge { size, shift, .. }

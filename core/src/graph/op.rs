@@ -250,6 +250,12 @@ pub enum Op {
         /// Factor.
         scale: i64,
     },
+    /// Bilinear enlargement of height and width: centres of pixels are half a pixel from the corner, and the border is repeated
+    /// (`nn.Upsample(mode="bilinear", align_corners=False)`).
+    Bilinear {
+        /// Factor.
+        scale: i64,
+    },
     /// Matrix product of the last two axes, batched over the others.
     MatMul {
         /// Transpose the last two axes of the second input first.
@@ -372,6 +378,7 @@ impl Op {
             Self::Pad { .. } => "pad",
             Self::Reduce { .. } => "reduce",
             Self::Upsample { .. } => "upsample",
+            Self::Bilinear { .. } => "bilinear",
             Self::MatMul { .. } => "matmul",
             Self::Softmax { .. } => "softmax",
             Self::Reshape { .. } => "reshape",

@@ -211,7 +211,7 @@ fn op_shape(op: &Op, inputs: &[&[i64]], image: &[i64; 4]) -> Result<Shape, Strin
             }
             Ok(x)
         }
-        Op::Upsample { scale } => {
+        Op::Upsample { scale } | Op::Bilinear { scale } => {
             let [n, c, h, w] = map(one(inputs)?)?;
             Ok(vec![n, c, h * scale, w * scale])
         }

@@ -94,6 +94,7 @@ impl Op {
             | Self::Pad { .. }
             | Self::Reduce { .. }
             | Self::Upsample { .. }
+            | Self::Bilinear { .. }
             | Self::MatMul { .. }
             | Self::Softmax { .. }
             | Self::Reshape { .. }

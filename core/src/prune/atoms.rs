@@ -215,6 +215,7 @@ impl Tracer<'_> {
             Op::BatchNorm { .. }
             | Op::Act { .. }
             | Op::Upsample { .. }
+            | Op::Bilinear { .. }
             | Op::MaxPool { .. }
             | Op::AvgPool { .. }
             | Op::Dropout { .. }

@@ -4,45 +4,15 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use tch::{Kind, Tensor};
-use yolo_core::{Graph, Op, Params};
+use yolo_core::{Graph, Params};
 
 use super::{Checkpoint, Meta, Stage, TransferReport, transfer, write_tensors};
 use crate::pt::PtModel;
 use crate::{Error, Result};
 
-/// Puts the weights of a `.pt` file into a graph that was built for it. Anchors, class names and settings of the batch
-/// normalisations come from the file. An error if tensors of the model are missing in the file; what the file has beyond the
-/// model is in the report.
-pub fn adopt(path: &Path, source: &PtModel, mut graph: Graph, image_size: i64) -> Result<(Checkpoint, TransferReport)> {
-    if let Some(head) = &mut graph.head
-        && !source.anchors.is_empty()
-    {
-        if source.anchors.len() != head.anchors.len()
-            || source
-                .anchors
-                .iter()
-                .zip(&head.anchors)
-                .any(|(a, b)| a.len() != b.len())
-        {
-            return Err(Error::file(
-                path,
-                "its anchors have another number of levels or anchors than the model",
-            ));
-        }
-        head.anchors.clone_from(&source.anchors);
-    }
-    let settings: HashMap<&str, (f64, f64)> = source
-        .norms
-        .iter()
-        .map(|n| (n.path.as_str(), (n.eps, n.momentum)))
-        .collect();
-    for node in &mut graph.nodes {
-        if let Op::BatchNorm { eps, momentum, .. } = &mut node.op
-            && let Some(known) = settings.get(node.name.as_str())
-        {
-            (*eps, *momentum) = *known;
-        }
-    }
+/// Puts the weights of a `.pt` file into the graph of its modules ([`PtModel::graph`]). Class names come from the file. An error if
+/// tensors of the model are missing in the file; what the file has beyond the model is in the report.
+pub fn adopt(path: &Path, source: &PtModel, graph: Graph, image_size: i64) -> Result<(Checkpoint, TransferReport)> {
     let params = Params::init(&graph, 0);
     let tensors: Vec<(&str, Tensor)> = source
         .state
@@ -58,7 +28,8 @@ pub fn adopt(path: &Path, source: &PtModel, mut graph: Graph, image_size: i64) -
         })
         .collect::<Result<_>>()?;
     let report = transfer(&params, tensors.iter().map(|(key, tensor)| (*key, tensor)), &|_| false)?;
-    if let Some(first) = report.missing.first() {
+    // Models before PyTorch 0.4.1 have no counters.
+    if let Some(first) = report.missing.iter().find(|key| !key.ends_with("num_batches_tracked")) {
         return Err(Error::file(
             path,
             format!(

@@ -9,7 +9,7 @@ use safetensors::{Dtype, SafeTensors, View};
 use tch::{Kind, Tensor};
 use yolo_core::{Graph, Params};
 
-use super::{Checkpoint, FORMAT_VERSION, Meta, write_atomically};
+use super::{Checkpoint, FORMAT_VERSION, Meta, finite, write_atomically};
 use crate::raw::{RawTensor, tensor_from_bytes};
 use crate::{Error, Result};
 
@@ -39,7 +39,7 @@ pub struct TensorFile {
     pub metadata: HashMap<String, String>,
 }
 
-/// Reads any `.safetensors` file.
+/// Reads any `.safetensors` file. A tensor with a value that is not finite is an error that names it.
 pub fn read_tensors(path: &Path) -> Result<TensorFile> {
     let bytes = std::fs::read(path).map_err(Error::io(path, "read it"))?;
     let damaged = |error: safetensors::SafeTensorError| Error::file(path, explain(&bytes, &error));
@@ -47,9 +47,14 @@ pub fn read_tensors(path: &Path) -> Result<TensorFile> {
     let file = SafeTensors::deserialize(&bytes).map_err(damaged)?;
     let mut names = file.names();
     names.sort_unstable();
+    let views = names.iter().map(|name| Ok((*name, file.tensor(name)?)));
+    let views = views.collect::<Result<Vec<_>, _>>().map_err(damaged)?;
+    finite::check(
+        path,
+        views.iter().map(|(name, view)| (*name, view.dtype(), view.data())),
+    )?;
     let mut tensors = IndexMap::with_capacity(names.len());
-    for name in names {
-        let view = file.tensor(name).map_err(damaged)?;
+    for (name, view) in views {
         let tensor = tensor_from_bytes(view.dtype(), view.shape(), view.data())
             .map_err(|error| Error::file(path, format!("tensor `{name}`: {error}")))?;
         tensors.insert(name.to_owned(), tensor);
@@ -64,7 +69,7 @@ fn explain(bytes: &[u8], error: &safetensors::SafeTensorError) -> String {
     if bytes.is_empty() {
         "the file is empty".into()
     } else if bytes.starts_with(b"PK\x03\x04") {
-        "this is a zip archive, probably a PyTorch checkpoint; give it the ending `.pt`, or convert it with `yolo convert`".into()
+        "this is a zip archive, probably a PyTorch checkpoint; give it the ending `.pt`".into()
     } else if bytes.starts_with(b"version https://git-lfs") {
         "this is a Git LFS pointer, not the weights; run `git lfs pull` where it came from".into()
     } else if bytes.len() > 9 && bytes[8] == b'{' {
@@ -74,7 +79,8 @@ fn explain(bytes: &[u8], error: &safetensors::SafeTensorError) -> String {
     }
 }
 
-/// Writes tensors and metadata as `.safetensors`, atomically.
+/// Writes tensors and metadata as `.safetensors`, atomically. A tensor with a value that is not finite is an error that names it, and
+/// nothing is written.
 pub fn write_tensors<'a>(
     path: &Path,
     tensors: impl IntoIterator<Item = (&'a str, &'a Tensor)>,
@@ -84,6 +90,11 @@ pub fn write_tensors<'a>(
         .into_iter()
         .map(|(key, tensor)| Ok((key.to_owned(), RawTensor::from_tensor(tensor)?)))
         .collect::<Result<_>>()?;
+    finite::check(
+        path,
+        raw.iter()
+            .map(|(key, tensor)| (key.as_str(), tensor.dtype, tensor.bytes.as_slice())),
+    )?;
     let mut bytes = safetensors::serialize(raw.iter().map(|(key, tensor)| (key.as_str(), tensor)), Some(metadata))
         .map_err(|error| Error::file(path, error.to_string()))?;
     sort_metadata(&mut bytes);
@@ -140,9 +151,10 @@ pub(super) fn model_from(
     let fail = |reason: String| Error::file(path, reason);
     if metadata.get("format").map(String::as_str) != Some(FORMAT) {
         return Err(fail(format!(
-            "it holds {} tensors but no model; say which model they are for (`--cfg`), or convert the original `.pt` with \
-             `yolo convert`",
-            tensors.len()
+            "it holds {} tensors but no model: name the one they are of, `yolo convert {} model.safetensors --cfg MODEL` (MODEL: yolov5n or \
+             a YAML file), and use model.safetensors",
+            tensors.len(),
+            path.display()
         )));
     }
     let version: u32 = metadata.get("format_version").and_then(|v| v.parse().ok()).unwrap_or(0);

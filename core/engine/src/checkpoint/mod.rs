@@ -6,14 +6,17 @@
 mod atomic;
 mod convert;
 mod file;
+pub(crate) mod finite;
+mod keys;
 mod state;
 mod transfer;
 
 pub use atomic::{TEMPORARY, write_atomically};
 pub use convert::{adopt, state_dict};
 pub use file::{TensorFile, load, read_tensors, save, write_tensors};
+pub use keys::plain_keys;
 pub use state::{TrainState, load_state, save_state, state_numbers};
-pub use transfer::{TransferReport, transfer};
+pub use transfer::{TransferReport, is_folded, transfer};
 
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};

@@ -15,6 +15,12 @@ pub struct TransferReport {
     pub taken: usize,
     /// Tensors of the target.
     pub total: usize,
+    /// Of the taken: counters of batch norms.
+    #[serde(skip)]
+    counters: usize,
+    /// Of the target: counters of batch norms.
+    #[serde(skip)]
+    all_counters: usize,
     /// Keys of the target that the source does not have, or has in another shape: they keep their values.
     pub missing: Vec<String>,
     /// Keys of the source that were not used.
@@ -24,6 +30,12 @@ pub struct TransferReport {
 }
 
 impl TransferReport {
+    /// Whether so little of the model was taken over that it starts from noise: less than half of its tensors. Counters of batch norms
+    /// don't count, they fit every batch norm.
+    pub fn is_poor(&self) -> bool {
+        (self.taken - self.counters) * 2 < self.total - self.all_counters
+    }
+
     /// One line for people.
     pub fn summary(&self) -> String {
         let mut text = format!("{} of {} tensors taken over", self.taken, self.total);
@@ -62,6 +74,19 @@ impl TransferReport {
     }
 }
 
+/// Whether batch norms are folded into their convolutions in tensors of these names, which `target` has side by side: a network saved
+/// after `fuse()`.
+pub fn is_folded<'a>(target: &Params, source: impl IntoIterator<Item = &'a str>) -> bool {
+    let source: HashSet<&str> = source.into_iter().collect();
+    let mut blocks = target.iter().filter_map(|(key, _)| key.strip_suffix("bn.running_mean"));
+    blocks.any(|block| {
+        let bias = format!("{block}conv.bias");
+        source.contains(bias.as_str())
+            && target.get(&bias).is_none()
+            && !source.contains(format!("{block}bn.running_mean").as_str())
+    })
+}
+
 /// Copies the values of `source` into the tensors of `target` that have the same key and shape. Keys for which `skip` is true
 /// are neither taken nor reported. Kind and device of the target stay.
 pub fn transfer<'a>(
@@ -73,6 +98,8 @@ pub fn transfer<'a>(
         total: target.iter().filter(|(key, _)| !skip(key)).count(),
         ..Default::default()
     };
+    let is_counter = |key: &str| key.ends_with("num_batches_tracked");
+    report.all_counters = target.iter().filter(|(key, _)| !skip(key) && is_counter(key)).count();
     let mut taken = HashSet::new();
     for (key, tensor) in source {
         if skip(key) {
@@ -93,6 +120,7 @@ pub fn transfer<'a>(
         }
     }
     report.taken = taken.len();
+    report.counters = taken.iter().filter(|key| is_counter(key)).count();
     report.missing = target
         .iter()
         .map(|(key, _)| key)

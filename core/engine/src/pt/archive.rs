@@ -1,4 +1,5 @@
-//! The zip archive around a PyTorch checkpoint (`PREFIX/data.pkl`, `PREFIX/data/KEY`, `PREFIX/byteorder`).
+//! The container of a PyTorch checkpoint: a zip archive (`PREFIX/data.pkl`, `PREFIX/data/KEY`, `PREFIX/byteorder`), or the file of
+//! PyTorch before 1.6 ([`super::legacy`]).
 //!
 //! Sizes are checked before anything is allocated for them.
 
@@ -8,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use zip::ZipArchive;
 
+use super::legacy::{self, Legacy};
 use crate::{Error, Result};
 
 /// Largest pickle that is read: far above any model, far below the memory.
@@ -17,35 +19,75 @@ const MAX_STORAGE: u64 = 16 << 30;
 /// How much larger than its compressed form an entry may be. PyTorch stores without compression.
 const MAX_RATIO: u64 = 200;
 
+/// Whether a file that starts like this is a checkpoint in one of the two containers.
+pub(super) fn is_archive(head: &[u8]) -> bool {
+    head.starts_with(ZIP) || head.starts_with(legacy::MAGIC)
+}
+
+const ZIP: &[u8] = b"PK\x03\x04";
+
 /// An open checkpoint.
-pub(super) struct Archive {
-    path: PathBuf,
-    zip: ZipArchive<BufReader<File>>,
-    prefix: String,
+pub(super) enum Archive {
+    /// A zip archive.
+    Zip(Zip),
+    /// One file of pickles and storages.
+    Legacy(Legacy),
 }
 
 impl Archive {
     /// Opens a file and finds the pickle in it.
     pub(super) fn open(path: &Path) -> Result<Self> {
         let mut file = File::open(path).map_err(Error::io(path, "open it"))?;
-        let mut head = [0u8; 64];
-        let mut len = 0;
-        while len < head.len() {
-            match file.read(&mut head[len..]).map_err(Error::io(path, "read it"))? {
-                0 => break,
-                n => len += n,
-            }
-        }
-        if !head.starts_with(b"PK\x03\x04") {
-            return Err(Error::file(path, not_a_zip(&head[..len])));
-        }
+        let mut head = Vec::new();
+        file.by_ref()
+            .take(64)
+            .read_to_end(&mut head)
+            .map_err(Error::io(path, "read it"))?;
         file.rewind().map_err(Error::io(path, "read it"))?;
+        if head.starts_with(legacy::MAGIC) {
+            let mut bytes = Vec::new();
+            file.read_to_end(&mut bytes).map_err(Error::io(path, "read it"))?;
+            Legacy::read(path, bytes).map(Self::Legacy)
+        } else if head.starts_with(ZIP) {
+            Zip::open(path, file).map(Self::Zip)
+        } else {
+            Err(Error::file(path, not_a_checkpoint(&head)))
+        }
+    }
+
+    /// Bytes of the pickle.
+    pub(super) fn pickle(&mut self) -> Result<Vec<u8>> {
+        match self {
+            Self::Zip(zip) => zip.entry("data.pkl", MAX_PICKLE),
+            Self::Legacy(legacy) => Ok(legacy.pickle().to_vec()),
+        }
+    }
+
+    /// Bytes of a storage.
+    pub(super) fn storage(&mut self, key: &str) -> Result<Vec<u8>> {
+        match self {
+            Self::Zip(zip) => zip.entry(&format!("data/{key}"), MAX_STORAGE),
+            Self::Legacy(legacy) => legacy.storage(key),
+        }
+    }
+}
+
+/// An open zip archive.
+pub(super) struct Zip {
+    path: PathBuf,
+    zip: ZipArchive<BufReader<File>>,
+    prefix: String,
+}
+
+impl Zip {
+    fn open(path: &Path, file: File) -> Result<Self> {
         let zip = ZipArchive::new(BufReader::new(file)).map_err(|error| {
             Error::file(
                 path,
                 format!("the archive is damaged or cut off ({error}); download or copy the file again"),
             )
         })?;
+        // An entry whose name is no text is none that a checkpoint has.
         let names: Vec<String> = zip
             .file_names()
             .filter_map(|n| n.ok().map(|n| n.into_owned()))
@@ -84,16 +126,6 @@ impl Archive {
         Ok(archive)
     }
 
-    /// Bytes of the pickle.
-    pub(super) fn pickle(&mut self) -> Result<Vec<u8>> {
-        self.entry("data.pkl", MAX_PICKLE)
-    }
-
-    /// Bytes of a storage.
-    pub(super) fn storage(&mut self, key: &str) -> Result<Vec<u8>> {
-        self.entry(&format!("data/{key}"), MAX_STORAGE)
-    }
-
     fn has(&self, name: &str) -> bool {
         self.zip.index_for_name(&format!("{}{name}", self.prefix)).is_some()
     }
@@ -127,16 +159,14 @@ impl Archive {
     }
 }
 
-/// What a file is that is not a zip archive.
-fn not_a_zip(head: &[u8]) -> &'static str {
+/// What a file is that is no checkpoint.
+fn not_a_checkpoint(head: &[u8]) -> &'static str {
     if head.is_empty() {
         "the file is empty"
     } else if head.starts_with(b"version https://git-lfs") {
         "this is a Git LFS pointer, not the weights; run `git lfs pull` where it came from"
     } else if head.trim_ascii_start().starts_with(b"<") {
         "this is a web page, not weights; the download went wrong"
-    } else if head.starts_with(&[0x80, 0x02, 0x8a, 0x0a]) {
-        "this is a checkpoint of PyTorch before 1.6; load it once in a newer PyTorch and save it again"
     } else if head.len() > 9 && head[8] == b'{' {
         "this looks like a `.safetensors` file; give it that ending"
     } else {

@@ -1,19 +1,27 @@
 //! Reads Ultralytics `.pt` checkpoints without Python: zip, pickle, tensors, module tree. Builds plain data and executes
 //! nothing that the file says.
 //!
-//! What lives here: the file format. What must not: how a model is built from it (see `checkpoint::convert`).
+//! What lives here: the file format, and what the pickled modules compute (`graph`). What must not: weights in a model (see
+//! `checkpoint::convert`).
 
 mod archive;
+mod graph;
+mod legacy;
 mod model;
+mod names;
 mod pickle;
 mod tensor;
+mod tree;
 
 pub use pickle::{Id, Node, Object, Pickle, PickleError};
+pub use tree::{Attr, PtModule};
 
 use std::path::Path;
 
 use indexmap::IndexMap;
+use yolo_core::Graph;
 
+use crate::checkpoint::finite;
 use crate::raw::RawTensor;
 use crate::{Error, Result};
 
@@ -29,26 +37,6 @@ pub enum Source {
     StateDict,
 }
 
-/// A module of the pickled model.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PtModule {
-    /// Path in the model (`model.4.m.0`), empty for the model itself.
-    pub path: String,
-    /// Full class name (`models.common.Conv`).
-    pub class: String,
-}
-
-/// Settings of a batch normalisation, which a state dict does not hold.
-#[derive(Debug, Clone, PartialEq)]
-pub struct NormSettings {
-    /// Path of the module.
-    pub path: String,
-    /// Added to the variance.
-    pub eps: f64,
-    /// Weight of the new batch in the running statistics.
-    pub momentum: f64,
-}
-
 /// What a `.pt` file holds.
 #[derive(Debug, Clone, Default)]
 pub struct PtModel {
@@ -58,10 +46,8 @@ pub struct PtModel {
     pub source: Source,
     /// Tensors by key, in PyTorch's order, in the types of the file.
     pub state: IndexMap<String, RawTensor>,
-    /// Modules in depth-first order.
-    pub modules: Vec<PtModule>,
-    /// Settings of the batch normalisations.
-    pub norms: Vec<NormSettings>,
+    /// The pickled modules; `None` for a plain state dict.
+    pub tree: Option<PtModule>,
     /// Path of the detection head.
     pub detect: Option<String>,
     /// Names of the classes.
@@ -80,49 +66,28 @@ pub struct PtModel {
     pub date: Option<String>,
     /// Best fitness so far.
     pub best_fitness: Option<f64>,
+    /// What is odd about it, for people.
+    pub notes: Vec<String>,
 }
 
 impl PtModel {
-    /// Refuses a model with a module that this program does not know, naming its class and its place.
-    pub fn check_modules(&self, path: &Path) -> Result<()> {
-        let Some(module) = model::unknown_module(self) else {
-            return Ok(());
-        };
-        let place = if module.path.is_empty() {
-            "the model itself".to_owned()
-        } else {
-            format!("`{}`", module.path)
-        };
-        let mut others: Vec<&str> = Vec::new();
-        for other in self
-            .modules
-            .iter()
-            .filter(|m| m.class == module.class && m.path != module.path)
-        {
-            others.push(&other.path);
-        }
-        let more = if others.is_empty() {
-            String::new()
-        } else {
-            format!(" (and {} more)", others.len())
-        };
-        Err(Error::file(
-            path,
-            format!(
-                "it holds a module of class `{}` at {place}{more}, which is not part of YOLOv5 v6 and whose computation is \
-                 not in the file; rebuild the model as a configuration of plugins and load the weights into that",
-                module.class
-            ),
-        ))
-    }
-
     /// Number of scalars (counters excluded).
     pub fn scalars(&self) -> usize {
         model::scalars(&self.state)
     }
+
+    /// The graph that its modules compute, with their own settings; `None` for a plain state dict. Errors name the module whose
+    /// computation is not known or can't be expressed. Notes are for people.
+    pub fn graph(&self, path: &Path) -> Result<Option<(Graph, Vec<String>)>> {
+        self.tree
+            .as_ref()
+            .map(|tree| graph::build(path, self, tree))
+            .transpose()
+    }
 }
 
-/// Reads a checkpoint. Modules of unknown classes are data like all others; see [`PtModel::check_modules`].
+/// Reads a checkpoint. Modules of unknown classes are data like all others; see [`PtModel::graph`]. Every tensor is checked for being
+/// finite.
 pub fn read(path: &Path) -> Result<PtModel> {
     let mut archive = archive::Archive::open(path)?;
     let bytes = archive.pickle()?;
@@ -130,5 +95,29 @@ pub fn read(path: &Path) -> Result<PtModel> {
         Pickle::parse(&bytes).map_err(|error| Error::file(path, format!("the checkpoint is damaged: {error}")))?;
     drop(bytes);
     let mut tensors = tensor::Tensors::new(path, &pickle, &mut archive);
-    model::read_model(&mut tensors)
+    let model = model::read_model(&mut tensors)?;
+    finite::check(
+        path,
+        model
+            .state
+            .iter()
+            .map(|(key, tensor)| (key.as_str(), tensor.dtype, tensor.bytes.as_slice())),
+    )?;
+    Ok(model)
+}
+
+/// Whether a file is a PyTorch checkpoint, whatever its name is: decided by its first bytes. A file that can't be opened is one if its
+/// name says so.
+pub fn is_checkpoint(path: &Path) -> bool {
+    let mut head = [0; 4];
+    let read = std::fs::File::open(path).and_then(|mut file| std::io::Read::read_exact(&mut file, &mut head));
+    let named = path
+        .extension()
+        .and_then(|ending| ending.to_str())
+        .is_some_and(|ending| {
+            ["pt", "pth", "ckpt", "bin"]
+                .iter()
+                .any(|known| ending.eq_ignore_ascii_case(known))
+        });
+    named || read.is_ok() && archive::is_archive(&head)
 }

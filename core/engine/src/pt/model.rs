@@ -1,17 +1,39 @@
-//! From the pickled module tree to a state dict in PyTorch's order, plus what a checkpoint says about itself.
+//! From the pickle to a state dict in PyTorch's order, a module tree, and what a checkpoint says about itself.
 
 use std::path::Path;
 
-use indexmap::IndexMap;
-
+use super::names;
 use super::pickle::{Id, Node, Pickle};
 use super::tensor::Tensors;
-use super::{NormSettings, PtModel, PtModule, Source};
+use super::tree::{Attr, PtModule, attribute, plain};
+use super::{PtModel, Source};
+use crate::checkpoint::plain_keys;
 use crate::raw::RawTensor;
 use crate::{Error, Result};
 
 /// Modules can nest this deep.
 const MAX_DEPTH: usize = 64;
+/// Keys under which state dicts are saved, the average first, as with whole models.
+const STATE_KEYS: [&str; 9] = [
+    "ema_state_dict",
+    "state_dict",
+    "model_state_dict",
+    "model_state",
+    "ema",
+    "model",
+    "weights",
+    "net",
+    "params",
+];
+/// Modules around a model that pass everything on, and the child that holds it.
+const WRAPPERS: [(&str, &str); 6] = [
+    ("DataParallel", "module"),
+    ("DistributedDataParallel", "module"),
+    ("FullyShardedDataParallel", "module"),
+    ("OptimizedModule", "_orig_mod"),
+    ("AutoShape", "model"),
+    ("DetectMultiBackend", "model"),
+];
 
 /// Reads what the root of the pickle holds.
 pub(super) fn read_model(tensors: &mut Tensors<'_>) -> Result<PtModel> {
@@ -29,42 +51,31 @@ pub(super) fn read_model(tensors: &mut Tensors<'_>) -> Result<PtModel> {
         best_fitness: present("best_fitness").and_then(|id| pickle.float(id)),
         ..PtModel::default()
     };
-    let is_module = |id: &Id| pickle.attr(*id, "_modules").is_some();
-    let (module, source) = if let Some(ema) = present("ema").filter(is_module) {
-        (Some(ema), Source::Ema)
-    } else if let Some(module) = present("model").filter(is_module) {
-        (Some(module), Source::Model)
-    } else if is_module(&root) {
-        (Some(root), Source::Model)
-    } else {
-        (None, Source::StateDict)
-    };
-    model.source = source;
+    let candidates = [
+        (present("ema"), Source::Ema),
+        (present("model"), Source::Model),
+        (Some(root), Source::Model),
+    ];
+    let module = candidates
+        .into_iter()
+        .find_map(|(id, source)| Some((network(pickle, id?)?, source)));
     match module {
-        Some(module) => {
-            model.class = pickle
-                .object(module)
-                .map(|o| pickle.class(o).to_owned())
-                .unwrap_or_default();
+        Some((module, source)) => {
+            model.source = source;
             let mut walk = Walk {
                 tensors,
                 model: &mut model,
                 budget: pickle.walk_budget(),
+                values: 400_000,
             };
-            walk.module(module, "", 0)?;
+            let tree = walk.module(module, "", 0)?;
+            model.class.clone_from(&tree.class);
+            model.tree = Some(tree);
             attributes(tensors, module, &mut model)?;
         }
         None => {
-            let dict = ["state_dict", "model", "ema"]
-                .iter()
-                .find_map(|key| present(key))
-                .unwrap_or(root);
-            for (key, value) in pickle.pairs(dict).unwrap_or_default() {
-                let Some(name) = pickle.str(*key) else { continue };
-                if let Some(tensor) = tensors.resolve(*value, name)? {
-                    model.state.insert(name.to_owned(), tensor);
-                }
-            }
+            model.source = Source::StateDict;
+            state_dict(tensors, &mut model)?;
         }
     }
     if model.state.is_empty() {
@@ -76,114 +87,237 @@ pub(super) fn read_model(tensors: &mut Tensors<'_>) -> Result<PtModel> {
     Ok(model)
 }
 
+/// The network that a value of the checkpoint is: itself, or what it wraps (`DistributedDataParallel`, the average's own object, the
+/// pair of average and counter that early versions saved).
+fn network(pickle: &Pickle, id: Id) -> Option<Id> {
+    let mut id = id;
+    for _ in 0..8 {
+        if let Node::Tuple(items) = pickle.node(id) {
+            id = *items.first()?;
+            continue;
+        }
+        let object = pickle.object(id)?;
+        let kind = pickle.class(object).rsplit('.').next().unwrap_or_default();
+        let Some(children) = pickle.attr(id, "_modules") else {
+            // `ModelEMA` is no module itself.
+            id = pickle.attr(id, "ema")?;
+            continue;
+        };
+        match WRAPPERS.iter().find(|(class, _)| *class == kind) {
+            Some((_, child)) => id = pickle.get(children, child)?,
+            None => return Some(id),
+        }
+    }
+    None
+}
+
 /// Visits modules as `Module.state_dict` does: parameters, buffers, then children.
 struct Walk<'a, 'b> {
     tensors: &'a mut Tensors<'b>,
     model: &'a mut PtModel,
+    /// Modules that may still be visited.
     budget: usize,
+    /// Attribute values that may still be copied.
+    values: usize,
 }
 
 impl Walk<'_, '_> {
-    fn module(&mut self, id: Id, prefix: &str, depth: usize) -> Result<()> {
+    fn module(&mut self, id: Id, prefix: &str, depth: usize) -> Result<PtModule> {
         let pickle = self.tensors.pickle;
         self.budget = self.budget.saturating_sub(1);
         if depth > MAX_DEPTH || self.budget == 0 {
-            return Err(Error::file(
-                &self.tensors.path,
-                format!("its modules contain themselves (at `{prefix}`)"),
-            ));
+            return Err(self.fail(format!("its modules contain themselves (at `{prefix}`)")));
         }
-        let Some(object) = pickle.object(id) else { return Ok(()) };
-        let class = pickle.class(object).to_owned();
-        if class.ends_with("BatchNorm2d") {
-            let number = |key| pickle.attr(id, key).and_then(|v| pickle.float(v));
-            if let (Some(eps), Some(momentum)) = (number("eps"), number("momentum")) {
-                self.model.norms.push(NormSettings {
-                    path: prefix.to_owned(),
-                    eps,
-                    momentum,
-                });
-            }
-        }
-        if class.ends_with(".Detect") {
+        let Some(object) = pickle.object(id) else {
+            return Err(self.fail(format!("`{prefix}` should be a module but is something else")));
+        };
+        let mut module = PtModule {
+            path: prefix.to_owned(),
+            class: pickle.class(object).to_owned(),
+            ..PtModule::default()
+        };
+        self.own_attributes(id, &mut module)?;
+        if module.kind() == "Detect" {
             self.model.detect = Some(prefix.to_owned());
         }
-        self.model.modules.push(PtModule {
-            path: prefix.to_owned(),
-            class,
-        });
-        let join = |name: &str| {
-            if prefix.is_empty() {
-                name.to_owned()
-            } else {
-                format!("{prefix}.{name}")
-            }
-        };
+        self.own_tensors(id, &mut module)?;
+        for (name, child) in self.entries(id, "_modules", prefix)? {
+            let path = join(prefix, &name);
+            let child = self.module(child, &path, depth + 1)?;
+            module.children.insert(name, child);
+        }
+        Ok(module)
+    }
+
+    /// Parameters and buffers.
+    fn own_tensors(&mut self, id: Id, module: &mut PtModule) -> Result<()> {
+        let pickle = self.tensors.pickle;
         let transient: Vec<&str> = pickle
             .attr(id, "_non_persistent_buffers_set")
             .and_then(|set| pickle.items(set))
             .unwrap_or_default()
             .iter()
+            // What is no text names no buffer.
             .filter_map(|name| pickle.str(*name))
             .collect();
         for store in ["_parameters", "_buffers"] {
-            let pairs = pickle
-                .attr(id, store)
-                .and_then(|dict| pickle.pairs(dict))
-                .unwrap_or_default();
-            for (key, value) in pairs {
-                let Some(name) = pickle.str(*key) else { continue };
-                if transient.contains(&name) || matches!(pickle.node(*value), Node::None) {
+            for (name, value) in self.entries(id, store, &module.path)? {
+                if transient.contains(&name.as_str()) {
                     continue;
                 }
-                let full = join(name);
-                let tensor = self.tensors.resolve(*value, &full)?.ok_or_else(|| {
-                    Error::file(
-                        &self.tensors.path,
-                        format!("`{full}` should be a tensor but is something else"),
-                    )
-                })?;
+                let full = join(&module.path, &name);
+                let tensor = self
+                    .tensors
+                    .resolve(value, &full)?
+                    .ok_or_else(|| self.fail(format!("`{full}` should be a tensor but is something else")))?;
+                module.tensors.insert(name, store == "_parameters");
                 self.model.state.insert(full, tensor);
-            }
-        }
-        let children = pickle
-            .attr(id, "_modules")
-            .and_then(|dict| pickle.pairs(dict))
-            .unwrap_or_default();
-        for (key, child) in children {
-            if let Some(name) = pickle.str(*key) {
-                self.module(*child, &join(name), depth + 1)?;
             }
         }
         Ok(())
     }
+
+    /// The pairs of a module's dict that are not `None`.
+    fn entries(&self, id: Id, store: &str, prefix: &str) -> Result<Vec<(String, Id)>> {
+        let pickle = self.tensors.pickle;
+        let mut entries = indexmap::IndexMap::new();
+        let pairs = pickle.attr(id, store).and_then(|dict| pickle.pairs(dict));
+        for (key, value) in pairs.unwrap_or_default() {
+            let Some(name) = pickle.str(*key) else {
+                return Err(self.fail(format!("`{prefix}` has a part in `{store}` whose name is no text")));
+            };
+            // A key that is set again keeps its place, as in Python.
+            entries.insert(name.to_owned(), *value);
+        }
+        entries.retain(|_, value| !matches!(pickle.node(*value), Node::None));
+        Ok(entries.into_iter().collect())
+    }
+
+    /// What a module's dict holds besides parameters, buffers and children.
+    fn own_attributes(&mut self, id: Id, module: &mut PtModule) -> Result<()> {
+        let pickle = self.tensors.pickle;
+        let state = pickle.object(id).and_then(|object| object.state);
+        let pairs = state.and_then(|state| pickle.pairs(state)).unwrap_or_default();
+        for (key, value) in pairs {
+            let Some(name) = pickle.str(*key) else { continue };
+            if ["_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"].contains(&name) {
+                continue;
+            }
+            let attr = if name == "stride"
+                && module.kind() == "Detect"
+                && let Some(tensor) = self.tensors.resolve(*value, "stride")?
+            {
+                Attr::Numbers(tensor.to_f64())
+            } else {
+                attribute(pickle, *value, &mut self.values)
+            };
+            module.attrs.insert(name.to_owned(), attr);
+        }
+        Ok(())
+    }
+
+    fn fail(&self, reason: String) -> Error {
+        Error::file(&self.tensors.path, reason)
+    }
+}
+
+fn join(prefix: &str, name: &str) -> String {
+    if prefix.is_empty() {
+        name.to_owned()
+    } else {
+        format!("{prefix}.{name}")
+    }
+}
+
+/// Tensors of a plain dict, or of the one dict of tensors inside it.
+fn state_dict(tensors: &mut Tensors<'_>, model: &mut PtModel) -> Result<()> {
+    let pickle = tensors.pickle;
+    let root = pickle.root();
+    let holds_tensors = |id: Id| {
+        pickle
+            .pairs(id)
+            .is_some_and(|pairs| pairs.iter().any(|(_, value)| is_tensor(pickle, *value)))
+    };
+    let named = |key: &str| pickle.get(root, key).filter(|id| holds_tensors(*id));
+    let dict = match STATE_KEYS.iter().find_map(|key| named(key)) {
+        Some(dict) => dict,
+        None if holds_tensors(root) => root,
+        None => {
+            let all = pickle.pairs(root).unwrap_or_default();
+            let inside: Vec<&(Id, Id)> = all.iter().filter(|(_, value)| holds_tensors(*value)).collect();
+            match inside[..] {
+                [] => root,
+                [(_, only)] => *only,
+                _ => {
+                    let keys: Vec<&str> = inside.iter().map(|(key, _)| pickle.str(*key).unwrap_or("?")).collect();
+                    return Err(Error::file(
+                        &tensors.path,
+                        format!(
+                            "it holds several dicts of tensors ({}): save the one of the model alone, `torch.save(model.state_dict(), FILE)`",
+                            keys.join(", ")
+                        ),
+                    ));
+                }
+            }
+        }
+    };
+    for (key, value) in pickle.pairs(dict).unwrap_or_default() {
+        let name = pickle.str(*key).unwrap_or("?");
+        match tensors.resolve(*value, name)? {
+            Some(tensor) if pickle.str(*key).is_some() => {
+                model.state.insert(name.to_owned(), tensor);
+            }
+            _ => model
+                .notes
+                .push(format!("`{name}` in it is no tensor with a name and is left out")),
+        }
+    }
+    let renamed = plain_keys(model.state.keys().map(String::as_str));
+    model.state = renamed
+        .into_iter()
+        .zip(std::mem::take(&mut model.state).into_values())
+        .collect();
+    Ok(())
+}
+
+fn is_tensor(pickle: &Pickle, id: Id) -> bool {
+    let class = pickle.object(id).map(|object| pickle.class(object)).unwrap_or_default();
+    class.starts_with("torch._utils._rebuild_") || class == "torch._tensor._rebuild_from_type_v2"
 }
 
 /// Names, strides, anchors, configuration.
 fn attributes(tensors: &mut Tensors<'_>, module: Id, model: &mut PtModel) -> Result<()> {
     let pickle = tensors.pickle;
-    if let Some(names) = pickle.attr(module, "names") {
-        model.names = read_names(pickle, names);
-    }
     if let Some(yaml) = pickle.attr(module, "yaml") {
         let mut budget = 100_000;
-        model.yaml = to_json(pickle, yaml, 32, &mut budget);
+        model.yaml = plain(pickle, yaml, 32, &mut budget);
     }
-    if let Some(stride) = pickle.attr(module, "stride")
+    let head = model.tree.as_ref().and_then(|tree| {
+        let detect = model.detect.as_deref()?;
+        tree.walk().into_iter().find(|module| module.path == detect)
+    });
+    let own_stride = head.and_then(|head| head.attrs.get("stride"));
+    if let Some(Attr::Numbers(strides)) = own_stride {
+        model.strides.clone_from(strides);
+    } else if let Some(stride) = pickle.attr(module, "stride")
         && let Some(tensor) = tensors.resolve(stride, "stride")?
     {
         model.strides = tensor.to_f64();
     }
-    model.classes = pickle
-        .attr(module, "nc")
-        .and_then(|nc| pickle.int(nc))
-        .or_else(|| {
-            model
-                .yaml
-                .as_ref()
-                .and_then(|yaml| yaml.get("nc"))
-                .and_then(serde_json::Value::as_i64)
-        })
+    let own_count = head.and_then(|head| match head.attrs.get("nc") {
+        Some(Attr::Value(count)) => count.as_i64(),
+        _ => None,
+    });
+    model.classes = own_count
+        .or_else(|| pickle.attr(module, "nc").and_then(|nc| pickle.int(nc)))
+        .or_else(|| model.yaml.as_ref()?.get("nc")?.as_i64());
+    if let Some(id) = pickle.attr(module, "names") {
+        let read = names::read(&tensors.path, pickle, id, model.classes)?;
+        model.names = read.names;
+        model.notes.extend(read.notes);
+    }
+    model.classes = model
+        .classes
         .or_else(|| (!model.names.is_empty()).then_some(model.names.len() as i64));
     if let Some(detect) = &model.detect
         && let Some(anchors) = model.state.get(&format!("{detect}.anchors"))
@@ -216,112 +350,8 @@ fn anchors_in_pixels(path: &Path, anchors: &RawTensor, strides: &[f64]) -> Resul
     Ok(cells.chunks_exact(per_level * 2).zip(strides).map(level).collect())
 }
 
-/// A list of names, or a dict from class number to name.
-fn read_names(pickle: &Pickle, id: Id) -> Vec<String> {
-    if let Some(pairs) = pickle.pairs(id) {
-        let mut names: Vec<(i64, String)> = pairs
-            .iter()
-            .filter_map(|(k, v)| Some((pickle.int(*k)?, pickle.str(*v)?.to_owned())))
-            .collect();
-        names.sort_by_key(|(class, _)| *class);
-        return names.into_iter().map(|(_, name)| name).collect();
-    }
-    let items = pickle.items(id).unwrap_or_default();
-    items
-        .iter()
-        .filter_map(|name| pickle.str(*name))
-        .map(str::to_owned)
-        .collect()
-}
-
-/// Plain data as JSON; `None` where it is too deep, too large or not plain.
-fn to_json(pickle: &Pickle, id: Id, depth: usize, budget: &mut usize) -> Option<serde_json::Value> {
-    use serde_json::Value;
-    *budget = budget.checked_sub(1)?;
-    let depth = depth.checked_sub(1)?;
-    Some(match pickle.node(id) {
-        Node::None => Value::Null,
-        Node::Bool(value) => Value::Bool(*value),
-        Node::Int(value) => Value::from(*value),
-        Node::Float(value) => Value::from(*value),
-        Node::Str(text) => Value::from(text.as_str()),
-        Node::List(items) | Node::Tuple(items) => Value::Array(
-            items
-                .iter()
-                .map(|item| to_json(pickle, *item, depth, budget))
-                .collect::<Option<_>>()?,
-        ),
-        Node::Dict(pairs) => {
-            let mut map = serde_json::Map::new();
-            for (key, value) in pairs {
-                let key = match pickle.node(*key) {
-                    Node::Str(text) => text.clone(),
-                    Node::Int(number) => number.to_string(),
-                    _ => return None,
-                };
-                map.insert(key, to_json(pickle, *value, depth, budget)?);
-            }
-            Value::Object(map)
-        }
-        _ => return None,
-    })
-}
-
-/// Classes whose computation this program knows, by last name, with the module paths that YOLOv5 and PyTorch use.
-const KNOWN: &[&str] = &[
-    // PyTorch
-    "Sequential",
-    "ModuleList",
-    "Conv2d",
-    "BatchNorm2d",
-    "SiLU",
-    "ReLU",
-    "ReLU6",
-    "LeakyReLU",
-    "Hardswish",
-    "Sigmoid",
-    "Identity",
-    "MaxPool2d",
-    "AdaptiveAvgPool2d",
-    "Upsample",
-    "Linear",
-    "Dropout",
-    "LayerNorm",
-    "MultiheadAttention",
-    "NonDynamicallyQuantizableLinear",
-    // YOLOv5
-    "Model",
-    "DetectionModel",
-    "Detect",
-    "Conv",
-    "DWConv",
-    "C3",
-    "Bottleneck",
-    "SPP",
-    "SPPF",
-    "Focus",
-    "Concat",
-    "C3TR",
-    "TransformerLayer",
-    "TransformerBlock",
-    "C3SPP",
-    "C3Ghost",
-    "GhostConv",
-    "GhostBottleneck",
-];
-
-/// The first module whose class is not known.
-pub(super) fn unknown_module(model: &PtModel) -> Option<&PtModule> {
-    let known = |class: &str| {
-        let (module, name) = class.rsplit_once('.').unwrap_or(("", class));
-        let official = module.starts_with("torch.nn.") || module == "models.yolo" || module == "models.common";
-        official && KNOWN.contains(&name)
-    };
-    model.modules.iter().find(|module| !known(&module.class))
-}
-
 /// Number of scalars in the state dict, without counters.
-pub(super) fn scalars(state: &IndexMap<String, RawTensor>) -> usize {
+pub(super) fn scalars(state: &indexmap::IndexMap<String, RawTensor>) -> usize {
     state
         .iter()
         .filter(|(key, _)| !key.ends_with("num_batches_tracked"))

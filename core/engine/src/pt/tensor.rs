@@ -179,7 +179,7 @@ fn gather(storage: &[u8], width: usize, offset: usize, shape: &[usize], strides:
 }
 
 /// Element type of `torch.FloatStorage` and its like.
-fn storage_dtype(class: &str) -> Option<Dtype> {
+pub(super) fn storage_dtype(class: &str) -> Option<Dtype> {
     Some(match class.rsplit('.').next()? {
         "HalfStorage" => Dtype::F16,
         "BFloat16Storage" => Dtype::BF16,

@@ -349,14 +349,15 @@ impl Lowering<'_> {
                 ];
                 self.layer("Reduction", name, &[&x], params)
             }
-            Op::Upsample { scale } => {
+            Op::Upsample { scale } | Op::Bilinear { scale } => {
                 let x = self.blob(node, 0, rank)?;
+                let kind = if matches!(node.op, Op::Bilinear { .. }) { 2 } else { 1 };
                 let scale = Value::Float(*scale as f32);
                 self.layer(
                     "Interp",
                     name,
                     &[&x],
-                    vec![(0, Value::Int(1)), (1, scale.clone()), (2, scale)],
+                    vec![(0, Value::Int(kind)), (1, scale.clone()), (2, scale)],
                 )
             }
             Op::MatMul { transpose_b } => {

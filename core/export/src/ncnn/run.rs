@@ -180,12 +180,16 @@ fn step(layer: &Layer, inputs: &[Tensor]) -> Result<Vec<Tensor>> {
                 kind => return Err(fail(layer, &format!("operation {kind} is unknown"))),
             }
         }
-        "Interp" if layer.int(0, 0) == 1 => {
+        "Interp" if matches!(layer.int(0, 0), 1 | 2) => {
             let (_, h, w) = x.size3()?;
             let scaled = |size: i64, id: i64| (size as f32 * layer.float(id, 1.0)) as i64;
-            x.f_unsqueeze(0)?
-                .f_upsample_nearest2d([scaled(h, 1), scaled(w, 2)], None, None)?
-                .f_squeeze_dim(0)?
+            let (x, size) = (x.f_unsqueeze(0)?, [scaled(h, 1), scaled(w, 2)]);
+            let y = if layer.int(0, 0) == 1 {
+                x.f_upsample_nearest2d(size, None, None)?
+            } else {
+                x.f_upsample_bilinear2d(size, false, None, None)?
+            };
+            y.f_squeeze_dim(0)?
         }
         "MatMul" if layer.int(0, 0) == 1 => x.f_matmul(&second()?.f_transpose(-2, -1)?)?,
         "MatMul" => x.f_matmul(second()?)?,

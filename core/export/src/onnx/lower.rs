@@ -283,22 +283,25 @@ impl<'a> Lowering<'a> {
                     }
                 }
             }
-            Op::Upsample { scale } => {
+            Op::Upsample { scale } | Op::Bilinear { scale } => {
                 let scales = self.b.f32(
                     &format!("{name}.scales"),
                     &[4],
                     &[1.0, 1.0, *scale as f32, *scale as f32],
                 );
-                self.b.node(
-                    "Resize",
-                    name,
-                    &[input(0)?, "", &scales],
+                let how = if matches!(node.op, Op::Bilinear { .. }) {
+                    vec![
+                        text("coordinate_transformation_mode", "half_pixel"),
+                        text("mode", "linear"),
+                    ]
+                } else {
                     vec![
                         text("coordinate_transformation_mode", "asymmetric"),
                         text("mode", "nearest"),
                         text("nearest_mode", "floor"),
-                    ],
-                )
+                    ]
+                };
+                self.b.node("Resize", name, &[input(0)?, "", &scales], how)
             }
             Op::MatMul { transpose_b } => {
                 let b = if *transpose_b {

@@ -122,6 +122,8 @@ pub fn cases() -> Vec<(&'static str, Body)> {
             )
         }),
         ("upsample", |g, x| g.add("u", Op::Upsample { scale: 2 }, &[x])),
+        ("bilinear", |g, x| g.add("u", Op::Bilinear { scale: 2 }, &[x])),
+        ("bilinear-3", |g, x| g.add("u", Op::Bilinear { scale: 3 }, &[x])),
         ("slice and concat", |g, x| {
             let a = g.add(
                 "a",

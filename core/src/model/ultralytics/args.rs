@@ -49,6 +49,35 @@ impl Call<'_> {
         }
     }
 
+    /// Refuses arguments beyond the first `count`: nothing that stands in a list is left out.
+    pub fn at_most(&self, count: usize) -> Result<()> {
+        match self.args.get(count) {
+            None => Ok(()),
+            Some(value) => Err(Error::Build {
+                plugin: self.module.to_owned(),
+                reason: format!(
+                    "argument {} (`{value}`) has no meaning here: it takes {count}",
+                    count + 1
+                ),
+            }),
+        }
+    }
+
+    /// Refuses an argument that is neither absent nor the value that the module computes with.
+    pub fn only(&self, index: usize, wanted: &Value) -> Result<()> {
+        match self.given(index) {
+            Some(value)
+                if value != wanted && !(wanted.is_boolean() && value.as_i64() == wanted.as_bool().map(i64::from)) =>
+            {
+                Err(Error::Build {
+                    plugin: self.module.to_owned(),
+                    reason: format!("argument {} is {value}: only {wanted} can be expressed", index + 1),
+                })
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn given(&self, index: usize) -> Option<&Value> {
         self.args.get(index).filter(|value| !value.is_null())
     }

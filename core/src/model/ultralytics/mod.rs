@@ -2,6 +2,7 @@
 //! understood, nothing is executed. What a module builds is looked up in a table that core and plugins fill
 //! ([`LayerModule`]).
 
+mod activation;
 mod args;
 mod modules;
 
@@ -11,8 +12,8 @@ use serde_json::Value;
 
 use super::detect;
 use crate::config::{ConfigError, Located};
-use crate::graph::DetectHead;
-use crate::{Error, Feat, Graph, GraphBuilder, PluginInfo, Result, Scale, suggest};
+use crate::graph::{Activation, DetectHead};
+use crate::{Error, Feat, Graph, GraphBuilder, Op, PluginInfo, Result, Scale, suggest};
 
 /// A module that layer lists can name.
 #[derive(Debug, Clone, Copy)]
@@ -39,6 +40,7 @@ pub fn is_layer_list(config: &Located) -> bool {
 /// Builds the graph of a layer list. `classes` overrides the file's `nc`.
 pub fn import(config: &Located, classes: Option<i64>) -> Result<Graph> {
     check_keys(config)?;
+    let activation = activation::read(config)?;
     let number = |key: &str, default: Option<f64>| -> Result<f64, ConfigError> {
         match config.get(key) {
             Some(value) => value
@@ -77,11 +79,22 @@ pub fn import(config: &Located, classes: Option<i64>) -> Result<Graph> {
         }
     }
     let (outputs, head) = finished.ok_or_else(|| config.error("head", "the list does not end with `Detect`", None))?;
-    g.finish(outputs, Some(head))
+    let mut graph = g.finish(outputs, Some(head))?;
+    if let Some(activation) = activation {
+        // What is not SiLU was asked for by its module, and stays.
+        for node in &mut graph.nodes {
+            match &mut node.op {
+                Op::Act { act } if *act == Activation::Silu => *act = activation,
+                _ => {}
+            }
+        }
+    }
+    Ok(graph)
 }
 
 fn check_keys(config: &Located) -> Result<(), ConfigError> {
-    const KNOWN: [&str; 9] = [
+    const KNOWN: [&str; 10] = [
+        "activation",
         "nc",
         "ch",
         "depth_multiple",

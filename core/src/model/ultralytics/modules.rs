@@ -1,5 +1,7 @@
 //! The modules that need no plugin: convolutions, residual blocks, joins and PyTorch's own layers.
 
+use serde_json::{Value, json};
+
 use super::{Call, LayerModule};
 use crate::graph::Activation;
 use crate::nn::{self, BottleneckOptions, ConvOptions};
@@ -37,8 +39,15 @@ modules! {
     "nn.BatchNorm2d", false, false, false, batch_norm;
 }
 
-/// Kernel, stride, padding, groups and activation from the arguments at `first`.
+/// Kernel, stride, padding, groups and activation; v7.0 has a dilation before the activation.
 fn conv_options(call: &Call<'_>) -> Result<ConvOptions> {
+    call.at_most(6)?;
+    let act = if call.args.len() > 5 {
+        call.only(4, &json!(1))?;
+        5
+    } else {
+        4
+    };
     Ok(ConvOptions {
         kernel: call.side(0, 1)?,
         stride: call.side(1, 1)?,
@@ -47,7 +56,7 @@ fn conv_options(call: &Call<'_>) -> Result<ConvOptions> {
             padding => Some(padding),
         },
         groups: call.int(3, 1)?,
-        act: call.flag(4, true)?.then_some(Activation::Silu),
+        act: call.flag(act, true)?.then_some(Activation::Silu),
     })
 }
 
@@ -56,6 +65,7 @@ fn conv(g: &mut GraphBuilder, call: &Call<'_>) -> Result<ValueId> {
 }
 
 fn depthwise(g: &mut GraphBuilder, call: &Call<'_>) -> Result<ValueId> {
+    call.at_most(3)?;
     let options = ConvOptions {
         kernel: call.int(0, 1)?,
         stride: call.int(1, 1)?,
@@ -76,6 +86,7 @@ fn focus(g: &mut GraphBuilder, call: &Call<'_>) -> Result<ValueId> {
 
 /// A 1 x k, then a k x 1 convolution.
 fn cross_conv(g: &mut GraphBuilder, call: &Call<'_>) -> Result<ValueId> {
+    call.at_most(5)?;
     let (kernel, stride, groups) = (call.int(0, 3)?, call.int(1, 1)?, call.int(2, 1)?);
     let hidden = (call.channels as f64 * call.float(3, 1.0)?) as i64;
     let x = call.input();
@@ -110,6 +121,8 @@ fn cross_conv(g: &mut GraphBuilder, call: &Call<'_>) -> Result<ValueId> {
 
 /// Convolutions of several sizes side by side (MixConv, arXiv 1907.09595), channels in equal parts, with a residual connection.
 fn mix_conv(g: &mut GraphBuilder, call: &Call<'_>) -> Result<ValueId> {
+    call.at_most(3)?;
+    call.only(2, &json!(true))?;
     let (kernels, stride) = (call.ints(0, &[1, 3])?, call.int(1, 1)?);
     let x = call.input();
     let parts = kernels.len() as i64;
@@ -128,6 +141,7 @@ fn mix_conv(g: &mut GraphBuilder, call: &Call<'_>) -> Result<ValueId> {
 }
 
 fn bottleneck_options(call: &Call<'_>) -> Result<BottleneckOptions> {
+    call.at_most(3)?;
     Ok(BottleneckOptions {
         shortcut: call.flag(0, true)?,
         groups: call.int(1, 1)?,
@@ -149,6 +163,7 @@ fn values(call: &Call<'_>) -> Vec<ValueId> {
 }
 
 fn concat(g: &mut GraphBuilder, call: &Call<'_>) -> Result<ValueId> {
+    call.at_most(1)?;
     let dim = usize::try_from(call.int(0, 1)?).unwrap_or(usize::MAX);
     g.add("", Op::Concat { dim }, &values(call))
 }
@@ -191,17 +206,30 @@ fn contract(g: &mut GraphBuilder, call: &Call<'_>) -> Result<ValueId> {
 }
 
 fn upsample(g: &mut GraphBuilder, call: &Call<'_>) -> Result<ValueId> {
-    if call.args.get(2).is_some_and(|mode| mode != "nearest") {
-        return Err(Error::Build {
-            plugin: "nn.Upsample".into(),
-            reason: "only the mode `nearest` is supported".into(),
-        });
-    }
+    call.at_most(5)?;
+    call.only(0, &Value::Null)?;
     let scale = call.needed_int(1)?;
-    g.add("", Op::Upsample { scale }, &[call.input().value])
+    let op = match call.args.get(2) {
+        None | Some(Value::Null) => Op::Upsample { scale },
+        Some(mode) if mode == "nearest" => Op::Upsample { scale },
+        Some(mode) if mode == "bilinear" => Op::Bilinear { scale },
+        Some(mode) => {
+            return Err(Error::Build {
+                plugin: "nn.Upsample".into(),
+                reason: format!("the mode {mode} is not supported: nearest or bilinear"),
+            });
+        }
+    };
+    call.only(3, &json!(false))?;
+    g.add("", op, &[call.input().value])
 }
 
 fn max_pool(g: &mut GraphBuilder, call: &Call<'_>) -> Result<ValueId> {
+    call.at_most(6)?;
+    // Dilation, indices, rounding up.
+    call.only(3, &json!(1))?;
+    call.only(4, &json!(false))?;
+    call.only(5, &json!(false))?;
     let kernel = call.needed_int(0)?;
     let op = Op::MaxPool {
         kernel,
@@ -212,6 +240,7 @@ fn max_pool(g: &mut GraphBuilder, call: &Call<'_>) -> Result<ValueId> {
 }
 
 fn zero_pad(g: &mut GraphBuilder, call: &Call<'_>) -> Result<ValueId> {
+    call.at_most(1)?;
     let op = match call.ints(0, &[])?.as_slice() {
         [all] => Op::Pad {
             top: *all,

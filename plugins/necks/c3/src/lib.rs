@@ -34,6 +34,7 @@ yolo_sdk::plugin! {
 
 /// C3 in a layer list: shortcut, groups, widths of both branches (or one for both) and of each bottleneck as parts.
 fn module(g: &mut GraphBuilder, call: &Call<'_>) -> Result<ValueId> {
+    call.at_most(4)?;
     let (shortcut, groups) = (call.flag(0, true)?, call.int(1, 1)?);
     let parts = call.floats(2, &[0.5, 0.5])?;
     let inner = call.floats(3, &[])?;

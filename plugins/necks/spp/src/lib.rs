@@ -56,6 +56,7 @@ yolo_sdk::plugin! {
 
 /// SPP in a layer list: windows, pooled channels as a part of the input's.
 fn module(g: &mut GraphBuilder, call: &Call<'_>) -> Result<ValueId> {
+    call.at_most(2)?;
     let x = call.input();
     let kernels = call.ints(0, &[5, 9, 13])?;
     check(&kernels)?;
@@ -65,6 +66,7 @@ fn module(g: &mut GraphBuilder, call: &Call<'_>) -> Result<ValueId> {
 
 /// C3 with SPP inside: windows, (repeats, shortcut, groups,) inner width.
 fn csp_module(g: &mut GraphBuilder, call: &Call<'_>) -> Result<ValueId> {
+    call.at_most(5)?;
     let kernels = call.ints(0, &[5, 9, 13])?;
     check(&kernels)?;
     let hidden = (call.channels as f64 * call.float(4, 0.5)?) as i64;

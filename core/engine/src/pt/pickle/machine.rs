@@ -4,14 +4,14 @@ use std::collections::HashMap;
 
 use super::{Id, Node, Object, PickleError};
 
-/// Runs a pickle to its end: the arena and the index of the value that it stands for.
-pub(super) fn run(bytes: &[u8]) -> Result<(Vec<Node>, Id), PickleError> {
+/// Runs a pickle to its end: the arena, the index of the value that it stands for, and how many bytes it took.
+pub(super) fn run(bytes: &[u8]) -> Result<(Vec<Node>, Id, usize), PickleError> {
     let mut machine = Machine {
         bytes,
         ..Machine::default()
     };
     match machine.run() {
-        Ok(root) => Ok((machine.nodes, root)),
+        Ok(root) => Ok((machine.nodes, root, machine.at)),
         Err(reason) => Err(PickleError {
             at: machine.op_at,
             reason,

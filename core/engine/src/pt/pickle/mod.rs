@@ -118,6 +118,60 @@ impl Pickle {
         }
     }
 
+    /// A number or truth value: Python's own or a scalar of NumPy.
+    pub fn number(&self, id: Id) -> Option<serde_json::Value> {
+        use serde_json::Value;
+        match self.node(id) {
+            Node::Int(value) => return Some(Value::from(*value)),
+            Node::Bool(value) => return Some(Value::Bool(*value)),
+            Node::Float(value) => return Some(Value::from(*value)),
+            _ => {}
+        }
+        let object = self.object(id)?;
+        let scalar = matches!(
+            self.class(object),
+            "numpy.core.multiarray.scalar" | "numpy._core.multiarray.scalar"
+        );
+        let &[kind, value] = object.args.as_slice() else {
+            return None;
+        };
+        let kind = self.str(*self.object(kind)?.args.first()?)?;
+        let bytes = self.byte_text(value)?;
+        let fill = |signed: bool| {
+            let negative = signed && bytes.last().is_some_and(|b| b & 0x80 != 0);
+            let mut wide = [if negative { 0xff } else { 0 }; 8];
+            wide.get_mut(..bytes.len())?.copy_from_slice(&bytes);
+            Some(wide)
+        };
+        match (scalar, kind.trim_start_matches(['<', '|']), bytes.len()) {
+            (true, "b1", 1) => Some(Value::Bool(bytes[0] != 0)),
+            (true, "i1" | "i2" | "i4" | "i8", _) => Some(Value::from(i64::from_le_bytes(fill(true)?))),
+            (true, "u1" | "u2" | "u4" | "u8", _) => Some(Value::from(u64::from_le_bytes(fill(false)?))),
+            (true, "f2", 2) => Some(Value::from(half::f16::from_le_bytes([bytes[0], bytes[1]]).to_f64())),
+            (true, "f4", 4) => Some(Value::from(f64::from(f32::from_le_bytes(bytes.try_into().ok()?)))),
+            (true, "f8", 8) => Some(Value::from(f64::from_le_bytes(bytes.try_into().ok()?))),
+            _ => None,
+        }
+    }
+
+    /// Bytes, also in the form that protocols before 3 give them: `_codecs.encode(text, "latin1")`.
+    fn byte_text(&self, id: Id) -> Option<Vec<u8>> {
+        if let Node::Bytes(bytes) = self.node(id) {
+            return Some(bytes.clone());
+        }
+        let object = self.object(id)?;
+        let &[text, coding] = object.args.as_slice() else {
+            return None;
+        };
+        if self.class(object) != "_codecs.encode" || self.str(coding) != Some("latin1") {
+            return None;
+        }
+        self.str(text)?
+            .chars()
+            .map(|c| u8::try_from(u32::from(c)).ok())
+            .collect()
+    }
+
     /// Elements of a list or tuple (or a list subclass).
     pub fn items(&self, id: Id) -> Option<&[Id]> {
         match self.node(id) {
@@ -168,7 +222,20 @@ impl Pickle {
 
     /// Reads a pickle. `bytes` beyond its end are ignored.
     pub fn parse(bytes: &[u8]) -> Result<Self, PickleError> {
-        let (nodes, root) = machine::run(bytes)?;
-        Ok(Self { nodes, root })
+        Self::parse_first(bytes).map(|(pickle, _)| pickle)
+    }
+
+    /// Reads the first of several pickles; also returns where the next one starts.
+    pub fn parse_first(bytes: &[u8]) -> Result<(Self, usize), PickleError> {
+        let (nodes, root, end) = machine::run(bytes)?;
+        Ok((Self { nodes, root }, end))
+    }
+
+    /// What the pickle refers to but does not hold: the values that stand for it.
+    pub fn persistent(&self) -> impl Iterator<Item = Id> {
+        self.nodes.iter().filter_map(|node| match node {
+            Node::Persistent(id) => Some(*id),
+            _ => None,
+        })
     }
 }
