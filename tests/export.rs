@@ -19,7 +19,7 @@ fn engine() -> bool {
     match ort::available() {
         Ok(_) => true,
         Err(reason) => {
-            eprintln!("skipped: {reason}");
+            crate::support::skip::skipped("onnxruntime", reason);
             false
         }
     }

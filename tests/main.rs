@@ -3,6 +3,8 @@
 // Links the plugins: the tests build models, too.
 use yolo_builtin as _;
 
+mod advice;
+mod aspect;
 mod backbones;
 mod bad_input;
 mod before_training;
@@ -14,12 +16,14 @@ mod dist;
 mod evolve;
 mod export;
 mod golden_loss;
+mod habits;
 mod kill;
 mod not_finite;
 mod plugins;
 mod pruning;
 mod quantizing;
 mod sampling;
+mod sources;
 mod start;
 mod support;
 mod torch;

@@ -59,7 +59,7 @@ pub struct BenchArgs {
     #[arg(long)]
     engine: Vec<String>,
     /// Side of the image (default: what the model was trained for)
-    #[arg(long, visible_alias = "imgsz")]
+    #[arg(long, visible_aliases = ["imgsz", "img-size"])]
     img: Option<usize>,
     /// Threads (default: one per core)
     #[arg(long)]
