@@ -109,7 +109,7 @@ struct Commands(BTreeMap<String, BTreeSet<String>>);
 
 impl Commands {
     fn ask() -> Self {
-        let mut commands = BTreeMap::new();
+        let mut commands: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
         let mut open = vec![String::new()];
         while let Some(name) = open.pop() {
             let words: Vec<&str> = name.split_whitespace().chain(["--help"]).collect();

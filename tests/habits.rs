@@ -260,6 +260,7 @@ fn export_takes_rectangles_formats_and_opsets() {
         files(&folder.path().join("both")),
         ["random.bin", "random.onnx", "random.param"]
     );
+    export(&["--img", "64", "--out", "both"]).ok();
     export(&["--include", "onnx,ncnn", "--img", "64", "--out", "one.onnx"])
         .fails(2, &["several formats go into a folder"]);
     export(&["--img", "64", "--nms", "--agnostic-nms", "--dynamic"]).ok();
@@ -274,4 +275,57 @@ fn export_takes_rectangles_formats_and_opsets() {
     ] {
         export(more).fails(2, texts);
     }
+}
+
+/// The system's fonts decide which names can be drawn; what they can't is noted once, and every picture is written.
+#[test]
+fn names_in_other_scripts_are_drawn_or_noted_once() {
+    let (folder, weights) = place();
+    let names = ["红细胞", "쌀밥", "ڕوبەڕوو", "клетка"];
+    let mut model = yolo_engine::checkpoint::load(Path::new(&weights)).expect("a model");
+    model.meta.names = names.map(str::to_owned).to_vec();
+    yolo_engine::checkpoint::save(Path::new(&weights), &model).expect("a file");
+    let yaml = format!(
+        "path: data\ntrain: images/train\nval: images/val\nnames: [{}]\n",
+        names.join(", ")
+    );
+    std::fs::write(folder.path().join("names.yaml"), yaml).expect("a file");
+
+    let all = ["--conf-thres", "0", "--max-det", "40", "--img", "64"];
+    let detect = [
+        "detect",
+        "--weights",
+        &weights,
+        "--source",
+        "data/images/val",
+        "--save-dir",
+        "d",
+    ];
+    let said = yolo(folder.path(), &[&detect[..], &all].concat()).ok();
+    let notes = said.err.matches("no font here has the letters of").count();
+    let letters = yolo_report::Letters::default();
+    let lacking = names
+        .iter()
+        .filter(|name| said.out.contains(*name) && !letters.have(name))
+        .count();
+    assert_eq!(notes, usize::from(lacking > 0), "{}", said.err);
+    assert!(!files(&folder.path().join("d")).is_empty());
+
+    let train = [
+        "train",
+        "--weights",
+        &weights,
+        "--data",
+        "names.yaml",
+        "--epochs",
+        "1",
+        "--img",
+        "64",
+        "--batch-size",
+        "4",
+    ];
+    let said = yolo(folder.path(), &train).ok();
+    assert!(said.err.matches("no font here").count() <= 1, "{}", said.err);
+    let written = files(&folder.path().join("runs/train/exp"));
+    assert!(written.iter().any(|file| file == "val_pictures.jpg"), "{written:?}");
 }

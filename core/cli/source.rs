@@ -60,7 +60,7 @@ fn of(text: &str, path: &Path) -> CliResult<Vec<PathBuf>> {
             .map_err(|error| CliError::Failed(format!("--source {text}: {error}")))?;
         if found.is_empty() {
             return Err(CliError::Failed(format!(
-                "{text}: nothing matches this pattern in {}",
+                "{text}: there are no pictures: nothing matches this pattern in {}",
                 here()
             )));
         }
