@@ -284,7 +284,9 @@ fn wrong_sources_and_options_are_explained() {
     run("nowhere.jpg", &[]).fails(1, &["nowhere.jpg", "no such file"]);
     run("empty", &[]).fails(1, &["empty", "no pictures"]);
     run("*.gif", &[]).fails(1, &["*.gif", "no pictures"]);
-    run("notes.txt", &[]).fails(2, &["notes.txt", "no picture", "jpg"]);
+    run("notes.txt", &[]).fails(1, &["notes.txt:1", "x is not there"]);
+    std::fs::write(folder.path().join("notes.md"), "x").expect("a file");
+    run("notes.md", &[]).fails(2, &["notes.md", "no picture", "jpg"]);
     run(&image, &["--classes", "thing9"]).fails(2, &["no class `thing9`", "did you mean `thing"]);
     run(&image, &["--classes", "7"]).fails(2, &["classes 0 to 2"]);
     run(&image, &["--conf-thres", "25"]).fails(2, &["--conf-thres 25", "0 to 1"]);

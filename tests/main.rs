@@ -3,6 +3,8 @@
 // Links the plugins: the tests build models, too.
 use yolo_builtin as _;
 
+mod advice;
+mod aspect;
 mod backbones;
 mod bad_input;
 mod before_training;
@@ -14,6 +16,7 @@ mod dist;
 mod evolve;
 mod export;
 mod golden_loss;
+mod habits;
 mod kill;
 mod not_finite;
 mod plugins;
@@ -22,6 +25,7 @@ mod pruning;
 mod python;
 mod quantizing;
 mod sampling;
+mod sources;
 mod start;
 mod support;
 mod torch;

@@ -161,7 +161,7 @@ fn scales_learn() {
 #[test]
 fn the_qdq_file_computes_what_was_simulated() {
     if let Err(reason) = ort::available() {
-        eprintln!("skipped: {reason}");
+        crate::support::skip::skipped("onnxruntime", reason);
         return;
     }
     let dir = tempfile::tempdir().expect("a folder");
@@ -243,7 +243,7 @@ fn calibrated(graph: &Graph, backend: &str) -> (Graph, Params) {
 #[test]
 fn onnxruntime_runs_the_whole_network_on_integers() {
     if let Err(reason) = ort::available() {
-        eprintln!("skipped: {reason}");
+        crate::support::skip::skipped("onnxruntime", reason);
         return;
     }
     for file in [

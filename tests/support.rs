@@ -6,6 +6,9 @@ use std::process::{Command, Output};
 
 use serde_json::Value;
 
+#[path = "skip.rs"]
+pub mod skip;
+
 /// Root of the workspace.
 pub fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -29,10 +32,8 @@ pub fn shared(name: &str) -> Option<PathBuf> {
     if path.exists() {
         return Some(path);
     }
-    eprintln!(
-        "skipped: {} is not here (set YOLO_SHARED to the folder of shared data)",
-        path.display()
-    );
+    let why = "is not here (set YOLO_SHARED to the folder of shared data)";
+    skip::skipped(skip::SHARED, format!("{} {why}", path.display()));
     None
 }
 

@@ -59,7 +59,7 @@ pub struct BenchArgs {
     #[arg(long)]
     engine: Vec<String>,
     /// Side of the image (default: what the model was trained for)
-    #[arg(long, visible_alias = "imgsz")]
+    #[arg(long, visible_aliases = ["imgsz", "img-size"])]
     img: Option<usize>,
     /// Threads (default: one per core)
     #[arg(long)]
@@ -270,8 +270,9 @@ fn measure(weights: &Path, engine: Engine, asked: bool, setup: Setup) -> CliResu
     let mut size_bytes = file_size(weights)?;
     let (latency, precision, img, gflops) = if is_onnx {
         let file = ModelProto::read(weights).map_err(export_failed)?;
-        let img = setup.side.unwrap_or(640) as i64;
-        let latency = bench::onnx_batch(weights, batch as i64, [img; 2], threads, plan).map_err(export_failed)?;
+        let sides = sides_of(weights, &file, setup.side)?;
+        let img = sides[0].max(sides[1]);
+        let latency = bench::onnx_batch(weights, batch as i64, sides, threads, plan).map_err(export_failed)?;
         (latency, if file.is_quantized() { "int8" } else { "f32" }, img, None)
     } else {
         let model = load::checkpoint(weights)?;
@@ -308,6 +309,32 @@ fn measure(weights: &Path, engine: Engine, asked: bool, setup: Setup) -> CliResu
         size_bytes,
         gflops,
     }))
+}
+
+/// Height and width that an ONNX file takes; those asked for, or 640, where it leaves them open.
+fn sides_of(path: &Path, file: &ModelProto, asked: Option<usize>) -> CliResult<[i64; 2]> {
+    let dims = file
+        .graph
+        .iter()
+        .flat_map(|graph| &graph.input)
+        .map(|input| input.dims())
+        .next();
+    let own = |axis: usize| {
+        dims.as_ref()
+            .and_then(|dims| dims.get(axis).copied().flatten())
+            .filter(|side| *side > 0)
+    };
+    let open = asked.unwrap_or(640) as i64;
+    let sides = [own(2).unwrap_or(open), own(3).unwrap_or(open)];
+    match asked {
+        Some(side) if sides != [side as i64; 2] => Err(CliError::Usage(format!(
+            "--img {side}: {} is written for images of {} x {}; leave --img out",
+            path.display(),
+            sides[0],
+            sides[1]
+        ))),
+        _ => Ok(sides),
+    }
 }
 
 /// Billions of operations for one image in the form that engines run.

@@ -91,7 +91,7 @@ struct SynthArgs {
     #[arg(long, default_value_t = 320)]
     images: usize,
     /// Side of the images
-    #[arg(long, visible_alias = "imgsz", default_value_t = 192)]
+    #[arg(long, visible_aliases = ["imgsz", "img-size"], default_value_t = 192)]
     img: usize,
     /// Classes, 1 to 4: vehicle, tank, tent, plane
     #[arg(long, default_value_t = synth::CLASSES.len())]
@@ -116,7 +116,7 @@ struct AnchorsArgs {
     /// Data set YAML
     data: PathBuf,
     /// Side of the images in training
-    #[arg(long, visible_alias = "imgsz", default_value_t = 640)]
+    #[arg(long, visible_aliases = ["imgsz", "img-size"], default_value_t = 640)]
     img: usize,
     /// Anchors of all levels together
     #[arg(long, default_value_t = 9)]

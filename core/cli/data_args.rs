@@ -8,7 +8,7 @@ use yolo_engine::Checkpoint;
 use yolo_engine::train::{Sampling, TrainOptions};
 
 use crate::error::{CliError, CliResult, io_error};
-use crate::ui;
+use crate::{settings, ui};
 
 /// A data error as a failed command.
 pub fn failed(error: yolo_data::Error) -> CliError {
@@ -84,9 +84,10 @@ pub fn other_names(weights: &Path, model: &[String], data: &Path, dataset: &[Str
     ));
 }
 
-/// A loader that augments and shuffles.
+/// A loader that augments and shuffles, for training `model`.
 pub fn train_loader(
     dataset: &Dataset,
+    model: &Checkpoint,
     size: usize,
     batch: usize,
     hyp: &Hyp,
@@ -95,31 +96,74 @@ pub fn train_loader(
 ) -> CliResult<Loader> {
     let options = LoaderOptions {
         workers,
+        stride: stride(model),
         ..LoaderOptions::train(size, batch, hyp.clone(), seed)
     };
-    augmented(dataset, options)
+    Loader::new(samples(dataset, Split::Train, true)?.items, options).map_err(failed)
+}
+
+/// Where `--cache` keeps decoded images.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Cache {
+    /// In memory.
+    Ram,
+    /// In a folder of the run.
+    Disk,
+}
+
+/// Bytes of memory that keep all `samples` at this size; what fits where that is more than there is, which is said.
+fn all_in_memory(samples: &[yolo_data::Sample], size: usize) -> usize {
+    let bytes = |sample: &yolo_data::Sample| {
+        let [w, h] = sample.size.map(|side| side as f64);
+        (3.0 * w * h * (size as f64 / w.max(h)).powi(2)) as usize
+    };
+    // Rounding of sides, and a little more.
+    let needed = samples.iter().map(bytes).sum::<usize>() / 50 * 51 + (1 << 20);
+    // A tenth is left to everybody else, as in YOLOv5.
+    let there = settings::available_memory().map_or(usize::MAX, |bytes| bytes as usize / 10 * 9);
+    if needed > there {
+        let gb = |bytes: usize| bytes as f64 / 1e9;
+        ui::say(format!(
+            "--cache ram: {:.1} GB are needed and {:.1} GB are free: what fits is kept",
+            gb(needed),
+            gb(there)
+        ));
+    }
+    needed.min(there)
 }
 
 /// The loader of a training: as [`train_loader`], unless the images go by their shape.
-pub fn loader_of(dataset: &Dataset, training: &TrainOptions, model: &Checkpoint, workers: usize) -> CliResult<Loader> {
+pub fn loader_of(
+    dataset: &Dataset,
+    training: &TrainOptions,
+    model: &Checkpoint,
+    workers: usize,
+    cache: Option<(Cache, &Path)>,
+) -> CliResult<Loader> {
     let o = training;
+    let samples = samples(dataset, Split::Train, true)?.items;
+    let usual = LoaderOptions::train(o.size, o.batch, o.hyp.clone(), o.seed);
     let options = LoaderOptions {
+        cache_bytes: match cache {
+            Some((Cache::Ram, _)) => all_in_memory(&samples, o.size),
+            _ => usual.cache_bytes,
+        },
+        cache_folder: match cache {
+            Some((Cache::Disk, folder)) => Some(folder.to_owned()),
+            _ => None,
+        },
         workers,
         rect: o.sampling == Sampling::Rect,
         stride: stride(model),
-        ..LoaderOptions::train(o.size, o.batch, o.hyp.clone(), o.seed)
+        ..usual
     };
-    augmented(dataset, options)
+    Loader::new(samples, options).map_err(failed)
 }
 
-/// Sizes of batches are multiples of it: at least 32, as in YOLOv5.
+/// Sizes of batches are multiples of it.
 fn stride(model: &Checkpoint) -> usize {
-    usize::try_from(model.max_stride()).unwrap_or_default().max(32)
-}
-
-fn augmented(dataset: &Dataset, options: LoaderOptions) -> CliResult<Loader> {
-    let samples = samples(dataset, Split::Train, true)?;
-    Loader::new(samples.items, options).map_err(failed)
+    usize::try_from(model.max_stride()).unwrap_or(1).max(1)
 }
 
 /// A loader for measuring `model` on a split.
@@ -145,7 +189,14 @@ pub fn val_loader(
 
 /// Up to `count` training images, evenly spread over the split, as validation sees them: for calibration and for comparing
 /// candidates. Squares, so that every batch looks alike.
-pub fn calib_loader(dataset: &Dataset, size: usize, batch: usize, count: usize, workers: usize) -> CliResult<Loader> {
+pub fn calib_loader(
+    dataset: &Dataset,
+    model: &Checkpoint,
+    size: usize,
+    batch: usize,
+    count: usize,
+    workers: usize,
+) -> CliResult<Loader> {
     let all = samples(dataset, Split::Train, false)?.items;
     let count = count.clamp(1, all.len().max(1));
     let picked = (0..count)
@@ -155,6 +206,7 @@ pub fn calib_loader(dataset: &Dataset, size: usize, batch: usize, count: usize, 
         workers,
         rect: false,
         pad: 0.0,
+        stride: stride(model),
         ..LoaderOptions::val(size, batch)
     };
     Loader::new(picked, options).map_err(failed)

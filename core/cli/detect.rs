@@ -1,39 +1,38 @@
 //! `yolo detect`: finds objects in pictures and draws them.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Instant;
 
 use serde_json::{Value, json};
 use yolo_data::Image;
-use yolo_data::pixels::{IMAGE_EXTENSIONS, is_image};
 use yolo_engine::detect::detect;
 use yolo_engine::eval::{Detection, NmsOptions};
 use yolo_engine::val::Detector;
-use yolo_report::{Canvas, Mark, MarkStyle, draw_marks};
+use yolo_report::{Canvas, Letters, Mark, MarkStyle, draw_marks};
 
 use crate::device::DeviceArgs;
-use crate::error::{CliError, CliResult, io_error};
+use crate::error::{CliError, CliResult};
 use crate::val::label_text;
-use crate::{load, plots, settings, ui};
+use crate::{load, plots, settings, source, ui};
 
 /// Find objects in pictures, draw and list them
 ///
 /// Examples: yolo detect --weights yolov5n.pt --source street.jpg
 ///           yolo detect --weights best.safetensors --source 'photos/*.jpg' --save-txt --json
 #[derive(clap::Args)]
-#[command(verbatim_doc_comment)]
+#[command(verbatim_doc_comment, infer_long_args = true)]
 pub struct DetectArgs {
     /// Checkpoint (.safetensors or .pt)
     #[arg(long)]
     weights: PathBuf,
-    /// Pictures: files, folders or patterns (`'photos/**/*.jpg'`)
+    /// Pictures: files, folders, patterns (`'photos/**/*.jpg'`) or lists of them (`list.txt`)
     #[arg(long, required = true, num_args = 1..)]
     source: Vec<String>,
-    /// Long side that pictures are scaled to (default: what the model was trained for)
-    #[arg(long, visible_alias = "imgsz")]
-    img: Option<usize>,
+    /// Long side that pictures are scaled to, or height and width to fit into (default: what the model was trained for)
+    #[arg(long, visible_aliases = ["imgsz", "img-size"], num_args = 1..=2, value_names = ["SIDE", "WIDTH"])]
+    img: Vec<usize>,
     /// Least confidence
     #[arg(long, default_value_t = 0.25)]
     conf_thres: f32,
@@ -55,6 +54,9 @@ pub struct DetectArgs {
     /// Add the confidence to `--save-txt`
     #[arg(long)]
     save_conf: bool,
+    /// Write what is in each box to `crops/CLASS/NAME.jpg`
+    #[arg(long)]
+    save_crop: bool,
     /// Write no pictures
     #[arg(long)]
     nosave: bool,
@@ -98,12 +100,12 @@ struct Found {
 pub fn run(args: &DetectArgs) -> CliResult {
     let device = args.device.one()?;
     settings::shares(&[("--conf-thres", args.conf_thres), ("--iou-thres", args.iou_thres)])?;
-    let files = sources(&args.source)?;
+    let files = source::pictures(&args.source)?;
     // The first picture is decoded while the network is read.
     let pictures = decode_ahead(files.clone());
     let checkpoint = load::checkpoint(&args.weights)?.to_device(device);
     let names = checkpoint.meta.names.clone();
-    let size = settings::image_size(args.img, &checkpoint)?;
+    let size = settings::image_sides(&args.img, &checkpoint)?;
     let options = NmsOptions {
         conf: args.conf_thres,
         iou: args.iou_thres,
@@ -121,6 +123,7 @@ pub fn run(args: &DetectArgs) -> CliResult {
         args,
         folder: &folder,
         names: &names,
+        letters: Letters::default(),
         several: files.len() > 1,
     };
 
@@ -147,6 +150,7 @@ pub fn run(args: &DetectArgs) -> CliResult {
     bar.finish();
     let unreadable = found?;
     let results = results.map_err(|_| CliError::Failed("the thread that writes pictures stopped".into()))??;
+    plots::say_missing(&output.letters);
     if ui::stopped() {
         return Err(CliError::Interrupted(format!(
             "stopped after {} of {} pictures",
@@ -172,7 +176,7 @@ pub fn run(args: &DetectArgs) -> CliResult {
 fn find(
     detector: &Detector,
     pictures: Receiver<(PathBuf, yolo_data::Result<Image>)>,
-    size: usize,
+    size: [usize; 2],
     options: &NmsOptions,
     drawn: &SyncSender<Found>,
     several: bool,
@@ -231,12 +235,13 @@ struct Output<'a> {
     args: &'a DetectArgs,
     folder: &'a Path,
     names: &'a [String],
+    letters: Letters,
     several: bool,
 }
 
 impl Output<'_> {
     fn writes(&self) -> bool {
-        !self.args.nosave || self.args.save_txt
+        !self.args.nosave || self.args.save_txt || self.args.save_crop
     }
 
     /// Draws and writes what comes; the rows of `images` in the order of the pictures.
@@ -257,6 +262,9 @@ impl Output<'_> {
             let file = self.folder.join("labels").join(format!("{stem}.txt"));
             let text = label_text(&detections, image.width, image.height, self.args.save_conf);
             yolo_report::save_text(&file, &text).map_err(plots::failed)?;
+        }
+        if self.args.save_crop {
+            self.crops(&image, &detections, &stem)?;
         }
         let mut row = json!({
             "path": path,
@@ -298,7 +306,35 @@ impl Output<'_> {
             confidence: !self.args.hide_conf,
         };
         let mut canvas = Canvas::new(&mut image.data, image.width, image.height).map_err(plots::failed)?;
-        draw_marks(&mut canvas, &marks, self.names, style);
+        draw_marks(&mut canvas, &marks, self.names, &self.letters, style);
+        Ok(())
+    }
+
+    /// What is in each box, a little more of it than the box as YOLOv5 does it, one file each.
+    fn crops(&self, image: &Image, detections: &[Detection], stem: &str) -> CliResult {
+        let mut counts: HashMap<u32, usize> = HashMap::new();
+        for d in detections {
+            let count = counts.entry(d.class).or_default();
+            *count += 1;
+            let number = if *count == 1 { String::new() } else { count.to_string() };
+            // A name is one folder, whatever is in it.
+            let class = self.name(d.class).replace(['/', '\\', '\0'], "_");
+            let class = if class.trim_matches('.').is_empty() {
+                format!("class {}", d.class)
+            } else {
+                class
+            };
+            let file = self
+                .folder
+                .join("crops")
+                .join(class)
+                .join(format!("{stem}{number}.jpg"));
+            let [x0, x1] = widened(d.xyxy[0], d.xyxy[2], image.width);
+            let [y0, y1] = widened(d.xyxy[1], d.xyxy[3], image.height);
+            let rows = (y0..y1).flat_map(|y| &image.data[(y * image.width + x0) * 3..(y * image.width + x1) * 3]);
+            let pixels: Vec<u8> = rows.copied().collect();
+            yolo_report::save_picture(&file, &pixels, x1 - x0, y1 - y0).map_err(plots::failed)?;
+        }
         Ok(())
     }
 
@@ -339,6 +375,14 @@ impl Output<'_> {
     }
 }
 
+/// A side of a box by 2 % and 10 pixels longer, within the picture and never empty.
+fn widened(low: f32, high: f32, end: usize) -> [usize; 2] {
+    let (centre, reach) = ((low + high) / 2.0, (high - low) / 2.0 * 1.02 + 5.0);
+    let start = ((centre - reach).max(0.0) as usize).min(end - 1);
+    let stop = ((centre + reach).max(0.0) as usize).clamp(start + 1, end);
+    [start, stop]
+}
+
 /// The file's name without its ending; pictures of the same name from different folders get numbers.
 fn free_stem(path: &Path, taken: &mut HashSet<String>) -> String {
     let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
@@ -349,44 +393,6 @@ fn free_stem(path: &Path, taken: &mut HashSet<String>) -> String {
         number += 1;
     }
     free
-}
-
-/// Files of paths, folders and patterns, in the order given and sorted within each.
-fn sources(given: &[String]) -> CliResult<Vec<PathBuf>> {
-    let mut files = Vec::new();
-    for text in given {
-        let before = files.len();
-        let path = Path::new(text);
-        if path.is_dir() {
-            let entries = std::fs::read_dir(path).map_err(|error| io_error("can't read", path, &error))?;
-            let inside: Result<Vec<PathBuf>, _> = entries.map(|entry| entry.map(|e| e.path())).collect();
-            files.extend(inside.map_err(|error| io_error("can't read", path, &error))?);
-        } else if path.is_file() {
-            if !is_image(path) {
-                return Err(CliError::Usage(format!(
-                    "{text}: this is no picture (known endings: {})",
-                    IMAGE_EXTENSIONS.join(", ")
-                )));
-            }
-            files.push(path.to_owned());
-        } else if text.contains(['*', '?', '[']) {
-            let found = glob::glob(text)
-                .map_err(|error| CliError::Usage(format!("--source {text}: not a pattern: {}", error.msg)))?;
-            files.extend(found.filter_map(Result::ok));
-        } else {
-            return Err(CliError::Failed(format!("{text}: there is no such file or folder")));
-        }
-        let new = files.split_off(before);
-        files.extend(new.into_iter().filter(|file| is_image(file) && file.is_file()));
-        files[before..].sort();
-        if files.len() == before {
-            return Err(CliError::Failed(format!(
-                "{text}: there are no pictures ({})",
-                IMAGE_EXTENSIONS.join(", ")
-            )));
-        }
-    }
-    Ok(files)
 }
 
 /// Classes by name or number.

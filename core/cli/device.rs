@@ -63,7 +63,8 @@ pub struct Compute {
 impl DeviceArgs {
     /// Whether somebody said where to compute.
     pub fn is_given(&self) -> bool {
-        !self.device.trim().eq_ignore_ascii_case("auto")
+        let text = self.device.trim();
+        !text.is_empty() && !text.eq_ignore_ascii_case("auto")
     }
 
     /// The device that was asked for.

@@ -45,6 +45,13 @@ pub fn run(args: &ForwardArgs) -> CliResult {
         .tensors
         .get("images")
         .ok_or_else(|| CliError::Usage(format!("{}: there is no tensor `images` in it", args.input.display())))?;
+    let (size, step) = (images.size(), graph.size_step()?);
+    if !matches!(size[..], [_, _, h, w] if h > 0 && w > 0 && h % step == 0 && w % step == 0) {
+        return Err(CliError::Usage(format!(
+            "{}: `images` is {size:?}; [N, C, H, W] with H and W in multiples of {step}, the network's largest stride, is needed",
+            args.input.display()
+        )));
+    }
     let head = graph
         .head
         .clone()

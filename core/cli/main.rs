@@ -15,6 +15,7 @@ mod error;
 mod explain;
 mod export;
 mod forward;
+mod habits;
 mod inspect;
 mod launch;
 mod list_plugins;
@@ -28,6 +29,7 @@ mod prune;
 mod quantize;
 mod ranks;
 mod settings;
+mod source;
 mod torch;
 mod train;
 mod ui;
@@ -134,7 +136,20 @@ fn main() {
     // Before anything that could start a thread or load libtorch.
     yolo_torch::threads::prepare();
     plain_panics();
-    let parsed = Cli::command().try_get_matches();
+    let words = match habits::translate(std::env::args_os()) {
+        Ok(translated) => {
+            // One process of several speaks.
+            if std::env::var("RANK").map_or(true, |rank| rank == "0") {
+                translated.notes.iter().for_each(ui::say);
+            }
+            translated.words
+        }
+        Err(error) => {
+            eprintln!("error: {error}");
+            yolo_registry::leave(error.code())
+        }
+    };
+    let parsed = Cli::command().try_get_matches_from(words);
     let parsed = parsed.and_then(|matches| Ok((Cli::from_arg_matches(&matches)?, given(&matches))));
     let (cli, given) = match parsed {
         Ok(parsed) => parsed,

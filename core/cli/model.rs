@@ -9,7 +9,7 @@ use yolo_core::model::diagram;
 use yolo_engine::checkpoint;
 
 use crate::error::{CliError, CliResult, io_error};
-use crate::{load, ui};
+use crate::{load, settings, ui};
 
 /// Build and describe a model: parameters, GFLOPs, layers, a drawing
 ///
@@ -27,7 +27,7 @@ pub struct ModelArgs {
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
     /// Side of the image for GFLOPs and shapes
-    #[arg(long, visible_alias = "imgsz", default_value_t = 640)]
+    #[arg(long, visible_aliases = ["imgsz", "img-size"], default_value_t = 640)]
     img: i64,
     /// Print JSON
     #[arg(long)]
@@ -49,9 +49,12 @@ pub struct ModelArgs {
 /// Runs the command.
 pub fn run(args: &ModelArgs) -> CliResult {
     let graph = load::graph_with(&args.model, args.nc, &args.set)?;
-    let cost = graph.cost(args.img)?;
+    // A graph that fits no size is refused with its reason right below.
+    let step = graph.size_step().unwrap_or(1);
+    let img = settings::multiple_of_stride(usize::try_from(args.img).unwrap_or(0), step)? as i64;
+    let cost = graph.cost(img)?;
     let strides = graph.strides()?;
-    let shapes = graph.shapes([1, graph.input_channels(), args.img, args.img])?;
+    let shapes = graph.shapes([1, graph.input_channels(), img, img])?;
     let outputs: Vec<_> = graph
         .outputs
         .iter()
@@ -73,17 +76,18 @@ pub fn run(args: &ModelArgs) -> CliResult {
         ui::say(format!("wrote {}", path.display()));
     }
     if let Some(path) = &args.init_weights {
-        init_weights(args, &graph, path)?;
+        init_weights(args, &graph, img, path)?;
     }
     if args.json {
         return ui::print_json(&json!({
             "model": args.model,
             "nc": graph.head.as_ref().map(|head| head.classes),
-            "img": args.img,
+            "img": img,
             "params": cost.params,
             "gflops": cost.gflops(),
             "layers": cost.layers,
             "strides": strides,
+            "size_step": step,
             "outputs": outputs,
         }));
     }
@@ -96,15 +100,15 @@ pub fn run(args: &ModelArgs) -> CliResult {
         cost.layers.len(),
         ui::thousands(cost.params),
         cost.gflops(),
-        args.img,
-        args.img,
+        img,
+        img,
         strides
     );
     Ok(())
 }
 
 /// Writes the model with fresh weights, as a training without `--weights` starts.
-fn init_weights(args: &ModelArgs, graph: &Graph, path: &Path) -> CliResult {
+fn init_weights(args: &ModelArgs, graph: &Graph, img: i64, path: &Path) -> CliResult {
     if !load::is_safetensors(path) {
         return Err(CliError::Usage(format!(
             "--init-weights {}: the result is a .safetensors file",
@@ -124,7 +128,7 @@ fn init_weights(args: &ModelArgs, graph: &Graph, path: &Path) -> CliResult {
     };
     let (mut fresh, _) = load::for_training(start, head.classes)?;
     fresh.meta.names = (0..head.classes).map(|class| class.to_string()).collect();
-    fresh.meta.image_size = args.img;
+    fresh.meta.image_size = img;
     checkpoint::save(path, &fresh).map_err(load::failed)?;
     ui::say(format!("wrote {}", path.display()));
     Ok(())

@@ -7,11 +7,12 @@ use yolo_engine::eval::{ConfusionMatrix, Detection, Metrics, Truth};
 use yolo_engine::train::Sampling;
 use yolo_engine::val::{ImageResult, Report};
 use yolo_report::{
-    Cell, Mark, PrCurve, confidence_curves, confusion_matrix, contact_sheet, grid_sheet, label_plots, pr_curves,
-    save_picture, save_text, training_curves,
+    Cell, Letters, Mark, PrCurve, confidence_curves, confusion_matrix, contact_sheet, grid_sheet, label_plots,
+    pr_curves, save_picture, save_text, training_curves,
 };
 
 use crate::error::{CliError, CliResult, io_error};
+use crate::ui;
 
 /// Pictures on a sheet.
 const PICTURES: usize = 16;
@@ -68,7 +69,7 @@ impl Pictures {
     }
 
     /// Labels beside detections.
-    fn save(&self, path: &Path, names: &[String]) -> CliResult {
+    fn save(&self, path: &Path, names: &[String], letters: &Letters) -> CliResult {
         let images: Vec<(Image, String)> = self
             .kept
             .iter()
@@ -87,7 +88,7 @@ impl Pictures {
                 predictions,
             })
             .collect();
-        let sheet = contact_sheet(&cells, names, 320, 2).map_err(failed)?;
+        let sheet = contact_sheet(&cells, names, letters, 320, 2).map_err(failed)?;
         save_picture(path, &sheet.data, sheet.width, sheet.height).map_err(failed)
     }
 }
@@ -96,11 +97,26 @@ fn file_name(path: &Path) -> String {
     path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
+/// Says once which names could not be written on pictures.
+pub fn say_missing(letters: &Letters) {
+    if let Some(note) = letters.take_note() {
+        ui::say(note);
+    }
+}
+
 /// Curves, confusion matrix and pictures of a validation.
-pub fn validation(folder: &Path, names: &[String], report: &Report, pictures: &Pictures) -> CliResult {
+pub fn validation(
+    folder: &Path,
+    names: &[String],
+    letters: &Letters,
+    report: &Report,
+    pictures: &Pictures,
+) -> CliResult {
     curves(folder, names, &report.metrics)?;
     confusion(folder, names, &report.confusion)?;
-    pictures.save(&folder.join("val_pictures.jpg"), names)
+    pictures.save(&folder.join("val_pictures.jpg"), names, letters)?;
+    say_missing(letters);
+    Ok(())
 }
 
 fn curves(folder: &Path, names: &[String], metrics: &Metrics) -> CliResult {
@@ -134,24 +150,29 @@ pub fn training(folder: &Path) -> CliResult {
 }
 
 /// What the labels of the training images are like, and the first batch as the network sees it.
-pub fn training_data(folder: &Path, dataset: &Dataset, loader: &Loader, sampling: Sampling) -> CliResult {
+pub fn training_data(
+    folder: &Path,
+    dataset: &Dataset,
+    letters: &Letters,
+    loader: &Loader,
+    sampling: Sampling,
+) -> CliResult {
     let boxes: Vec<[f32; 5]> = loader
         .samples()
         .iter()
         .flat_map(|sample| sample.boxes.iter().copied())
         .collect();
     save_text(&folder.join("labels.svg"), &label_plots(&dataset.names, &boxes)).map_err(failed)?;
-    match sampling.epoch(loader, 0, Shard::default(), &[]).next() {
-        Some(batch) => {
-            let batch = batch.map_err(crate::data_args::failed)?;
-            train_batch(&folder.join("train_batch.jpg"), &dataset.names, &batch)
-        }
-        None => Ok(()),
+    if let Some(batch) = sampling.epoch(loader, 0, Shard::default(), &[]).next() {
+        let batch = batch.map_err(crate::data_args::failed)?;
+        train_batch(&folder.join("train_batch.jpg"), &dataset.names, letters, &batch)?;
     }
+    say_missing(letters);
+    Ok(())
 }
 
 /// The first pictures of a batch, side by side.
-fn train_batch(path: &Path, names: &[String], batch: &Batch) -> CliResult {
+fn train_batch(path: &Path, names: &[String], letters: &Letters, batch: &Batch) -> CliResult {
     let [h, w] = batch.size;
     let plane = h * w;
     let shown = batch.len().min(PICTURES);
@@ -198,6 +219,6 @@ fn train_batch(path: &Path, names: &[String], batch: &Batch) -> CliResult {
             predictions: &[],
         })
         .collect();
-    let sheet = grid_sheet(&cells, names, 320, 4).map_err(failed)?;
+    let sheet = grid_sheet(&cells, names, letters, 320, 4).map_err(failed)?;
     save_picture(path, &sheet.data, sheet.width, sheet.height).map_err(failed)
 }

@@ -61,7 +61,7 @@ pub struct PruneArgs {
     #[arg(long, default_value_t = 256)]
     select_images: usize,
     /// Side of the images (default: what the model was trained for)
-    #[arg(long, visible_alias = "imgsz")]
+    #[arg(long, visible_aliases = ["imgsz", "img-size"])]
     img: Option<usize>,
     /// Images per step
     #[arg(long, visible_alias = "batch", default_value_t = 16)]
@@ -252,9 +252,10 @@ pub struct Job<'a> {
 }
 
 impl Job<'_> {
-    fn calib(&self) -> CliResult<Loader> {
+    fn calib(&self, model: &Checkpoint) -> CliResult<Loader> {
         data_args::calib_loader(
             self.dataset,
+            model,
             self.img,
             self.batch,
             self.calib_batches.max(1) * self.batch,
@@ -265,9 +266,24 @@ impl Job<'_> {
     /// Lets the pruner of `value` decide and cuts.
     pub fn run(&self, model: &Checkpoint, place: &str, value: &serde_json::Value) -> CliResult<Pruned> {
         let pruner = components::pruner(place, value)?;
-        let train = data_args::train_loader(self.dataset, self.img, self.batch, &self.hyp, self.seed, self.workers)?;
-        let calib = self.calib()?;
-        let select = data_args::calib_loader(self.dataset, self.img, self.batch, self.select_images, self.workers)?;
+        let train = data_args::train_loader(
+            self.dataset,
+            model,
+            self.img,
+            self.batch,
+            &self.hyp,
+            self.seed,
+            self.workers,
+        )?;
+        let calib = self.calib(model)?;
+        let select = data_args::calib_loader(
+            self.dataset,
+            model,
+            self.img,
+            self.batch,
+            self.select_images,
+            self.workers,
+        )?;
         let options = PruneOptions {
             budget: self.budget,
             rounding: self.rounding,
@@ -304,7 +320,7 @@ impl Job<'_> {
         let plan = PrunePlan::of_file(&text, &ChannelGroups::of(&model.graph)?)
             .map_err(|error| CliError::Usage(format!("{}: {error}", path.display())))?;
         let settings = json!({ "plan": path });
-        let model = yolo_engine::prune::apply_plan(model, &plan, &self.calib()?, self.calib_batches, settings)
+        let model = yolo_engine::prune::apply_plan(model, &plan, &self.calib(model)?, self.calib_batches, settings)
             .map_err(load::failed)?;
         Ok(Pruned { model, plan })
     }

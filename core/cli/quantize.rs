@@ -44,7 +44,7 @@ pub struct QuantizeArgs {
     #[arg(long, default_value_t = 16)]
     calib_batches: usize,
     /// Side of the images (default: what the model was trained for)
-    #[arg(long, visible_alias = "imgsz")]
+    #[arg(long, visible_aliases = ["imgsz", "img-size"])]
     img: Option<usize>,
     /// Images per step
     #[arg(long, visible_alias = "batch", default_value_t = 16)]
@@ -174,7 +174,7 @@ impl Job<'_> {
     /// Calibrates, then trains if epochs are asked for. The result is on the CPU, as what writes files wants it.
     pub fn run(&self, model: &Checkpoint, quantizer: &dyn Quantizer) -> CliResult<Quantized> {
         let count = self.calib_batches.max(1) * self.batch;
-        let calib = data_args::calib_loader(self.dataset, self.img, self.batch, count, self.workers)?;
+        let calib = data_args::calib_loader(self.dataset, model, self.img, self.batch, count, self.workers)?;
         let mut bar = ui::Bar::new("calibrate", calib.batches() as u64);
         ui::stop_flag();
         let mut progress = |done: usize, total: usize| {
@@ -214,6 +214,7 @@ impl Job<'_> {
             options,
             dataset: self.dataset,
             workers: self.workers,
+            cache: None,
             folder: &self.folder.join("qat"),
             resume: self.resume,
         };

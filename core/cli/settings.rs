@@ -15,15 +15,26 @@ pub fn image_size(given: Option<usize>, checkpoint: &Checkpoint) -> CliResult<us
     multiple_of_stride(given.or(trained).unwrap_or(640), checkpoint.max_stride())
 }
 
+/// Height and width of `--img SIDE` or `--img HEIGHT WIDTH`, as [`image_size`].
+pub fn image_sides(given: &[usize], checkpoint: &Checkpoint) -> CliResult<[usize; 2]> {
+    match given {
+        [height, width] => Ok([
+            image_size(Some(*height), checkpoint)?,
+            image_size(Some(*width), checkpoint)?,
+        ]),
+        other => image_size(other.first().copied(), checkpoint).map(|side| [side; 2]),
+    }
+}
+
 /// A size that the network can be run at: rounded up, with a note, as YOLOv5 does it.
 pub fn multiple_of_stride(size: usize, stride: i64) -> CliResult<usize> {
     const LARGEST: usize = 1 << 14;
     if size == 0 || size > LARGEST {
         return Err(CliError::Usage(format!(
-            "--img {size}: a size from 32 to {LARGEST} is needed"
+            "--img {size}: a size from 1 to {LARGEST} is needed"
         )));
     }
-    let stride = usize::try_from(stride).unwrap_or(32).max(1);
+    let stride = usize::try_from(stride).unwrap_or(1).max(1);
     let rounded = size.div_ceil(stride) * stride;
     if rounded != size {
         ui::say(format!(
@@ -55,10 +66,20 @@ pub fn run_folder(project: &Path, name: &str, exist_ok: bool) -> PathBuf {
         .unwrap_or(base)
 }
 
+/// Memory that programs can still have, in bytes; `None` where the system doesn't say.
+pub fn available_memory() -> Option<u64> {
+    kilobytes("/proc/meminfo", "MemAvailable:")
+}
+
 /// Most memory that this process has held at once, in bytes; `None` where the system doesn't say.
 pub fn peak_memory() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    kilobytes("/proc/self/status", "VmHWM:")
+}
+
+/// The bytes of a row `NAME 123 kB`.
+fn kilobytes(file: &str, name: &str) -> Option<u64> {
+    let text = std::fs::read_to_string(file).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
     line.trim()
         .strip_suffix("kB")?
         .trim()

@@ -12,6 +12,7 @@ use serde_json::json;
 use yolo_data::{Dataset, Loader};
 use yolo_engine::eval::NmsOptions;
 use yolo_engine::train::{Decay, NOMINAL_BATCH, OptimizerKind, Outcome, Sampling, TrainOptions, anchors, norms};
+use yolo_report::Letters;
 
 use crate::batch_size::BatchSize;
 use crate::device::{self, AmpArgs, CompileArgs, DeviceArgs};
@@ -26,6 +27,7 @@ pub use job::{Job, penalty};
 /// Examples: yolo train --data bccd.yaml --weights yolov5n.pt --img 320 --epochs 15
 ///           yolo train --resume runs/train/exp
 #[derive(Clone, clap::Args, Serialize, Deserialize)]
+#[command(infer_long_args = true)]
 pub struct TrainArgs {
     /// Data set YAML
     #[arg(long, required_unless_present = "resume")]
@@ -58,7 +60,7 @@ pub struct TrainArgs {
     #[serde(default = "nominal_batch")]
     nominal_batch: usize,
     /// Side of the images
-    #[arg(long, visible_alias = "imgsz", default_value_t = 640)]
+    #[arg(long, visible_aliases = ["imgsz", "img-size"], default_value_t = 640)]
     img: usize,
     /// `sgd`, `adam` or `adamw`
     #[arg(long, default_value = "sgd")]
@@ -108,7 +110,7 @@ pub struct TrainArgs {
     #[arg(long)]
     noval: bool,
     /// Keep the weights of every Nth epoch as weights/epochN.safetensors (0: only the best and the last)
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value = "0", allow_hyphen_values = true, value_parser = period)]
     #[serde(default)]
     save_period: usize,
     /// Draw nothing
@@ -129,6 +131,14 @@ pub struct TrainArgs {
     #[arg(long)]
     #[serde(default)]
     rect: bool,
+    /// Keep decoded training images: all in memory (`ram`), or the rest in a folder of the run (`disk`; default: up to 2 GB in memory)
+    #[arg(long, value_name = "WHERE", value_enum, num_args = 0..=1, default_missing_value = "ram")]
+    #[serde(default)]
+    cache: Option<data_args::Cache>,
+    /// Share of a class's target that is spread over all classes (default: that of --hyp)
+    #[arg(long, value_name = "SHARE")]
+    #[serde(default)]
+    label_smoothing: Option<f64>,
     /// Find better hyper-parameters: train N times for --epochs, each time with values that descend from the best so far
     #[arg(long, value_name = "N", num_args = 0..=1, default_missing_value = "300")]
     #[serde(default)]
@@ -302,6 +312,7 @@ fn train((mut args, folder, resume): Asked, json: bool, device: tch::Device, ran
         options,
         dataset: &dataset,
         workers: args.workers,
+        cache: args.cache,
         folder: &folder,
         resume,
     };
@@ -327,8 +338,9 @@ fn train((mut args, folder, resume): Asked, json: bool, device: tch::Device, ran
     if args.rect && world.is_main() && !resume {
         ui::say("--rect: batches of one shape each, without mosaics and always in the same order, as YOLOv5 does it");
     }
+    let letters = Letters::default();
     if world.is_main() && !args.noplots && !resume {
-        plots::training_data(&folder, &dataset, &train, job.options.sampling)?;
+        plots::training_data(&folder, &dataset, &letters, &train, job.options.sampling)?;
     }
     let started = Instant::now();
     let outcome = job.run_on(&train, &measured, "train", sparsify.as_ref())?;
@@ -337,7 +349,7 @@ fn train((mut args, folder, resume): Asked, json: bool, device: tch::Device, ran
         return Ok(());
     }
     if !args.noplots {
-        draw(&folder, &dataset, &outcome, &measured, device)?;
+        draw((&folder, &dataset, &letters), &outcome, &measured, device)?;
     }
     let m = &outcome.metrics;
     if !json {
@@ -381,7 +393,15 @@ fn device_memory(device: tch::Device) -> Option<i64> {
 
 /// The settings of the engine.
 fn options(args: &TrainArgs, size: usize) -> CliResult<TrainOptions> {
-    let hyp = data_args::hyp(args.hyp.as_ref(), &[])?;
+    let mut hyp = data_args::hyp(args.hyp.as_ref(), &[])?;
+    if let Some(share) = args.label_smoothing {
+        if !(0.0..1.0).contains(&share) {
+            return Err(CliError::Usage(format!(
+                "--label-smoothing {share}: a number from 0 to 1 is needed"
+            )));
+        }
+        hyp.label_smoothing = share;
+    }
     Ok(TrainOptions {
         optimizer: match args.optimizer.to_lowercase().as_str() {
             "sgd" => OptimizerKind::Sgd,
@@ -415,13 +435,28 @@ fn sampling(args: &TrainArgs) -> Sampling {
     }
 }
 
+/// `--save-period`: -1 is YOLOv5's word for never.
+fn period(text: &str) -> Result<usize, String> {
+    match text {
+        "-1" => Ok(0),
+        number => number
+            .parse()
+            .map_err(|_| "a number of epochs, or 0 (or -1) for never".to_owned()),
+    }
+}
+
 /// Curves of the training, and the best model looked at closely.
-fn draw(folder: &Path, dataset: &Dataset, outcome: &Outcome, loader: &Loader, device: tch::Device) -> CliResult {
+fn draw(
+    (folder, dataset, letters): (&Path, &Dataset, &Letters),
+    outcome: &Outcome,
+    loader: &Loader,
+    device: tch::Device,
+) -> CliResult {
     plots::training(folder)?;
     let nms = NmsOptions::validation();
     let best = outcome.best.on(device);
     let (report, pictures) = val::measure(&best, loader, &nms, "best", &mut |_| Ok(()))?;
-    plots::validation(folder, &dataset.names, &report, &pictures)
+    plots::validation(folder, &dataset.names, letters, &report, &pictures)
 }
 
 /// `slimming` or YAML to a plugin configuration.

@@ -9,6 +9,7 @@ use yolo_data::{Dataset, Loader, Split};
 use yolo_engine::Checkpoint;
 use yolo_engine::eval::{Detection, NmsOptions};
 use yolo_engine::val::{Detector, ImageResult, Report};
+use yolo_report::Letters;
 
 use crate::device::DeviceArgs;
 use crate::error::{CliError, CliResult};
@@ -19,7 +20,7 @@ use crate::{data_args, load, settings, ui};
 ///
 /// Example: yolo val --weights best.safetensors --data bccd.yaml --img 320 --plots
 #[derive(clap::Args)]
-#[command(verbatim_doc_comment)]
+#[command(verbatim_doc_comment, infer_long_args = true)]
 pub struct ValArgs {
     /// Checkpoint (.safetensors or .pt)
     #[arg(long)]
@@ -31,7 +32,7 @@ pub struct ValArgs {
     #[arg(long, default_value = "val")]
     task: String,
     /// Side of the images (default: what the model was trained for)
-    #[arg(long, visible_alias = "imgsz")]
+    #[arg(long, visible_aliases = ["imgsz", "img-size"])]
     img: Option<usize>,
     /// Images per step
     #[arg(long, visible_alias = "batch", default_value_t = 16)]
@@ -86,8 +87,13 @@ pub struct ValArgs {
 pub fn run(args: &ValArgs) -> CliResult {
     let device = args.device.one()?;
     settings::shares(&[("--conf-thres", args.conf_thres), ("--iou-thres", args.iou_thres)])?;
-    let split =
-        Split::parse(&args.task).ok_or_else(|| CliError::Usage(format!("--task {}: train, val or test", args.task)))?;
+    let split = Split::parse(&args.task).ok_or_else(|| {
+        let help = match args.task.as_str() {
+            "speed" | "study" => "\n  help: `yolo bench` measures speed",
+            _ => "",
+        };
+        CliError::Usage(format!("--task {}: train, val or test{help}", args.task))
+    })?;
     let mut checkpoint = load::checkpoint(&args.weights)?.to_device(device);
     let mut dataset = data_args::dataset(&args.data)?;
     if args.single_cls {
@@ -126,7 +132,7 @@ pub fn run(args: &ValArgs) -> CliResult {
     };
     let (report, pictures) = measure(&checkpoint, &loader, &options, "val", &mut extra)?;
     if args.plots {
-        plots::validation(&folder, &dataset.names, &report, &pictures)?;
+        plots::validation(&folder, &dataset.names, &Letters::default(), &report, &pictures)?;
     }
     let coco = predictions.map(|predictions| predictions.finish(&folder)).transpose()?;
     let coco = coco.as_ref();

@@ -83,9 +83,10 @@ fn compilers() -> Vec<Compiler> {
                 line: words(&line),
             });
         } else {
-            eprintln!(
-                "skipped: no `{}` for .{language} guests",
-                line.split(" IN").next().unwrap_or(&line)
+            let compiler = line.split(" IN").next().unwrap_or(&line);
+            crate::support::skip::skipped(
+                "compilers for WebAssembly",
+                format!("no `{compiler}` for .{language} guests"),
             );
         }
     }

@@ -9,6 +9,7 @@ mod light;
 mod load;
 mod seeds;
 mod setup;
+mod skipped;
 mod tidy;
 mod wheel;
 
@@ -59,7 +60,10 @@ fn test(arguments: &[String]) -> Outcome {
             cargo.env(name, value);
         }
     }
-    run(&mut cargo)
+    let skipped = skipped::List::new(&root().join("target"))?;
+    let outcome = run(cargo.env(skipped::VARIABLE, skipped.path()));
+    println!("{}", skipped.closing_line()?);
+    outcome
 }
 
 /// What tests run under, unless the caller's environment says otherwise.

@@ -283,7 +283,13 @@ impl Context<'_> {
             &mut |_, _| Ok(()),
         )
         .map_err(load::failed)?;
-        plots::validation(&pictures, &model.meta.names, &report, &seen)?;
+        plots::validation(
+            &pictures,
+            &model.meta.names,
+            &yolo_report::Letters::default(),
+            &report,
+            &seen,
+        )?;
         Ok(pictures)
     }
 }

@@ -144,6 +144,14 @@ impl<'a> Context<'a> {
             ui::say(format!("weights: {}", report.summary()));
         }
         model.meta.names.clone_from(&self.dataset.names);
+        let stride = model.max_stride();
+        if self.recipe.img < 1 || self.recipe.img % stride != 0 {
+            return Err(CliError::Usage(format!(
+                "the recipe's `img: {}` is no multiple of the model's stride {stride}; use {}",
+                self.recipe.img,
+                (self.recipe.img.max(1) + stride - 1) / stride * stride
+            )));
+        }
         model.meta.image_size = self.recipe.img;
         Ok(model.to_device(self.compute.device))
     }
@@ -219,6 +227,7 @@ impl<'a> Context<'a> {
             options,
             dataset: self.dataset,
             workers: self.recipe.workers,
+            cache: None,
             folder,
             resume,
         };

@@ -57,14 +57,15 @@ pub fn run(job: &Job<'_>, args: &TrainArgs, generations: usize, sparsify: Option
         job.workers,
         true,
     )?;
-    let mut train = data_args::loader_of(job.dataset, &options, &job.start, job.workers)?;
+    let cache = job.cache.map(|cache| (cache, job.folder));
+    let mut train = data_args::loader_of(job.dataset, &options, &job.start, job.workers, cache)?;
     begin(job, &options, &train, &val)?;
     resume::remember(args, job.folder)?;
     while done.len() < generations {
         let hyp = evolve::next(&options.hyp, &done, options.seed).map_err(load::failed)?;
         let options = TrainOptions { hyp, ..options.clone() };
         if options.hyp != job.options.hyp || !done.is_empty() {
-            train = data_args::loader_of(job.dataset, &options, &job.start, job.workers)?;
+            train = data_args::loader_of(job.dataset, &options, &job.start, job.workers, cache)?;
         }
         let label = format!("generation {}/{generations}", done.len() + 1);
         done.push(generation(job, options, (&train, &val), &label, sparsify)?);
@@ -124,6 +125,7 @@ fn generation(
         options,
         dataset: job.dataset,
         workers: job.workers,
+        cache: job.cache,
         folder: job.folder,
         resume: false,
     };

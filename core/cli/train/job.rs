@@ -37,6 +37,8 @@ pub struct Job<'a> {
     pub dataset: &'a yolo_data::Dataset,
     /// Loader threads.
     pub workers: usize,
+    /// Where decoded images are kept.
+    pub cache: Option<data_args::Cache>,
     /// Where it writes.
     pub folder: &'a Path,
     /// Continue what is there.
@@ -47,7 +49,13 @@ impl Job<'_> {
     /// Loaders of the training and validation images.
     pub fn loaders(&self) -> CliResult<(Loader, Loader)> {
         let o = &self.options;
-        let train = data_args::loader_of(self.dataset, o, &self.start, self.workers)?;
+        let train = data_args::loader_of(
+            self.dataset,
+            o,
+            &self.start,
+            self.workers,
+            self.cache.map(|cache| (cache, self.folder)),
+        )?;
         let val = data_args::val_loader(
             self.dataset,
             Split::Val,

@@ -14,7 +14,8 @@ use crate::{load, settings};
 const OPTIONS: &str = "options.json";
 
 /// Options that may change when a run goes on: they change no weight, or (paths, where the files now are) their content is compared.
-const FREE: [&str; 14] = [
+const FREE: [&str; 15] = [
+    "cache",
     "cfg",
     "data",
     "device",

@@ -12,7 +12,7 @@ use rand_chacha::ChaCha8Rng;
 use crate::augment::{self, PixelBox, Warp};
 use crate::dataset::Sample;
 use crate::letterbox::{self, Fit, Letterbox};
-use crate::{Error, Hyp, Image, Result, weights};
+use crate::{Error, Hyp, Image, Result, files, weights};
 
 /// Some images and their boxes.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -75,6 +75,8 @@ pub struct LoaderOptions {
     pub seed: u64,
     /// Most bytes that decoded images may take in memory; what does not fit is decoded again.
     pub cache_bytes: usize,
+    /// Decoded images that memory doesn't keep are kept in a folder in this one, until the loader is gone.
+    pub cache_folder: Option<PathBuf>,
 }
 
 /// A part of the work of several processes. Together the parts of a batch are the batch, image for image.
@@ -115,6 +117,7 @@ impl LoaderOptions {
             workers: default_workers(),
             seed,
             cache_bytes: 2 << 30,
+            cache_folder: None,
         }
     }
 
@@ -130,6 +133,7 @@ impl LoaderOptions {
             workers: default_workers(),
             seed: 0,
             cache_bytes: 1 << 30,
+            cache_folder: None,
         }
     }
 }
@@ -153,6 +157,8 @@ struct Source {
     plan: Option<(Vec<usize>, Vec<[usize; 2]>)>,
     cache: Vec<OnceLock<Arc<Image>>>,
     cached_bytes: Mutex<usize>,
+    /// Made with the first image that goes there, so that a loader which is only looked at leaves nothing behind.
+    disk: Mutex<Option<tempfile::TempDir>>,
 }
 
 /// The images of an epoch.
@@ -208,6 +214,7 @@ impl Loader {
                 plan,
                 cache,
                 cached_bytes: Mutex::new(0),
+                disk: Mutex::new(None),
             }),
         })
     }
@@ -463,30 +470,66 @@ impl Source {
         if let Some(loaded) = self.cache[index].get() {
             return Ok(loaded.clone());
         }
+        let file = self.kept_file(index)?;
+        if let Some(image) = file.as_ref().and_then(|file| self.read_kept(index, file)) {
+            return Ok(Arc::new(image));
+        }
+        let image = Arc::new(self.decode(index)?);
+        let mut held = self.cached_bytes.lock().unwrap_or_else(PoisonError::into_inner);
+        if *held + image.data.len() <= self.options.cache_bytes && self.cache[index].set(image.clone()).is_ok() {
+            *held += image.data.len();
+        } else if let Some(file) = file {
+            drop(held);
+            files::write(&file, &image.data)?;
+        }
+        Ok(image)
+    }
+
+    /// Width and height of a sample with its long side at the loader's size.
+    fn loaded_size(&self, index: usize) -> [usize; 2] {
+        let [w, h] = self.samples[index].size;
+        let ratio = self.options.size as f64 / h.max(w) as f64;
+        [w, h].map(|length| ((length as f64 * ratio).ceil() as usize).clamp(1, self.options.size))
+    }
+
+    fn decode(&self, index: usize) -> Result<Image> {
         let sample = &self.samples[index];
         let image = Image::open(&sample.image)?;
         if [image.width, image.height] != sample.size {
             return Err(Error::image(&sample.image, "the file changed since its size was read"));
         }
-        let ratio = self.options.size as f64 / image.height.max(image.width) as f64;
-        let image = if ratio == 1.0 {
-            image
-        } else {
-            let side = |length: usize| ((length as f64 * ratio).ceil() as usize).clamp(1, self.options.size);
-            let (w, h) = (side(image.width), side(image.height));
-            // Training always interpolates; validation averages when it shrinks.
-            if self.options.augment.is_some() || ratio > 1.0 {
-                letterbox::resize(&image, w, h)
-            } else {
-                letterbox::resize_area(&image, w, h)
-            }
-        };
-        let image = Arc::new(image);
-        let mut held = self.cached_bytes.lock().unwrap_or_else(PoisonError::into_inner);
-        if *held + image.data.len() <= self.options.cache_bytes && self.cache[index].set(image.clone()).is_ok() {
-            *held += image.data.len();
+        let longest = image.height.max(image.width);
+        if longest == self.options.size {
+            return Ok(image);
         }
-        Ok(image)
+        let [w, h] = self.loaded_size(index);
+        // Training always interpolates; validation averages when it shrinks.
+        Ok(if self.options.augment.is_some() || longest < self.options.size {
+            letterbox::resize(&image, w, h)
+        } else {
+            letterbox::resize_area(&image, w, h)
+        })
+    }
+
+    /// Where a decoded image is kept on the disk, if they are.
+    fn kept_file(&self, index: usize) -> Result<Option<PathBuf>> {
+        let Some(parent) = &self.options.cache_folder else {
+            return Ok(None);
+        };
+        let mut disk = self.disk.lock().unwrap_or_else(PoisonError::into_inner);
+        if disk.is_none() {
+            files::create_folder(parent)?;
+            let folder = tempfile::Builder::new().prefix(".cache-").tempdir_in(parent);
+            *disk = Some(folder.map_err(Error::io(parent, "make a folder in it"))?);
+        }
+        Ok(disk.as_ref().map(|folder| folder.path().join(format!("{index}.rgb"))))
+    }
+
+    /// An image that was kept, `None` where there is none yet.
+    fn read_kept(&self, index: usize, file: &std::path::Path) -> Option<Image> {
+        let data = std::fs::read(file).ok()?;
+        let [width, height] = self.loaded_size(index);
+        (data.len() == width * height * 3).then_some(Image { width, height, data })
     }
 
     /// Letterboxes into `scratch`; the result maps the file to the picture.

@@ -27,7 +27,7 @@ impl Format {
     /// Names of all formats.
     pub const NAMES: [&str; 3] = ["onnx", "onnx-qdq", "ncnn"];
 
-    /// The name.
+    /// Its name.
     pub fn name(self) -> &'static str {
         match self {
             Self::Onnx => "onnx",
@@ -64,6 +64,8 @@ pub struct Request {
     pub profile: Profile,
     /// Suppression inside the file (ONNX only).
     pub nms: Option<Nms>,
+    /// Version of the operators (ONNX only); the lowest that has all of them if absent.
+    pub opset: Option<i64>,
     /// Names of the classes, for the metadata.
     pub names: Vec<String>,
     /// Whether to run the file before it is written.
@@ -83,6 +85,7 @@ impl Request {
             outputs: Outputs::Decoded,
             profile: Profile::Ort,
             nms: None,
+            opset: None,
             names: Vec::new(),
             check: true,
             threads: 0,
@@ -233,6 +236,7 @@ fn prepare_onnx(graph: &Graph, params: &Params, request: &Request, path: &Path) 
         profile: if qdq { request.profile } else { Profile::Strip },
         names: request.names.clone(),
         nms: request.nms.clone(),
+        opset: request.opset,
     };
     let exported = onnx::export(graph, params, &options)?;
     let bytes = exported.model.to_bytes()?;

@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use yolo_report::{
-    Cell, Mark, MarkStyle, Picture, PrCurve, Result, confidence_curves, confusion_matrix, contact_sheet, draw_marks,
-    pr_curves, save_picture, save_text, training_curves,
+    Cell, Letters, Mark, MarkStyle, Picture, PrCurve, Result, confidence_curves, confusion_matrix, contact_sheet,
+    draw_marks, pr_curves, save_picture, save_text, training_curves,
 };
 
 fn main() -> Result<()> {
@@ -37,7 +37,13 @@ fn main() -> Result<()> {
             }
         })
         .collect();
-    draw_marks(&mut photo.canvas()?, &marks, &names, MarkStyle::default());
+    draw_marks(
+        &mut photo.canvas()?,
+        &marks,
+        &names,
+        &Letters::default(),
+        MarkStyle::default(),
+    );
     save_picture(&folder.join("marks.jpg"), &photo.data, photo.width, photo.height)?;
 
     let labels: Vec<Mark> = marks.iter().step_by(3).map(|m| Mark { conf: None, ..*m }).collect();
@@ -49,7 +55,7 @@ fn main() -> Result<()> {
         labels: &labels,
         predictions: &marks[..8],
     };
-    let sheet = contact_sheet(&[cell; 5], &names, 320, 2)?;
+    let sheet = contact_sheet(&[cell; 5], &names, &Letters::default(), 320, 2)?;
     save_picture(&folder.join("sheet.png"), &sheet.data, sheet.width, sheet.height)?;
 
     let csv: String = std::iter::once(

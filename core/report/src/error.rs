@@ -33,6 +33,9 @@ pub enum Error {
         /// Why.
         source: std::io::Error,
     },
+    /// Bytes that should be a font.
+    #[error("this is no TrueType or OpenType font that can be read")]
+    Font,
     /// A table of numbers that can't be read.
     #[error("{0}")]
     Table(String),

@@ -1,7 +1,6 @@
 //! Boxes with labels on a picture.
 
-use crate::text::text_width;
-use crate::{Canvas, FontSize, Rect, class_color, ink_on};
+use crate::{Canvas, FontSize, Letters, Rect, class_color, ink_on};
 
 /// A box to draw: a detection, or a label from the data set.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -35,8 +34,9 @@ impl Default for MarkStyle {
     }
 }
 
-/// Draws boxes, the surest last so that they lie on top. Labels go where they hide no other label, if there is such a place.
-pub fn draw_marks(canvas: &mut Canvas<'_>, marks: &[Mark], names: &[String], style: MarkStyle) {
+/// Draws boxes, the surest last so that they lie on top. Labels go where they hide no other label, if there is such a place. A name that
+/// `letters` can't write is replaced by `class N`.
+pub fn draw_marks(canvas: &mut Canvas<'_>, marks: &[Mark], names: &[String], letters: &Letters, style: MarkStyle) {
     let (width, height) = (canvas.width(), canvas.height());
     let line = style
         .line
@@ -64,41 +64,41 @@ pub fn draw_marks(canvas: &mut Canvas<'_>, marks: &[Mark], names: &[String], sty
     let size = FontSize::for_picture(width, height);
     let mut taken: Vec<Rect> = Vec::with_capacity(order.len());
     // The surest label chooses its place first and is drawn last.
-    let placed: Vec<(Rect, String, [u8; 3])> = order
+    let placed: Vec<(Rect, [String; 2], [u8; 3])> = order
         .iter()
         .rev()
         .map(|mark| {
-            let text = label(mark, names, style.confidence);
-            let place = place_label(rect(mark), &text, size, (width as i32, height as i32), &taken);
+            let parts = label(mark, names, letters, style.confidence);
+            let long = parts.iter().map(|part| letters.width(part, size)).sum();
+            let place = place_label(rect(mark), long, size, (width as i32, height as i32), &taken);
             taken.push(place);
-            (place, text, class_color(mark.class))
+            (place, parts, class_color(mark.class))
         })
         .collect();
-    for (place, text, color) in placed.iter().rev() {
+    for (place, parts, color) in placed.iter().rev() {
         canvas.fill(*place, *color);
-        canvas.text(place.x0 + 2, place.y0, text, size, ink_on(*color));
+        let mut x = place.x0.saturating_add(2);
+        for part in parts {
+            letters.write(canvas, (x, place.y0), part, size, ink_on(*color));
+            x = x.saturating_add(letters.width(part, size));
+        }
     }
 }
 
-/// `car 0.87`; a class without a name is its number.
-fn label(mark: &Mark, names: &[String], confidence: bool) -> String {
-    let number;
+/// `car` and ` 0.87`: apart, as a name that is written from right to left would take the number to its left. A class without a name that
+/// can be written is its number.
+fn label(mark: &Mark, names: &[String], letters: &Letters, confidence: bool) -> [String; 2] {
     let name = match names.get(mark.class) {
-        Some(name) => name.as_str(),
-        None => {
-            number = format!("class {}", mark.class);
-            &number
-        }
+        Some(name) if letters.have(name) => name.clone(),
+        _ => format!("class {}", mark.class),
     };
-    match mark.conf.filter(|_| confidence) {
-        Some(conf) => format!("{name} {conf:.2}"),
-        None => name.to_owned(),
-    }
+    let conf = mark.conf.filter(|_| confidence);
+    [name, conf.map_or_else(String::new, |conf| format!(" {conf:.2}"))]
 }
 
 /// Above the box, else inside its top, else below; never off the picture if it fits there at all.
-fn place_label(mark: Rect, text: &str, size: FontSize, (width, height): (i32, i32), taken: &[Rect]) -> Rect {
-    let (w, h) = (text_width(text, size) + 4, size.height());
+fn place_label(mark: Rect, long: i32, size: FontSize, (width, height): (i32, i32), taken: &[Rect]) -> Rect {
+    let (w, h) = (long.saturating_add(4), size.height());
     let x = mark.x0.clamp(0, (width - w).max(0));
     let rows = [mark.y0.saturating_sub(h), mark.y0, mark.y1];
     let candidates = rows.map(|y| Rect::new(x, y, w, h));
@@ -118,6 +118,7 @@ fn place_label(mark: Rect, text: &str, size: FontSize, (width, height): (i32, i3
 mod tests {
     use super::*;
     use crate::Picture;
+    use crate::text::text_width;
 
     fn names() -> Vec<String> {
         vec!["car".into(), "bus".into()]
@@ -142,6 +143,7 @@ mod tests {
             &mut picture.canvas().unwrap(),
             &[mark(1, 0.9, [50.0, 60.0, 120.0, 140.0])],
             &names(),
+            &Letters::built_in(),
             style,
         );
         let color = Some(class_color(1));
@@ -154,11 +156,29 @@ mod tests {
     #[test]
     fn labels_avoid_each_other_and_stay_on_the_picture() {
         let size = FontSize::Small;
-        let first = place_label(Rect::new(50, 50, 30, 60), "car 0.90", size, (200, 200), &[]);
+        let first = place_label(
+            Rect::new(50, 50, 30, 60),
+            text_width("car 0.90", size),
+            size,
+            (200, 200),
+            &[],
+        );
         assert_eq!(first.y1, 50, "above the box");
-        let second = place_label(Rect::new(50, 50, 30, 60), "bus 0.80", size, (200, 200), &[first]);
+        let second = place_label(
+            Rect::new(50, 50, 30, 60),
+            text_width("bus 0.80", size),
+            size,
+            (200, 200),
+            &[first],
+        );
         assert_eq!(second.y0, 50, "inside its top, as the place above is taken");
-        let corner = place_label(Rect::new(190, 0, 30, 300), "bus 0.80", size, (200, 200), &[]);
+        let corner = place_label(
+            Rect::new(190, 0, 30, 300),
+            text_width("bus 0.80", size),
+            size,
+            (200, 200),
+            &[],
+        );
         assert!(corner.x1 <= 200 && corner.y0 >= 0, "{corner:?}");
     }
 
@@ -170,8 +190,39 @@ mod tests {
             mark(7, 0.5, [-1e30, -1e30, 1e30, 1e30]),
             mark(1, 0.5, [30.0, 20.0, 10.0, 5.0]),
         ];
-        draw_marks(&mut picture.canvas().unwrap(), &marks, &names(), MarkStyle::default());
-        assert_eq!(label(&marks[1], &names(), true), "class 7 0.50");
-        assert_eq!(label(&Mark { conf: None, ..marks[2] }, &names(), true), "bus");
+        let letters = Letters::built_in();
+        draw_marks(
+            &mut picture.canvas().unwrap(),
+            &marks,
+            &names(),
+            &letters,
+            MarkStyle::default(),
+        );
+        let text = |mark: &Mark| label(mark, &names(), &letters, true).concat();
+        assert_eq!(text(&marks[1]), "class 7 0.50");
+        assert_eq!(text(&Mark { conf: None, ..marks[2] }), "bus");
+    }
+
+    #[test]
+    fn a_name_that_no_font_has_is_its_number_and_never_question_marks() {
+        let letters = Letters::built_in();
+        let foreign = ["红细胞".to_owned(), "пёс".to_owned(), "قط".to_owned()];
+        for class in 0..3 {
+            let drawn = |names: &[String], class| {
+                let mut picture = Picture::filled(160, 60, [9; 3]);
+                let marks = [mark(class, 0.5, [5.0, 30.0, 150.0, 55.0])];
+                draw_marks(
+                    &mut picture.canvas().unwrap(),
+                    &marks,
+                    names,
+                    &letters,
+                    MarkStyle::default(),
+                );
+                picture.data
+            };
+            let numbers: Vec<String> = (0..3).map(|class| format!("class {class}")).collect();
+            assert_eq!(drawn(&foreign, class), drawn(&numbers, class));
+        }
+        assert!(letters.take_note().is_some_and(|note| note.contains("红细胞, пёс, قط")));
     }
 }

@@ -4,8 +4,8 @@ use image::imageops::FilterType;
 use image::{ImageBuffer, Rgb};
 
 use crate::marks::{Mark, MarkStyle, draw_marks};
-use crate::text::{FontSize, text_width};
-use crate::{Error, Picture, Result};
+use crate::text::FontSize;
+use crate::{Error, Letters, Picture, Result};
 
 /// One picture of a sheet.
 #[derive(Debug, Clone, Copy)]
@@ -30,7 +30,13 @@ const GAP: usize = 8;
 
 /// Every cell as a pair of tiles, labels on the left and predictions on the right; `columns` pairs side by side. `tile` is the
 /// side of a tile in pixels; pictures keep their shape.
-pub fn contact_sheet(cells: &[Cell<'_>], names: &[String], tile: usize, columns: usize) -> Result<Picture> {
+pub fn contact_sheet(
+    cells: &[Cell<'_>],
+    names: &[String],
+    letters: &Letters,
+    tile: usize,
+    columns: usize,
+) -> Result<Picture> {
     let tile = tile.max(64);
     let caption = FontSize::Small.height() as usize + 4;
     let (pair_width, pair_height) = (2 * tile + GAP, tile + caption);
@@ -58,23 +64,28 @@ pub fn contact_sheet(cells: &[Cell<'_>], names: &[String], tile: usize, columns:
         for (marks, left) in [(cell.labels, x), (cell.predictions, x + tile + GAP)] {
             let mut picture = small.clone();
             let scaled: Vec<Mark> = marks.iter().map(|mark| scaled(mark, scale)).collect();
-            draw_marks(&mut picture.canvas()?, &scaled, names, MarkStyle::default());
+            draw_marks(&mut picture.canvas()?, &scaled, names, letters, MarkStyle::default());
             sheet.canvas()?.paste(
                 &picture,
                 left + (tile - picture.width) / 2,
                 y + (tile - picture.height) / 2,
             );
         }
-        let title = shorten(cell.title, pair_width as i32);
-        sheet
-            .canvas()?
-            .text(x as i32, (y + tile + 2) as i32, &title, FontSize::Small, INK);
+        let title = caption_of(cell.title, index, letters, pair_width as i32);
+        let below = (x as i32, (y + tile + 2) as i32);
+        letters.write(&mut sheet.canvas()?, below, &title, FontSize::Small, INK);
     }
     Ok(sheet)
 }
 
 /// Cells in rows of `columns`, each with its labels and, where there are any, its predictions: a batch as the network sees it.
-pub fn grid_sheet(cells: &[Cell<'_>], names: &[String], tile: usize, columns: usize) -> Result<Picture> {
+pub fn grid_sheet(
+    cells: &[Cell<'_>],
+    names: &[String],
+    letters: &Letters,
+    tile: usize,
+    columns: usize,
+) -> Result<Picture> {
     let tile = tile.max(64);
     let caption = FontSize::Small.height() as usize + 4;
     let columns = columns.clamp(1, cells.len().max(1));
@@ -90,16 +101,15 @@ pub fn grid_sheet(cells: &[Cell<'_>], names: &[String], tile: usize, columns: us
             .chain(cell.predictions)
             .map(|mark| scaled(mark, scale))
             .collect();
-        draw_marks(&mut picture.canvas()?, &marks, names, MarkStyle::default());
+        draw_marks(&mut picture.canvas()?, &marks, names, letters, MarkStyle::default());
         sheet.canvas()?.paste(
             &picture,
             x + (tile - picture.width) / 2,
             y + (tile - picture.height) / 2,
         );
-        let title = shorten(cell.title, tile as i32);
-        sheet
-            .canvas()?
-            .text(x as i32, (y + tile + 2) as i32, &title, FontSize::Small, INK);
+        let title = caption_of(cell.title, index, letters, tile as i32);
+        let below = (x as i32, (y + tile + 2) as i32);
+        letters.write(&mut sheet.canvas()?, below, &title, FontSize::Small, INK);
     }
     Ok(sheet)
 }
@@ -139,14 +149,18 @@ fn fit(cell: &Cell<'_>, tile: usize) -> Result<(Picture, f32)> {
     ))
 }
 
-/// The end of a name that is too long, as the end tells files apart.
-fn shorten(title: &str, width: i32) -> String {
-    if text_width(title, FontSize::Small) <= width {
+/// The name of a picture, or its number where no font has the letters. Of a name that is too long the end, which tells files apart.
+fn caption_of(title: &str, index: usize, letters: &Letters, width: i32) -> String {
+    if !letters.have(title) {
+        return format!("picture {}", index + 1);
+    }
+    let fits = |text: &str| letters.width(text, FontSize::Small) <= width;
+    if fits(title) {
         return title.to_owned();
     }
-    let fit = (width / text_width("x", FontSize::Small)).max(4) as usize - 3;
-    let skip = title.chars().count().saturating_sub(fit);
-    format!("...{}", title.chars().skip(skip).collect::<String>())
+    let starts = title.char_indices().map(|(at, _)| at).skip(1);
+    let shorter = starts.map(|at| format!("...{}", &title[at..])).find(|text| fits(text));
+    shorter.unwrap_or_else(|| format!("picture {}", index + 1))
 }
 
 #[cfg(test)]
@@ -170,7 +184,7 @@ mod tests {
             labels: &[mark(0)],
             predictions: &[mark(1)],
         };
-        let sheet = contact_sheet(&[cell, cell, cell], &[], 200, 2).unwrap();
+        let sheet = contact_sheet(&[cell, cell, cell], &[], &Letters::built_in(), 200, 2).unwrap();
         let pair = 2 * 200 + GAP;
         assert_eq!(sheet.width, 2 * pair + 6 * GAP);
         // The photo is 200 x 100 in its tile, 50 pixels below its top; the box's lower right corner at (160, 80).
@@ -196,7 +210,7 @@ mod tests {
             labels: &[label],
             predictions: &[],
         };
-        let sheet = grid_sheet(&[cell; 5], &[], 128, 3).unwrap();
+        let sheet = grid_sheet(&[cell; 5], &[], &Letters::built_in(), 128, 3).unwrap();
         assert_eq!(sheet.width, 3 * (128 + GAP) + GAP);
         // The lower edge of the label in the second picture of the second row.
         let (x, y) = (GAP + 128 + GAP + 64, GAP + 128 + 20 + GAP + 126);
@@ -205,15 +219,17 @@ mod tests {
 
     #[test]
     fn long_names_keep_their_end() {
-        assert_eq!(shorten("short.jpg", 400), "short.jpg");
-        let long = shorten(&format!("{}7.jpg", "x".repeat(200)), 100);
+        let letters = Letters::built_in();
+        assert_eq!(caption_of("short.jpg", 0, &letters, 400), "short.jpg");
+        let long = caption_of(&format!("{}7.jpg", "x".repeat(200)), 0, &letters, 100);
         assert!(long.starts_with("...") && long.ends_with("7.jpg"), "{long}");
-        assert!(text_width(&long, FontSize::Small) <= 100);
+        assert!(letters.width(&long, FontSize::Small) <= 100);
+        assert_eq!(caption_of("图片.jpg", 4, &letters, 400), "picture 5");
     }
 
     #[test]
     fn an_empty_sheet_and_a_wrong_size_are_handled() {
-        assert!(contact_sheet(&[], &[], 100, 3).is_ok());
+        assert!(contact_sheet(&[], &[], &Letters::built_in(), 100, 3).is_ok());
         let cell = Cell {
             pixels: &[0; 5],
             width: 9,
@@ -222,6 +238,6 @@ mod tests {
             labels: &[],
             predictions: &[],
         };
-        assert!(contact_sheet(&[cell], &[], 100, 1).is_err());
+        assert!(contact_sheet(&[cell], &[], &Letters::built_in(), 100, 1).is_err());
     }
 }

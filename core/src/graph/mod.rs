@@ -189,13 +189,107 @@ impl Graph {
         cost::cost(self, size)
     }
 
+    /// What sides of images must be multiples of, in pixels: the largest stride anywhere in the network, not only at its outputs. A neck
+    /// that goes down to stride 64 and up again needs multiples of 64 although its head ends at stride 32.
+    ///
+    /// Found by trying: a step fits if images of several multiples of it, flat and tall ones among them, go through, and the outputs
+    /// divide them evenly.
+    ///
+    /// # Errors
+    /// Where no step up to the 256 pixels that the graph was built on fits.
+    pub fn size_step(&self) -> Result<i64> {
+        let strides = self.strides()?;
+        let mut step = strides.iter().copied().max().unwrap_or(1).max(1);
+        loop {
+            let fits = [[1, 3], [5, 2], [7, 11]].into_iter().try_for_each(|[rows, columns]| {
+                let [h, w] = [rows * step, columns * step];
+                let shapes = self.shapes([1, self.input_channels(), h, w])?;
+                let even = |(value, stride): (&ValueId, &i64)| match shapes[value.index()][..] {
+                    [_, _, y, x] => y * stride == h && x * stride == w,
+                    _ => true,
+                };
+                match self.outputs.iter().zip(&strides).all(even) {
+                    true => Ok(()),
+                    false => Err(Error::Graph(format!("its outputs don't divide an image of {h} x {w}"))),
+                }
+            });
+            match fits {
+                Ok(()) => return Ok(step),
+                Err(error) if step >= builder::PROBE => return Err(error),
+                Err(_) => step *= 2,
+            }
+        }
+    }
+
     /// Pixels per cell of each output, measured on a 256 x 256 image.
     pub fn strides(&self) -> Result<Vec<i64>> {
-        let shapes = self.shapes([1, self.input_channels(), 256, 256])?;
+        let shapes = self.shapes([1, self.input_channels(), builder::PROBE, builder::PROBE])?;
         Ok(self
             .outputs
             .iter()
-            .map(|value| 256 / shapes[value.index()][2].max(1))
+            .map(|value| builder::PROBE / shapes[value.index()].get(2).copied().unwrap_or(1).max(1))
             .collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `count` convolutions of stride 2, then a way up by `back` of them and joins with what is there.
+    fn hourglass(count: usize, back: usize, join: &Op) -> Graph {
+        let mut g = GraphBuilder::new(3);
+        let mut path = vec![ValueId::IMAGE];
+        for level in 0..count {
+            let channels = if level == 0 { 3 } else { 4 };
+            let x = *path.last().expect("a value");
+            path.push(
+                g.add(&format!("down{level}"), Op::conv(channels, 4, 3, 2, 1, 1, false), &[x])
+                    .expect("a node"),
+            );
+        }
+        let mut x = *path.last().expect("a value");
+        for level in 0..back {
+            let up = g
+                .add(&format!("up{level}"), Op::Upsample { scale: 2 }, &[x])
+                .expect("a node");
+            x = g
+                .add(&format!("join{level}"), join.clone(), &[up, path[count - 1 - level]])
+                .expect("a node");
+            if matches!(join, Op::Concat { .. }) {
+                x = g
+                    .add(&format!("thin{level}"), Op::conv(8, 4, 1, 1, 0, 1, false), &[x])
+                    .expect("a node");
+            }
+        }
+        g.finish(vec![x], None).expect("a graph")
+    }
+
+    #[test]
+    fn the_step_is_the_largest_stride_on_the_way_not_at_the_end() {
+        for join in [Op::Concat { dim: 1 }, Op::Add] {
+            assert_eq!(hourglass(3, 0, &join).size_step().expect("a step"), 8);
+            let deep = hourglass(6, 3, &join);
+            assert_eq!(
+                (deep.strides().expect("strides"), deep.size_step().expect("a step")),
+                (vec![8], 64),
+                "{join:?}"
+            );
+            assert_eq!(hourglass(5, 1, &join).size_step().expect("a step"), 32);
+        }
+    }
+
+    #[test]
+    fn halving_without_padding_needs_even_sides_all_the_way() {
+        let mut g = GraphBuilder::new(3);
+        let x = g.add("a", Op::SpaceToDepth, &[ValueId::IMAGE]).expect("a node");
+        let x = g.add("b", Op::SpaceToDepth, &[x]).expect("a node");
+        let x = g.add("c", Op::Upsample { scale: 4 }, &[x]).expect("a node");
+        let graph = g.finish(vec![x], None).expect("a graph");
+        assert_eq!(
+            (graph.strides().expect("strides"), graph.size_step().expect("a step")),
+            (vec![1], 4)
+        );
+        assert!(graph.shapes([1, 3, 6, 8]).is_err());
     }
 }

@@ -9,6 +9,9 @@ use tch::{Device, Kind, Tensor};
 use yolo_torch::native::bn_act::{self, Act, BatchNorm};
 use yolo_torch::native::step;
 
+#[path = "../../../tests/skip.rs"]
+mod skip;
+
 const MOMENTUM: f64 = 0.03;
 const EPS: f64 = 1e-3;
 
@@ -308,7 +311,7 @@ fn the_kernels_compile_for_every_card_without_spills() {
                 assert_eq!(spills.count(), 0, "{capability}: {log}");
             }
             Err(error) if error.to_string().contains("is not found") => {
-                println!("skipped: {error}");
+                skip::skipped("NVRTC (a CUDA toolkit)", error);
                 return;
             }
             Err(error) => panic!("{capability}: {error}"),

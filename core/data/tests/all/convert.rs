@@ -338,7 +338,7 @@ fn the_blood_cells_from_their_xml_are_their_labels() {
         .arg(dir.path())
         .status();
     if !unpacked.is_ok_and(|status| status.success()) {
-        println!("skipped: tar can't unpack {}", archive.display());
+        crate::skip::skipped("tar", format!("it can't unpack {}", archive.display()));
         return;
     }
     // The pictures lie in folders by split.

@@ -7,6 +7,8 @@ mod dataset;
 mod images;
 mod letterbox;
 mod loader;
+#[path = "../../../../tests/skip.rs"]
+mod skip;
 
 use std::path::{Path, PathBuf};
 
@@ -19,7 +21,7 @@ pub fn shared(name: &str) -> Option<PathBuf> {
     if path.exists() {
         return Some(path);
     }
-    println!("skipped: {} is absent", path.display());
+    skip::skipped(skip::SHARED, format!("{} is absent", path.display()));
     None
 }
 

@@ -66,6 +66,15 @@ pub struct Stage {
     pub settings: serde_json::Value,
 }
 
+/// Multiples that images are padded to where nothing larger is needed, as in YOLOv5.
+const USUAL_STRIDE: i64 = 32;
+
+/// What image sizes must be multiples of for this network.
+pub(crate) fn max_stride(graph: &Graph) -> i64 {
+    // A graph that fits no size at all is refused where it is run, with its reason.
+    graph.size_step().unwrap_or(USUAL_STRIDE).max(USUAL_STRIDE)
+}
+
 impl Checkpoint {
     /// A model without weights of its own history.
     pub fn new(graph: Graph, params: Params, meta: Meta) -> Self {
@@ -100,12 +109,8 @@ impl Checkpoint {
         }
     }
 
-    /// The largest stride, which image sizes must be multiples of (32 where there is no head).
+    /// What image sizes must be multiples of: the largest stride of the network ([`Graph::size_step`]), and at least 32, as in YOLOv5.
     pub fn max_stride(&self) -> i64 {
-        self.graph
-            .head
-            .as_ref()
-            .and_then(|h| h.strides.iter().copied().max())
-            .unwrap_or(32)
+        max_stride(&self.graph)
     }
 }

@@ -8,9 +8,14 @@ use crate::batch::image_tensor;
 use crate::eval::{self, Detection, Nms, NmsOptions};
 use crate::val::Detector;
 
-/// Finds objects in an image: letterboxed to `size` (minimal rectangle), boxes in pixels of the image, best first.
-pub fn detect(detector: &Detector, image: &Image, size: usize, options: &NmsOptions) -> Result<Vec<Detection>> {
-    let (boxed, fit) = letterbox(image, &Letterbox::square(size, true, detector.stride()));
+/// Finds objects in an image: letterboxed into `size` (height, width; multiples of the detector's stride) with as little border as its
+/// stride allows, boxes in pixels of the image, best first.
+pub fn detect(detector: &Detector, image: &Image, size: [usize; 2], options: &NmsOptions) -> Result<Vec<Detection>> {
+    let into = Letterbox {
+        size,
+        ..Letterbox::square(size[0], true, detector.stride())
+    };
+    let (boxed, fit) = letterbox(image, &into);
     let plane = boxed.width * boxed.height;
     let mut pixels = vec![0u8; 3 * plane];
     for (index, pixel) in boxed.data.chunks_exact(3).enumerate() {

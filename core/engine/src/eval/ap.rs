@@ -1,13 +1,16 @@
 //! Precision, recall, F1 and average precision per class.
 //!
 //! AP is the area under the interpolated precision-recall curve at 101 points (COCO's rule), integrated with trapezoids as
-//! YOLOv5 does. Precision and recall are read where the mean F1 of all classes is highest.
+//! YOLOv5 does. Precision and recall are read where the mean F1 of all classes, smoothed as YOLOv5 v7 does it, is highest.
 
 use super::Matches;
 use super::matching::IOU_THRESHOLDS;
 
 /// Points of the curves over confidence.
 const CURVE: usize = 1000;
+/// Points that the mean F1 is averaged over on either side before its highest place is looked for: YOLOv5 v7's `smooth(f1, 0.1)` is a box
+/// of 101 points, with the ends of the curve repeated.
+const SMOOTH: usize = CURVE / 20;
 /// Points of the precision-recall curve.
 const RECALLS: usize = 101;
 
@@ -123,14 +126,10 @@ pub fn evaluate(matches: &Matches) -> Metrics {
         return metrics;
     }
     let f1 = |c: &ClassCurves, i: usize| 2.0 * c.precision[i] * c.recall[i] / (c.precision[i] + c.recall[i] + 1e-16);
-    let mut best = (0, f64::NEG_INFINITY);
-    for i in 0..CURVE {
-        let mean = metrics.curves.iter().map(|c| f1(c, i)).sum::<f64>() / n as f64;
-        if mean > best.1 {
-            best = (i, mean);
-        }
-    }
-    let at = best.0;
+    let mean_f1: Vec<f64> = (0..CURVE)
+        .map(|i| metrics.curves.iter().map(|c| f1(c, i)).sum::<f64>() / n as f64)
+        .collect();
+    let at = smooth_peak(&mean_f1, SMOOTH);
     metrics.confidence = at as f64 / (CURVE - 1) as f64;
     for (class, curves) in metrics.classes.iter_mut().zip(&metrics.curves) {
         (class.precision, class.recall, class.f1) = (curves.precision[at], curves.recall[at], f1(curves, at));
@@ -151,6 +150,20 @@ pub fn evaluate(matches: &Matches) -> Metrics {
         metrics.map,
     ] = means;
     metrics
+}
+
+/// Where the mean over `reach` neighbours on either side is highest; the first such place.
+fn smooth_peak(curve: &[f64], reach: usize) -> usize {
+    let last = curve.len().saturating_sub(1);
+    let smoothed = |i: usize| {
+        let window = i..=i + 2 * reach;
+        window.map(|k| curve[k.saturating_sub(reach).min(last)]).sum::<f64>() / (2 * reach + 1) as f64
+    };
+    let better = |best: (usize, f64), (i, value): (usize, f64)| if value > best.1 { (i, value) } else { best };
+    (0..curve.len())
+        .map(|i| (i, smoothed(i)))
+        .fold((0, f64::NEG_INFINITY), better)
+        .0
 }
 
 /// AP at all thresholds and the curves; `order` lists the detections of the class, best first.
@@ -245,6 +258,25 @@ mod tests {
         // The sentinel (recall 1, precision 0) takes half of nothing here: recall reaches 1 exactly.
         let ap = average_precision(&[0.5, 1.0], &[1.0, 1.0]);
         assert!((ap - 0.995).abs() < 1e-12, "the known 0.995 of this rule, got {ap}");
+    }
+
+    #[test]
+    fn the_peak_is_that_of_the_smoothed_curve() {
+        // A spike of one point against a plateau that is a little lower.
+        let mut curve = vec![0.2; CURVE];
+        curve[100] = 0.9;
+        curve[600..=700].fill(0.6);
+        assert_eq!(
+            smooth_peak(&curve, SMOOTH),
+            650,
+            "the middle of the plateau of 101 points"
+        );
+        assert_eq!(smooth_peak(&curve, 0), 100, "without smoothing the spike");
+        // The ends are repeated, so a curve that falls from its start peaks there.
+        let falling: Vec<f64> = (0..CURVE).map(|i| 1.0 - i as f64 / CURVE as f64).collect();
+        assert_eq!(smooth_peak(&falling, SMOOTH), 0);
+        // Of equals the first, as numpy's argmax.
+        assert_eq!(smooth_peak(&[0.5; CURVE], SMOOTH), 0);
     }
 
     #[test]

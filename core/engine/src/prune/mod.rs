@@ -89,7 +89,8 @@ pub fn apply_plan(
     let (graph, params) = apply(&model.graph, &model.params, &groups, plan)?;
     let params = params.deep_clone();
     recalibrate(&graph, &params, calib, calib_batches)?;
-    let size = model.meta.image_size.max(model.max_stride());
+    let stride = model.max_stride();
+    let size = (model.meta.image_size.max(1) + stride - 1) / stride * stride;
     let cost = CostModel::of(&model.graph, &groups, size)?;
     let kept = cost.widths(plan, &groups);
     let share = |now: i64, before: i64| 100.0 * now as f64 / before.max(1) as f64;

@@ -50,6 +50,7 @@ pub struct Report {
 pub struct Detector {
     program: Program,
     head: DetectHead,
+    stride: usize,
 }
 
 impl Detector {
@@ -59,6 +60,7 @@ impl Detector {
             .head
             .clone()
             .ok_or_else(|| Error::Settings("the model has no detection head".into()))?;
+        let stride = usize::try_from(crate::checkpoint::max_stride(graph)).unwrap_or(1);
         let (graph, params) = passes::fuse(graph, params)?;
         let (graph, params) = passes::upsample_late(&graph, &params)?;
         let params: Params = params
@@ -68,6 +70,7 @@ impl Detector {
         Ok(Self {
             program: Program::new(&graph, &params)?,
             head,
+            stride,
         })
     }
 
@@ -107,9 +110,9 @@ impl Detector {
         self.head.classes as usize
     }
 
-    /// Largest stride: sides of images are multiples of it.
+    /// Sides of images are multiples of it.
     pub fn stride(&self) -> usize {
-        self.head.strides.iter().copied().max().unwrap_or(32) as usize
+        self.stride
     }
 }
 

@@ -5,6 +5,9 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
+#[path = "../../../../tests/skip.rs"]
+mod skip;
+
 /// Root of the workspace.
 pub fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
@@ -24,10 +27,8 @@ pub fn shared(name: &str) -> Option<PathBuf> {
     if path.exists() {
         return Some(path);
     }
-    eprintln!(
-        "skipped: {} is not here (set YOLO_SHARED to the folder of shared data)",
-        path.display()
-    );
+    let why = "is not here (set YOLO_SHARED to the folder of shared data)";
+    skip::skipped(skip::SHARED, format!("{} {why}", path.display()));
     None
 }
 

@@ -85,13 +85,15 @@ pub(super) fn decode(l: &mut Lowering<'_>, head: &DetectHead) -> Result<(String,
         let (h, w) = (l.shape(value)[2], l.shape(value)[3]);
         let y = l.transpose(&part("last"), &split, &[0, 1, 3, 4, 2]);
         let y = l.b.node("Sigmoid", &part("sigmoid"), &[&y], vec![]);
-        let sizes = l.b.i64(&[2, 2, no - 4]);
-        let parts = l.b.node_multi(
-            "Split",
-            &[part("xy_raw"), part("wh_raw"), part("scores")],
-            &[&y, &sizes],
-            vec![int("axis", 4)],
-        );
+        let sizes = [2, 2, no - 4];
+        let names = [part("xy_raw"), part("wh_raw"), part("scores")];
+        let parts = if l.old {
+            let attributes = vec![int("axis", 4), super::builder::ints("split", &sizes)];
+            l.b.node_multi("Split", &names, &[&y], attributes)
+        } else {
+            let sizes = l.b.i64(&sizes);
+            l.b.node_multi("Split", &names, &[&y, &sizes], vec![int("axis", 4)])
+        };
         // xy = (2 y + (cell - 0.5)) * stride
         let cells: Vec<f32> = (0..h)
             .flat_map(|r| (0..w).flat_map(move |c| [c as f32 - half, r as f32 - half]))

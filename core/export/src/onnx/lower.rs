@@ -35,6 +35,8 @@ pub(super) struct Lowering<'a> {
     pub quantizers: Quantizers,
     /// Lowest opset that knows every op used so far.
     pub opset: i64,
+    /// Ops are written in the form that they had up to opset 12.
+    pub old: bool,
 }
 
 impl<'a> Lowering<'a> {
@@ -44,9 +46,11 @@ impl<'a> Lowering<'a> {
         image: [i64; 2],
         batch: Option<i64>,
         quantizers: Quantizers,
+        opset: Option<i64>,
     ) -> Result<Self> {
         let at = |n: i64| graph.shapes([n, graph.input_channels(), image[0], image[1]]);
         let shapes = at(batch.unwrap_or(1))?;
+        let old = opset.is_some_and(|opset| opset < 13);
         let doubled = if batch.is_none() { Some(at(2)?) } else { None };
         Ok(Self {
             graph,
@@ -56,7 +60,8 @@ impl<'a> Lowering<'a> {
             doubled,
             values: Vec::with_capacity(graph.nodes.len()),
             quantizers,
-            opset: 13,
+            opset: if old { 11 } else { 13 },
+            old,
         })
     }
 
@@ -277,6 +282,9 @@ impl<'a> Lowering<'a> {
                     ReduceKind::Max if global => self.b.node("GlobalMaxPool", name, &[input(0)?], vec![]),
                     ReduceKind::Mean => self.b.node("ReduceMean", name, &[input(0)?], vec![ints("axes", &axes)]),
                     ReduceKind::Max => self.b.node("ReduceMax", name, &[input(0)?], vec![ints("axes", &axes)]),
+                    ReduceKind::Sum if self.old => {
+                        self.b.node("ReduceSum", name, &[input(0)?], vec![ints("axes", &axes)])
+                    }
                     ReduceKind::Sum => {
                         let axes = self.b.i64(&axes);
                         self.b.node("ReduceSum", name, &[input(0)?, &axes], vec![])
@@ -315,6 +323,10 @@ impl<'a> Lowering<'a> {
                 self.b.node("MatMul", name, &[input(0)?, &b], vec![])
             }
             Op::Softmax { from_end } => {
+                if *from_end != 1 {
+                    // Up to opset 12 everything from the axis on counts as one.
+                    self.opset = self.opset.max(13);
+                }
                 self.b
                     .node("Softmax", name, &[input(0)?], vec![int("axis", -(*from_end as i64))])
             }

@@ -81,7 +81,7 @@ impl Nms {
 /// How to write the file.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Height and width of the image in pixels; multiples of the largest stride.
+    /// Height and width of the image in pixels; multiples of the network's [`Graph::size_step`].
     pub image: [i64; 2],
     /// Images per run; `None` leaves it open.
     pub batch: Option<i64>,
@@ -91,6 +91,8 @@ pub struct Options {
     pub nms: Option<Nms>,
     /// Form of the quantizers, where the graph has some.
     pub profile: Profile,
+    /// Version of ONNX's operators; the lowest that has all that are needed if absent.
+    pub opset: Option<i64>,
     /// Class names, written to the metadata.
     pub names: Vec<String>,
 }
@@ -103,6 +105,7 @@ impl Default for Options {
             outputs: Outputs::Decoded,
             nms: None,
             profile: Profile::TensorRt,
+            opset: None,
             names: Vec::new(),
         }
     }
@@ -124,32 +127,53 @@ pub struct Exported {
 /// Lowers a network.
 pub fn export(graph: &Graph, params: &Params, options: &Options) -> Result<Exported> {
     let (graph, params) = prepare(graph, params)?;
-    let stride = graph
-        .head
-        .as_ref()
-        .and_then(|head| head.strides.iter().max().copied())
-        .unwrap_or(1);
-    if let Some(side) = options.image.iter().find(|side| **side < 1 || **side % stride != 0) {
+    // The head's strides alone are not enough: a network may go further down and up again.
+    let step = graph.size_step()?;
+    if let Some(side) = options.image.iter().find(|side| **side < 1 || **side % step != 0) {
         return Err(Error::Unsupported(format!(
-            "an image side of {side} is no multiple of the largest stride {stride}"
+            "an image side of {side} is no multiple of {step}, the largest stride of the network"
         )));
     }
     if options.batch.is_some_and(|n| n < 1) {
         return Err(Error::Unsupported("a batch holds at least one image".to_owned()));
     }
     let quantizers = qdq::Quantizers::new(&graph, &params, options.profile)?;
-    let mut l = Lowering::new(&graph, &params, options.image, options.batch, quantizers)?;
+    let mut l = Lowering::new(&graph, &params, options.image, options.batch, quantizers, options.opset)?;
     reserve_public_names(&mut l);
     l.run()?;
     add_outputs(&mut l, options)?;
-    let (opset, names) = (l.opset, std::mem::take(&mut l.values));
-    let model = l.b.finish(opset, metadata(&graph, options));
+    let (lowest, names) = (l.opset, std::mem::take(&mut l.values));
+    let model = l.b.finish(options.opset.unwrap_or(lowest), metadata(&graph, options));
+    if let Some(opset) = options.opset {
+        check_opset(&model, lowest, opset)?;
+    }
     Ok(Exported {
         model,
         graph,
         params,
         names,
     })
+}
+
+/// Whether all ops of a file mean in `opset` what was meant; `lowest` is what the rest of them needs.
+fn check_opset(model: &ModelProto, lowest: i64, opset: i64) -> Result<()> {
+    let used = |names: &[&str]| {
+        let nodes = model.graph.iter().flat_map(|graph| &graph.node);
+        nodes.into_iter().any(|node| names.contains(&node.op_type.as_str()))
+    };
+    let lowest = if used(&["QuantizeLinear", "DequantizeLinear"]) {
+        lowest.max(13)
+    } else {
+        lowest
+    };
+    // From 18 on their axes are an input.
+    let highest = if used(&["ReduceMean", "ReduceMax"]) { 17 } else { 21 };
+    if (lowest..=highest).contains(&opset) {
+        return Ok(());
+    }
+    Err(Error::Unsupported(format!(
+        "opset {opset} can't be written: the operators of this network are written for {lowest} to {highest}"
+    )))
 }
 
 /// Lowers a network and writes the file.
@@ -205,7 +229,10 @@ fn metadata(graph: &Graph, options: &Options) -> Vec<(String, String)> {
     add("imgsz", serde_json::json!(options.image));
     if let Some(head) = &graph.head {
         // YOLOv5's loaders read `stride` as one integer and `names` as a list.
-        add("stride", serde_json::json!(head.strides.iter().max()));
+        add(
+            "stride",
+            serde_json::json!(graph.size_step().ok().max(head.strides.iter().max().copied())),
+        );
         add("strides", serde_json::json!(head.strides));
         add("anchors", serde_json::json!(head.anchors));
         add("nc", serde_json::json!(head.classes));

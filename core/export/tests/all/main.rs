@@ -8,4 +8,6 @@ mod ncnn;
 mod onnx_model;
 mod onnx_ops;
 mod qdq;
+#[path = "../../../../tests/skip.rs"]
+mod skip;
 mod support;

@@ -144,7 +144,7 @@ pub fn engine() -> bool {
     match yolo_export::ort::available() {
         Ok(_) => true,
         Err(error) => {
-            eprintln!("skipped: {error}");
+            crate::skip::skipped("onnxruntime", error);
             false
         }
     }

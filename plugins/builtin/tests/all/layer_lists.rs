@@ -17,7 +17,10 @@ fn read(file: &str, text: &str, classes: Option<i64>) -> yolo_core::Result<Graph
 #[test]
 fn the_reference_files() {
     let Some(folder) = std::env::var_os("YOLO_REFERENCE_MODELS") else {
-        eprintln!("skipped: set YOLO_REFERENCE_MODELS to a folder with the model files of the reference");
+        crate::skip::skipped(
+            "the model files of the reference (YOLO_REFERENCE_MODELS)",
+            "set YOLO_REFERENCE_MODELS to their folder",
+        );
         return;
     };
     let mut count = 0;

@@ -9,5 +9,7 @@ mod layer_lists;
 mod lists;
 mod mixing;
 mod published;
+#[path = "../../../../tests/skip.rs"]
+mod skip;
 
 use yolo_builtin as _;
