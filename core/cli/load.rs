@@ -208,7 +208,7 @@ fn named_model(
         ui::say(format!("{}: {FOLDED}", weights.path.display()));
     }
     weights.compare(cfg, &graph);
-    let report = weights.into_params(&params)?;
+    let report = weights.copy_into(&params)?;
     let lacking: Vec<&String> = report
         .missing
         .iter()
@@ -358,7 +358,7 @@ impl Tensors {
     }
 
     /// Copies what fits.
-    fn into_params(&self, params: &Params) -> CliResult<checkpoint::TransferReport> {
+    fn copy_into(&self, params: &Params) -> CliResult<checkpoint::TransferReport> {
         checkpoint::transfer(
             params,
             self.tensors.iter().map(|(key, tensor)| (key.as_str(), tensor)),
@@ -367,12 +367,12 @@ impl Tensors {
         .map_err(failed)
     }
 
-    /// As [`Tensors::into_params`], for a training that starts from them.
+    /// As [`Tensors::copy_into`], for a training that starts from them.
     fn start_from(&self, model: &str, params: &Params, partial: bool) -> CliResult<checkpoint::TransferReport> {
         if checkpoint::is_folded(params, self.keys()) {
             return Err(CliError::Usage(format!("{}: {FOLDED}", self.path.display())));
         }
-        let report = self.into_params(params)?;
+        let report = self.copy_into(params)?;
         if report.is_poor() && !partial {
             return Err(CliError::Usage(format!(
                 "{}: {}, less than half of `{model}`: training would start from noise\n  help: name the model of the weights with --cfg, \
