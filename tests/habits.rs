@@ -8,7 +8,7 @@ use crate::support::{Said, files, random_weights, small_data, tiny_model, yolo};
 
 fn place() -> (tempfile::TempDir, String) {
     let folder = tempfile::tempdir().expect("a folder");
-    small_data(folder.path(), 8, 64);
+    small_data(folder.path(), 12, 64);
     let weights = random_weights(&tiny_model(folder.path()), folder.path(), 4);
     (folder, weights.display().to_string())
 }
