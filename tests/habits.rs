@@ -77,12 +77,14 @@ fn train_takes_the_words_of_train_py() {
         (&"adam".into(), &"ram".into(), &0.1.into())
     );
     assert_eq!(options["weights"], Value::Null);
-    // Abbreviations, as argparse takes them.
+    // Abbreviations as argparse takes them, and of what is said twice the last.
     train(
         folder.path(),
         &[
             "--imgsz",
             "64",
+            "--batch-size",
+            "4",
             "--batch",
             "-1",
             "--save-period",
