@@ -18,7 +18,8 @@ const SOURCES: [&str; 8] = [
 ];
 
 /// Programs of others whose flags stand in our texts.
-const FOREIGN: [&str; 12] = [
+const FOREIGN: [&str; 13] = [
+    "AssemblyScript",
     "cargo",
     "curl",
     "ffmpeg",
@@ -155,7 +156,12 @@ fn wrong(text: &str, commands: &Commands) -> Vec<String> {
     let mut rest = text.to_owned();
     // Commands in backquotes and in examples; their flags are theirs.
     let lead = text.len() - text.trim_start().len();
-    let line = text.trim_start().strip_prefix("yolo ").map(|_| lead + "yolo ".len());
+    // Further lines of examples in documentation.
+    let line = text
+        .trim_start()
+        .strip_prefix("yolo ")
+        .filter(|_| lead > 0)
+        .map(|_| lead + "yolo ".len());
     let starts: Vec<usize> = ["`yolo ", "Example: yolo ", "Examples: yolo "]
         .iter()
         .flat_map(|s| text.match_indices(s).map(|(at, s)| at + s.len()))
@@ -163,9 +169,9 @@ fn wrong(text: &str, commands: &Commands) -> Vec<String> {
         .collect();
     for start in starts {
         let end = text[start..].find('`').map_or(text.len(), |end| start + end);
-        let call = &text[start..end];
+        let call = text[start..end].split('#').next().unwrap_or_default();
         // Several commands in one.
-        for call in call.split("yolo ").flat_map(|call| call.split(" && ")) {
+        for call in call.split(" && ").map(|call| call.trim_start_matches("yolo ")) {
             let first = call.split_whitespace().next().unwrap_or_default();
             if first.is_empty() || first.starts_with(['{', '-', 'C', '<', '.']) {
                 continue;
@@ -182,11 +188,13 @@ fn wrong(text: &str, commands: &Commands) -> Vec<String> {
         }
         rest = rest.replace(call, "");
     }
+    // A word alone is an argument for another program.
+    let alone = !text.contains(char::is_whitespace);
     let foreign = FOREIGN.iter().any(|program| {
         text.split(|c: char| !c.is_ascii_alphanumeric() && c != '-')
             .any(|word| word == *program)
     });
-    if !foreign {
+    if !foreign && !alone {
         let unknown = flags(&rest).into_iter().filter(|flag| !commands.somewhere(flag));
         wrong.extend(unknown.map(|flag| format!("no command has --{flag}")));
     }
@@ -246,7 +254,7 @@ fn advice_that_nobody_can_follow_is_found() {
             "`yolo export` has no --weight-file",
         ),
         (
-            r##"f(r#"see `yolo data convrt`"#, '"', "--nothing")"##,
+            r##"f(r#"see `yolo data convrt`"#, '"', "use --nothing")"##,
             "no command has --nothing",
         ),
     ] {

@@ -176,10 +176,10 @@ fn whole_life(folder: &Path, cfg: &Path, name: &str) {
     );
     assert_eq!(export.code, 0, "{name}: {}", export.err);
     let sides = [61, 97].map(|side: i64| (side + step - 1) / step * step);
-    let boxes: i64 = strides
-        .iter()
-        .map(|stride| 3 * (sides[0] / stride) * (sides[1] / stride))
-        .sum();
+    // Channels of a raw map are anchors times (5 + classes).
+    let anchors = |level: usize| described["outputs"][level][1].as_i64().expect("channels") / 7;
+    let boxes = |(level, stride): (usize, &i64)| anchors(level) * (sides[0] / stride) * (sides[1] / stride);
+    let boxes: i64 = strides.iter().enumerate().map(boxes).sum();
     let [input, output] = shapes(&folder.join(&out));
     assert_eq!(input, [1, 3, sides[0], sides[1]], "{name}");
     assert_eq!(output, [1, boxes, 7], "{name}");

@@ -8,7 +8,7 @@ use crate::support::{Said, files, random_weights, small_data, tiny_model, yolo};
 
 fn place() -> (tempfile::TempDir, String) {
     let folder = tempfile::tempdir().expect("a folder");
-    small_data(folder.path(), 8, 64);
+    small_data(folder.path(), 12, 64);
     let weights = random_weights(&tiny_model(folder.path()), folder.path(), 4);
     (folder, weights.display().to_string())
 }
@@ -77,12 +77,14 @@ fn train_takes_the_words_of_train_py() {
         (&"adam".into(), &"ram".into(), &0.1.into())
     );
     assert_eq!(options["weights"], Value::Null);
-    // Abbreviations, as argparse takes them.
+    // Abbreviations as argparse takes them, and of what is said twice the last.
     train(
         folder.path(),
         &[
             "--imgsz",
             "64",
+            "--batch-size",
+            "4",
             "--batch",
             "-1",
             "--save-period",

@@ -22,7 +22,7 @@ use crate::{load, plots, settings, source, ui};
 /// Examples: yolo detect --weights yolov5n.pt --source street.jpg
 ///           yolo detect --weights best.safetensors --source 'photos/*.jpg' --save-txt --json
 #[derive(clap::Args)]
-#[command(verbatim_doc_comment, infer_long_args = true)]
+#[command(verbatim_doc_comment, infer_long_args = true, args_override_self = true)]
 pub struct DetectArgs {
     /// Checkpoint (.safetensors or .pt)
     #[arg(long)]

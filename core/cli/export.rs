@@ -16,7 +16,7 @@ use crate::{load, settings, ui};
 ///           yolo export --weights quantized.safetensors --format onnx-qdq --out int8.onnx
 ///           yolo export --weights best.safetensors --format ncnn --out best.param --half
 #[derive(clap::Args)]
-#[command(verbatim_doc_comment, infer_long_args = true)]
+#[command(verbatim_doc_comment, infer_long_args = true, args_override_self = true)]
 pub struct ExportArgs {
     /// Checkpoint (.safetensors or .pt)
     #[arg(long)]

@@ -242,10 +242,11 @@ pub struct Translated {
 /// # Errors
 /// A flag that is known and can't be had here, with what to do instead.
 pub fn translate(words: impl IntoIterator<Item = OsString>) -> CliResult<Translated> {
-    let mut words = words.into_iter().map(dashed).peekable();
+    let mut words = words.into_iter().peekable();
     let mut out: Vec<OsString> = words.next().into_iter().collect();
     let (mut command, mut notes) = (None::<String>, Vec::new());
     while let Some(word) = words.next() {
+        let word = dashed(word);
         let Some(text) = word.to_str() else {
             out.push(word);
             continue;

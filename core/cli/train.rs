@@ -27,7 +27,7 @@ pub use job::{Job, penalty};
 /// Examples: yolo train --data bccd.yaml --weights yolov5n.pt --img 320 --epochs 15
 ///           yolo train --resume runs/train/exp
 #[derive(Clone, clap::Args, Serialize, Deserialize)]
-#[command(infer_long_args = true)]
+#[command(infer_long_args = true, args_override_self = true)]
 pub struct TrainArgs {
     /// Data set YAML
     #[arg(long, required_unless_present = "resume")]

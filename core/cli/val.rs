@@ -20,7 +20,7 @@ use crate::{data_args, load, settings, ui};
 ///
 /// Example: yolo val --weights best.safetensors --data bccd.yaml --img 320 --plots
 #[derive(clap::Args)]
-#[command(verbatim_doc_comment, infer_long_args = true)]
+#[command(verbatim_doc_comment, infer_long_args = true, args_override_self = true)]
 pub struct ValArgs {
     /// Checkpoint (.safetensors or .pt)
     #[arg(long)]

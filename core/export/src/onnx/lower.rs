@@ -309,7 +309,12 @@ impl<'a> Lowering<'a> {
                         text("nearest_mode", "floor"),
                     ]
                 };
-                self.b.node("Resize", name, &[input(0)?, "", &scales], how)
+                // Up to opset 12 the region can't be left out, though it counts in other modes only.
+                let region = match self.old {
+                    true => self.b.f32(&format!("{name}.region"), &[0], &[]),
+                    false => String::new(),
+                };
+                self.b.node("Resize", name, &[input(0)?, &region, &scales], how)
             }
             Op::MatMul { transpose_b } => {
                 let b = if *transpose_b {
