@@ -3,6 +3,7 @@
 mod broken;
 mod check;
 mod convert;
+mod convert_odd;
 mod dataset;
 mod images;
 mod letterbox;
