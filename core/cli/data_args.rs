@@ -55,7 +55,11 @@ fn notes(split: Split, samples: &Samples) {
     }
     if !kinds.is_empty() {
         let kinds: Vec<String> = kinds.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
-        ui::say(format!("note: {}: {} (`yolo data check` has each)", split.name(), kinds.join(", ")));
+        ui::say(format!(
+            "note: {}: {} (`yolo data check` has each)",
+            split.name(),
+            kinds.join(", ")
+        ));
     }
 }
 

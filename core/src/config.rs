@@ -222,7 +222,10 @@ impl Located {
 
     /// The number or truth value at `path` as it stands in the file: `1.10`, not 1.1. `None` for all else, and without a file.
     pub fn written(&self, path: &str) -> Option<&str> {
-        self.written.get(path).map(String::as_str).filter(|text| !text.is_empty())
+        self.written
+            .get(path)
+            .map(String::as_str)
+            .filter(|text| !text.is_empty())
     }
 
     /// A complaint about the value at `path`.
@@ -427,8 +430,14 @@ mod tests {
     fn numbers_are_known_as_they_are_written() {
         let config = Located::parse("m.yaml", "é: [1.10, 007, True, a]\nb:\n  - 1e3 # note\n").expect("valid YAML");
         let written = |path| config.written(path);
-        assert_eq!([written("é.0"), written("é.1"), written("é.2")], [Some("1.10"), Some("007"), Some("True")]);
-        assert_eq!((written("é.3"), written("b.0"), written("none")), (None, Some("1e3"), None));
+        assert_eq!(
+            [written("é.0"), written("é.1"), written("é.2")],
+            [Some("1.10"), Some("007"), Some("True")]
+        );
+        assert_eq!(
+            (written("é.3"), written("b.0"), written("none")),
+            (None, Some("1e3"), None)
+        );
     }
 
     #[test]

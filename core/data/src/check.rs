@@ -220,7 +220,11 @@ fn without_boxes(data: &Dataset, splits: &[(Split, Vec<PathBuf>)], seen: &HashMa
     let mut found = Vec::new();
     for (split, images) in splits {
         let all = || images.iter().map(|image| seen[image.as_path()]);
-        let has_box = |seen: &Seen| seen.classes.as_ref().is_some_and(|classes| classes.iter().any(|boxes| *boxes > 0));
+        let has_box = |seen: &Seen| {
+            seen.classes
+                .as_ref()
+                .is_some_and(|classes| classes.iter().any(|boxes| *boxes > 0))
+        };
         if all().any(has_box) {
             continue;
         }

@@ -5,33 +5,51 @@ use std::path::{Path, PathBuf};
 
 /// Endings of the files that count as images.
 pub const IMAGE_EXTENSIONS: [&str; 17] = [
-    "jpg", "jpeg", "jpe", "jfif", "jif", "mpo", "png", "bmp", "dib", "webp", "tif", "tiff", "gif", "ppm", "pgm", "pbm", "pnm",
+    "jpg", "jpeg", "jpe", "jfif", "jif", "mpo", "png", "bmp", "dib", "webp", "tif", "tiff", "gif", "ppm", "pgm", "pbm",
+    "pnm",
 ];
 
 /// What files are whose endings users take for pictures, but which can't be read, and the way out.
 const OTHERS: [(&str, &[&str]); 8] = [
-    ("AVIF pictures can't be read; convert them to JPEG or PNG", &["avif", "avifs"]),
-    ("HEIC pictures can't be read; convert them to JPEG or PNG", &["heic", "heif", "hif", "heics"]),
+    (
+        "AVIF pictures can't be read; convert them to JPEG or PNG",
+        &["avif", "avifs"],
+    ),
+    (
+        "HEIC pictures can't be read; convert them to JPEG or PNG",
+        &["heic", "heif", "hif", "heics"],
+    ),
     (
         "JPEG 2000 pictures can't be read; convert them to JPEG or PNG",
         &["jp2", "j2k", "jpf", "jpx", "j2c", "jpm"],
     ),
-    ("JPEG XL and XR pictures can't be read; convert them to JPEG or PNG", &["jxl", "jxr", "wdp"]),
+    (
+        "JPEG XL and XR pictures can't be read; convert them to JPEG or PNG",
+        &["jxl", "jxr", "wdp"],
+    ),
     (
         "raw files of cameras can't be read; export them as JPEG or TIFF",
-        &["dng", "cr2", "cr3", "crw", "nef", "arw", "orf", "rw2", "raf", "pef", "srw"],
+        &[
+            "dng", "cr2", "cr3", "crw", "nef", "arw", "orf", "rw2", "raf", "pef", "srw",
+        ],
     ),
     (
         "files of these kinds can't be read; convert them to JPEG or PNG",
-        &["pfm", "exr", "hdr", "tga", "ico", "svg", "psd", "pcx", "xcf", "eps", "qoi", "dds", "dcm", "pam"],
+        &[
+            "pfm", "exr", "hdr", "tga", "ico", "svg", "psd", "pcx", "xcf", "eps", "qoi", "dds", "dcm", "pam",
+        ],
     ),
     (
         "videos can't be read; take pictures out of them first (`ffmpeg -i FILE frames/%06d.png`)",
         &[
-            "mp4", "avi", "mov", "mkv", "webm", "m4v", "mpg", "mpeg", "wmv", "flv", "ts", "m2ts", "mts", "3gp", "asf", "ogv",
+            "mp4", "avi", "mov", "mkv", "webm", "m4v", "mpg", "mpeg", "wmv", "flv", "ts", "m2ts", "mts", "3gp", "asf",
+            "ogv",
         ],
     ),
-    ("streams can't be read; record them and take pictures out of the recording", &["streams", "m3u8"]),
+    (
+        "streams can't be read; record them and take pictures out of the recording",
+        &["streams", "m3u8"],
+    ),
 ];
 
 fn ending(path: &Path) -> Option<String> {
@@ -68,7 +86,11 @@ pub fn left_out(files: &[PathBuf]) -> Option<String> {
             format!("{} ({reason})", endings.join(", "))
         })
         .collect();
-    let files = if count == 1 { "1 file is" } else { &format!("{count} files are") };
+    let files = if count == 1 {
+        "1 file is"
+    } else {
+        &format!("{count} files are")
+    };
     (count > 0).then(|| format!("{files} left out: {}", kinds.join("; ")))
 }
 
@@ -79,14 +101,23 @@ mod tests {
     #[test]
     fn every_ending_is_read_or_said_to_be_something_else() {
         for name in ["a.JPG", "a.mpo", "a.jpe", "b.x.Tiff", "a.gif", "a.ppm"] {
-            assert!(is_image(Path::new(name)) && why_not(Path::new(name)).is_none(), "{name}");
+            assert!(
+                is_image(Path::new(name)) && why_not(Path::new(name)).is_none(),
+                "{name}"
+            );
         }
         for name in ["a.avif", "a.HEIC", "a.jp2", "a.dng", "a.mp4", "a.svg"] {
             let path = Path::new(name);
-            assert!(!is_image(path) && why_not(path).is_some_and(|why| why.contains("can't be read")), "{name}");
+            assert!(
+                !is_image(path) && why_not(path).is_some_and(|why| why.contains("can't be read")),
+                "{name}"
+            );
         }
         for name in ["a.txt", "a", "a.yaml", ".jpg"] {
-            assert!(!is_image(Path::new(name)) && why_not(Path::new(name)).is_none(), "{name}");
+            assert!(
+                !is_image(Path::new(name)) && why_not(Path::new(name)).is_none(),
+                "{name}"
+            );
         }
         let all: Vec<&str> = OTHERS.iter().flat_map(|(_, endings)| *endings).copied().collect();
         assert!(IMAGE_EXTENSIONS.iter().all(|known| !all.contains(known)));
@@ -96,7 +127,10 @@ mod tests {
     fn what_is_left_out_is_counted_in_one_sentence() {
         let files = ["a.heic", "b.mp4", "c.heif", "d.txt"].map(PathBuf::from);
         let text = left_out(&files).expect("some are");
-        assert!(text.starts_with("3 files are left out: 1 .heic, 1 .heif (HEIC"), "{text}");
+        assert!(
+            text.starts_with("3 files are left out: 1 .heic, 1 .heif (HEIC"),
+            "{text}"
+        );
         assert!(text.contains("1 .mp4 (videos"), "{text}");
         assert_eq!(left_out(&files[3..]), None);
     }

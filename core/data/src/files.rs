@@ -35,7 +35,14 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
 /// `desktop.ini`.
 pub fn is_clutter(name: &OsStr) -> bool {
     let name = name.to_string_lossy();
-    let left = ["__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "@eadir", "$recycle.bin"];
+    let left = [
+        "__macosx",
+        "thumbs.db",
+        "ehthumbs.db",
+        "desktop.ini",
+        "@eadir",
+        "$recycle.bin",
+    ];
     name.starts_with('.') || left.contains(&name.to_ascii_lowercase().as_str())
 }
 

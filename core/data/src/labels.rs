@@ -245,7 +245,9 @@ fn columns(numbers: &[f64], keypoints: Option<[usize; 2]>) -> Result<bool, (&'st
         6 => "; if the sixth is a confidence, remove it".to_owned(),
         _ if count > 6 && (count - 5).is_multiple_of(3) => {
             let points = (count - 5) / 3;
-            format!("; if these are boxes with {points} key points, say `kpt_shape: [{points}, 3]` in the data set's YAML")
+            format!(
+                "; if these are boxes with {points} key points, say `kpt_shape: [{points}, 3]` in the data set's YAML"
+            )
         }
         _ => String::new(),
     };
@@ -347,10 +349,7 @@ mod tests {
     #[test]
     fn text_and_labels_agree() {
         let labels = [GOOD, [2.0, 0.125, 0.75, 0.0625, 0.5]];
-        assert_eq!(
-            read(to_text(&labels).as_bytes()).0,
-            labels
-        );
+        assert_eq!(read(to_text(&labels).as_bytes()).0, labels);
     }
 
     #[test]
@@ -369,7 +368,11 @@ mod tests {
                     continue;
                 }
                 let (labels, problems, message) = read_with(row(other).as_bytes(), Some(shape));
-                assert_eq!((labels.len(), problems), (0, vec![(1, "label-keypoints")]), "{shape:?} {other}");
+                assert_eq!(
+                    (labels.len(), problems),
+                    (0, vec![(1, "label-keypoints")]),
+                    "{shape:?} {other}"
+                );
                 assert!(message.contains("kpt_shape"), "{message}");
             }
         }

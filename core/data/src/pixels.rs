@@ -103,7 +103,7 @@ impl Image {
             .map_err(|error| format!("the image can't be encoded: {error}"))
     }
 
-    fn turned(self, orientation: u8) -> Self {
+    pub(crate) fn turned(self, orientation: u8) -> Self {
         let Self {
             width: w, height: h, ..
         } = self;
@@ -148,8 +148,11 @@ fn decode_jpeg(bytes: &[u8]) -> Result<(Image, Option<String>), String> {
         }
         // Damage that libjpeg warns of and goes on.
         other => {
-            let why = other.err().map_or_else(|| "its size is contradictory".to_owned(), |error| error.to_string());
-            let image = decode_other(bytes).map_err(|_| format!("the JPEG is damaged ({why}); copy or download it again"))?;
+            let why = other
+                .err()
+                .map_or_else(|| "its size is contradictory".to_owned(), |error| error.to_string());
+            let image =
+                decode_other(bytes).map_err(|_| format!("the JPEG is damaged ({why}); copy or download it again"))?;
             Ok((image, Some(damaged(&why))))
         }
     }
@@ -207,10 +210,14 @@ fn survives(image: &DynamicImage) -> Result<(), String> {
         let flat = |channels: std::ops::Range<usize>| {
             let pixels = image.to_rgba8();
             let first = pixels.pixels().next().map(|pixel| pixel.0);
-            pixels.pixels().all(|pixel| first.is_some_and(|first| first[channels.clone()] == pixel.0[channels.clone()]))
+            pixels
+                .pixels()
+                .all(|pixel| first.is_some_and(|first| first[channels.clone()] == pixel.0[channels.clone()]))
         };
         if flat(0..3) && !flat(3..4) {
-            return Err("all of the picture is in its transparency, its colours are one; save it without transparency".into());
+            return Err(
+                "all of the picture is in its transparency, its colours are one; save it without transparency".into(),
+            );
         }
     }
     Ok(())

@@ -70,10 +70,15 @@ pub(crate) fn more_pictures(bytes: &[u8]) -> Option<String> {
     if bytes.starts_with(b"GIF8") {
         use image::AnimationDecoder as _;
         let decoder = image::codecs::gif::GifDecoder::new(std::io::Cursor::new(bytes)).ok()?;
-        return if decoder.into_frames().take(2).count() > 1 { animated() } else { None };
+        return if decoder.into_frames().take(2).count() > 1 {
+            animated()
+        } else {
+            None
+        };
     }
     // The flag of the extended header; the chunk that a PNG has before its pixels.
-    let webp = is_webp(bytes) && bytes.get(12..16) == Some(b"VP8X") && bytes.get(20).is_some_and(|flags| flags & 2 != 0);
+    let webp =
+        is_webp(bytes) && bytes.get(12..16) == Some(b"VP8X") && bytes.get(20).is_some_and(|flags| flags & 2 != 0);
     let png = bytes.starts_with(b"\x89PNG") && bytes.windows(4).take(4096).any(|name| name == b"acTL");
     if webp || png {
         return animated();

@@ -77,7 +77,8 @@ fn utf8(bytes: &[u8]) -> Result<Cow<'_, str>, NoText> {
         Ok(text) => Ok(Cow::Borrowed(text)),
         Err(error) => Err(NoText {
             line: line_of(bytes, error.valid_up_to()),
-            message: "the line is not UTF-8 text (GBK, Latin-1 or another older encoding?); save the file as UTF-8".into(),
+            message: "the line is not UTF-8 text (GBK, Latin-1 or another older encoding?); save the file as UTF-8"
+                .into(),
         }),
     }
 }
@@ -143,7 +144,10 @@ mod tests {
         ] {
             let error = decode(bytes).expect_err(words);
             assert!(error.line == line && error.message.contains(words), "{error:?}");
-            assert!(error.message.contains("save") || error.message.contains("zero"), "{error:?}");
+            assert!(
+                error.message.contains("save") || error.message.contains("zero"),
+                "{error:?}"
+            );
         }
     }
 

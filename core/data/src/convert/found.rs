@@ -126,7 +126,14 @@ impl Found {
     }
 
     /// Takes the image with its boxes, unless one of them could not be read.
-    pub fn take(&mut self, settings: &Settings, file: &Path, split: Option<&'static str>, image: PathBuf, boxes: Boxes) {
+    pub fn take(
+        &mut self,
+        settings: &Settings,
+        file: &Path,
+        split: Option<&'static str>,
+        image: PathBuf,
+        boxes: Boxes,
+    ) {
         let Boxes {
             labels,
             incomplete,
@@ -145,7 +152,11 @@ impl Found {
         }
         let by_share = || {
             let name = name_of(&image);
-            if draw(&name) < settings.val_share { "val" } else { "train" }
+            if draw(&name) < settings.val_share {
+                "val"
+            } else {
+                "train"
+            }
         };
         self.items.push(Item {
             split: split.unwrap_or_else(by_share),

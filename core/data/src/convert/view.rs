@@ -48,7 +48,13 @@ fn head(image: &Path) -> Result<probe::Head> {
 impl Found {
     /// How the boxes of an image are to be read, if `declared` is the size that its annotation speaks of; `None` and a problem where
     /// that can't be told.
-    pub fn view(&mut self, settings: &Settings, place: Place<'_>, image: &Path, declared: Option<[f64; 2]>) -> Option<View> {
+    pub fn view(
+        &mut self,
+        settings: &Settings,
+        place: Place<'_>,
+        image: &Path,
+        declared: Option<[f64; 2]>,
+    ) -> Option<View> {
         let head = match head(image) {
             Ok(head) => head,
             Err(error) => {
@@ -98,7 +104,9 @@ impl Found {
         }
         if size != own {
             let [w, h] = own;
-            let message = format!("it speaks of {dw} x {dh} pixels, {name} has {w} x {h}; boxes are taken relative to the former");
+            let message = format!(
+                "it speaks of {dw} x {dh} pixels, {name} has {w} x {h}; boxes are taken relative to the former"
+            );
             self.note(place.file, place.line, "size-mismatch", message);
         }
         Some(View { size, turn })

@@ -89,7 +89,10 @@ fn read_part(
             Some([image]) => image.clone(),
             Some(several) => {
                 let names: Vec<String> = several.iter().map(|image| name_of(image)).collect();
-                let message = format!("the images {} have this name, and one file of annotations", names.join(" and "));
+                let message = format!(
+                    "the images {} have this name, and one file of annotations",
+                    names.join(" and ")
+                );
                 found.problem(&file, 0, "name-clash", message);
                 continue;
             }
@@ -173,8 +176,15 @@ fn fields(row: &str) -> Result<([f64; 4], i64, i64), String> {
     // A comma may stand at the end.
     let fields: Vec<&str> = row.strip_suffix(',').unwrap_or(row).split(',').map(str::trim).collect();
     if !(6..=8).contains(&fields.len()) {
-        let hint = if fields.len() >= 9 { " (rows of videos have two more in front)" } else { "" };
-        return Err(format!("`{row}` has {} fields, not those of {wanted}{hint}", fields.len()));
+        let hint = if fields.len() >= 9 {
+            " (rows of videos have two more in front)"
+        } else {
+            ""
+        };
+        return Err(format!(
+            "`{row}` has {} fields, not those of {wanted}{hint}",
+            fields.len()
+        ));
     }
     let number = |text: &str| {
         let number = text.parse::<f64>().ok().filter(|number| number.is_finite());
@@ -185,10 +195,17 @@ fn fields(row: &str) -> Result<([f64; 4], i64, i64), String> {
         if number.fract() == 0.0 && number.abs() < 1e6 {
             Ok(number as i64)
         } else {
-            Err(format!("`{text}` in `{row}` is no whole number, as score and category are"))
+            Err(format!(
+                "`{text}` in `{row}` is no whole number, as score and category are"
+            ))
         }
     };
-    let [x, y, w, h] = [number(fields[0])?, number(fields[1])?, number(fields[2])?, number(fields[3])?];
+    let [x, y, w, h] = [
+        number(fields[0])?,
+        number(fields[1])?,
+        number(fields[2])?,
+        number(fields[3])?,
+    ];
     if w < 0.0 || h < 0.0 {
         return Err(format!("`{row}` has a negative width or height"));
     }

@@ -41,7 +41,8 @@ pub(super) fn write(
     }
     if let Some((first, name)) = renamed.first() {
         let count = renamed.len();
-        let message = format!("{count} images have the name of another one and get one with their folder, the first `{name}`");
+        let message =
+            format!("{count} images have the name of another one and get one with their folder, the first `{name}`");
         read.note(first, 0, "name-changed", message);
     }
     let mut splits: BTreeMap<String, usize> = BTreeMap::new();

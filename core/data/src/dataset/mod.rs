@@ -168,7 +168,11 @@ impl Dataset {
             } else if endings::is_image(place) {
                 listed.images.push(place.to_owned());
             } else if let Some(why) = endings::why_not(place) {
-                return Err(Error::dataset_line(&self.file, *line, format!("{}: {why}", place.display())));
+                return Err(Error::dataset_line(
+                    &self.file,
+                    *line,
+                    format!("{}: {why}", place.display()),
+                ));
             } else {
                 self.read_list(place, &mut listed)?;
             }
@@ -180,8 +184,15 @@ impl Dataset {
                 .iter()
                 .map(|entry| entry.found().unwrap_or(entry.first()).display().to_string())
                 .collect();
-            let why = listed.problems.first().map_or(String::new(), |first| format!(": {first}"));
-            let reason = format!("there are no images for `{}` in {}{why}", split.name(), places.join(", "));
+            let why = listed
+                .problems
+                .first()
+                .map_or(String::new(), |first| format!(": {first}"));
+            let reason = format!(
+                "there are no images for `{}` in {}{why}",
+                split.name(),
+                places.join(", ")
+            );
             return Err(Error::dataset_line(&self.file, *line, reason));
         }
         Ok(listed)
@@ -199,7 +210,13 @@ impl Dataset {
             }
             let mut bad = |message: String| {
                 let (file, kind, fatal) = (list.display().to_string(), "image-missing", true);
-                listed.problems.push(Problem { file, line, kind, message, fatal });
+                listed.problems.push(Problem {
+                    file,
+                    line,
+                    kind,
+                    message,
+                    fatal,
+                });
             };
             match places::listed(list, &self.roots, row) {
                 Err(message) => bad(message),
@@ -217,9 +234,12 @@ impl Dataset {
             }
         }
         if let Some((count, first, line)) = twice {
-            let message = format!("{count} images are listed twice, the first in lines {first} and {line}; each is used once");
+            let message =
+                format!("{count} images are listed twice, the first in lines {first} and {line}; each is used once");
             let file = list.display().to_string();
-            listed.problems.push(Problem::note(file, line, "image-listed-twice", message));
+            listed
+                .problems
+                .push(Problem::note(file, line, "image-listed-twice", message));
         }
         Ok(())
     }

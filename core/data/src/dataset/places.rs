@@ -39,7 +39,11 @@ fn spellings(text: &str) -> Vec<String> {
 /// Adds a path that is not there yet, without `.` and without `a/..`.
 fn push(paths: &mut Vec<PathBuf>, path: PathBuf) {
     let path: PathBuf = path.components().filter(|part| *part != Component::CurDir).collect();
-    let path = if path.as_os_str().is_empty() { PathBuf::from(".") } else { path };
+    let path = if path.as_os_str().is_empty() {
+        PathBuf::from(".")
+    } else {
+        path
+    };
     if !paths.contains(&path) {
         paths.push(path);
     }
@@ -107,7 +111,11 @@ pub fn label_path(image: &Path) -> PathBuf {
     let folders = &parts[..parts.len().saturating_sub(1)];
     let is = |part: &OsStr, name: &str| part.eq_ignore_ascii_case(name);
     let exact = folders.iter().rposition(|part| *part == "images");
-    let other = || folders.iter().rposition(|part| is(part, "images") || is(part, "jpegimages"));
+    let other = || {
+        folders
+            .iter()
+            .rposition(|part| is(part, "images") || is(part, "jpegimages"))
+    };
     let Some(at) = exact.or_else(other) else {
         return image.with_extension("txt");
     };

@@ -55,7 +55,10 @@ pub(super) fn open(file: &Path) -> Result<Dataset> {
         sources.push(Source {
             split,
             line: config.place(split.name()).map_or(0, |place| place.line as usize),
-            entries: entries.into_iter().map(|text| Entry::new(&roots, folder, text)).collect(),
+            entries: entries
+                .into_iter()
+                .map(|text| Entry::new(&roots, folder, text))
+                .collect(),
         });
     }
     if sources.is_empty() {

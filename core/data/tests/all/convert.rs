@@ -402,7 +402,11 @@ fn the_blood_cells_from_their_xml_are_their_labels() {
         "{:?}",
         made.problems
     );
-    assert!(made.problems.iter().all(|p| p.kind == "box-left-out" && !p.fatal && p.line > 0));
+    assert!(
+        made.problems
+            .iter()
+            .all(|p| p.kind == "box-left-out" && !p.fatal && p.line > 0)
+    );
     assert_eq!(made.dropped, BTreeMap::from([("empty", 2)]));
     assert_eq!(
         made.splits,

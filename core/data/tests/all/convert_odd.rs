@@ -60,16 +60,24 @@ fn convert_coco(text: impl AsRef<[u8]>, keep: Keep) -> (tempfile::TempDir, yolo_
 fn values_of_other_types_mean_what_they_say() {
     type Change = fn(&mut Value);
     let changes: [(&str, Change); 10] = [
-        ("text for numbers", |file| file["annotations"][1]["bbox"] = json!(["4", "3.0", " 8 ", "6"])),
+        ("text for numbers", |file| {
+            file["annotations"][1]["bbox"] = json!(["4", "3.0", " 8 ", "6"])
+        }),
         ("ids as text", |file| file["images"][1]["id"] = json!("2")),
         ("ids as floats", |file| file["annotations"][1]["image_id"] = json!(2.0)),
         ("a truth value", |file| file["annotations"][1]["iscrowd"] = json!(false)),
         ("null", |file| file["annotations"][1]["iscrowd"] = Value::Null),
         ("no size", |file| file["images"][1]["width"] = Value::Null),
         ("a size of 0", |file| file["images"][1]["height"] = json!(0)),
-        ("a path of Windows", |file| file["images"][1]["file_name"] = json!("D:\\shots\\images\\2.png")),
-        ("a path of Unix", |file| file["images"][1]["file_name"] = json!("/home/x/images/2.png")),
-        ("no id", |file| drop(file["annotations"][1].as_object_mut().and_then(|row| row.remove("id")))),
+        ("a path of Windows", |file| {
+            file["images"][1]["file_name"] = json!("D:\\shots\\images\\2.png")
+        }),
+        ("a path of Unix", |file| {
+            file["images"][1]["file_name"] = json!("/home/x/images/2.png")
+        }),
+        ("no id", |file| {
+            drop(file["annotations"][1].as_object_mut().and_then(|row| row.remove("id")))
+        }),
     ];
     for (name, change) in changes {
         let mut file = coco();
@@ -77,10 +85,17 @@ fn values_of_other_types_mean_what_they_say() {
         let (_dir, made) = convert_coco(file.to_string(), Keep::default());
         let made = made.unwrap_or_else(|error| panic!("{name}: {error}"));
         assert_eq!((made.images, made.boxes, fatal(&made)), (3, 3, vec![]), "{name}");
-        assert!(boxes(&made).iter().all(|label| is_near(label, [label[0], 0.2, 0.2, 0.2, 0.2])), "{name}");
+        assert!(
+            boxes(&made)
+                .iter()
+                .all(|label| is_near(label, [label[0], 0.2, 0.2, 0.2, 0.2])),
+            "{name}"
+        );
     }
     for text in [format!("\u{feff}{}", coco()).into_bytes(), {
-        let units = [0xfeff].into_iter().chain(coco().to_string().encode_utf16().collect::<Vec<_>>());
+        let units = [0xfeff]
+            .into_iter()
+            .chain(coco().to_string().encode_utf16().collect::<Vec<_>>());
         units.flat_map(u16::to_le_bytes).collect()
     }] {
         assert_eq!(convert_coco(text, Keep::default()).1.expect("good").boxes, 3);
@@ -93,24 +108,50 @@ fn an_object_that_can_t_be_read_takes_its_image_out_and_nothing_else() {
     let second = r#"{"id":2,"image_id":2,"category_id":1,"bbox":[4,3,8,6],"iscrowd":0}"#;
     assert!(text.contains(second), "{text}");
     for (row, words) in [
-        (r#"{"id":2,"image_id":2,"category_id":1,"bbox":[4,NaN,8,6]}"#, "annotation 2 (2.png): `bbox`"),
-        (r#"{"id":2,"image_id":2,"category_id":1,"bbox":[4,3,-Infinity,6]}"#, "annotation 2 (2.png): `bbox`"),
-        (r#"{"id":2,"image_id":2,"category_id":1,"bbox":[4,3,8]}"#, "`bbox` is not four numbers but [4,3,8]"),
+        (
+            r#"{"id":2,"image_id":2,"category_id":1,"bbox":[4,NaN,8,6]}"#,
+            "annotation 2 (2.png): `bbox`",
+        ),
+        (
+            r#"{"id":2,"image_id":2,"category_id":1,"bbox":[4,3,-Infinity,6]}"#,
+            "annotation 2 (2.png): `bbox`",
+        ),
+        (
+            r#"{"id":2,"image_id":2,"category_id":1,"bbox":[4,3,8]}"#,
+            "`bbox` is not four numbers but [4,3,8]",
+        ),
         (r#"{"id":2,"image_id":2,"category_id":1,"bbox":{"x":4}}"#, "`bbox`"),
         (r#"{"id":2,"image_id":2,"category_id":1}"#, "no `bbox`"),
-        (r#"{"id":2,"image_id":2,"category_id":1,"bbox":null,"segmentation":{"counts":"x"}}"#, "no list of polygons"),
+        (
+            r#"{"id":2,"image_id":2,"category_id":1,"bbox":null,"segmentation":{"counts":"x"}}"#,
+            "no list of polygons",
+        ),
         (r#"{"id":2,"image_id":2,"category_id":1,"bbox":[4,3,-8,6]}"#, "negative"),
-        (r#"{"id":2,"image_id":2,"category_id":-1,"bbox":[4,3,8,6]}"#, "`category_id` -1"),
+        (
+            r#"{"id":2,"image_id":2,"category_id":-1,"bbox":[4,3,8,6]}"#,
+            "`category_id` -1",
+        ),
         (r#"{"id":2,"image_id":2,"bbox":[4,3,8,6]}"#, "`category_id` null"),
-        (r#"{"id":2,"image_id":2,"category_id":1,"bbox":[4,3,8,6],"iscrowd":"?"}"#, "`iscrowd`"),
+        (
+            r#"{"id":2,"image_id":2,"category_id":1,"bbox":[4,3,8,6],"iscrowd":"?"}"#,
+            "`iscrowd`",
+        ),
     ] {
         let odd = text.replace(second, row);
         let (_dir, made) = convert_coco(&odd, Keep::default());
         let made = made.unwrap_or_else(|error| panic!("{row}: {error}"));
         let said = fatal(&made);
         assert_eq!((made.images, made.boxes, said.len()), (2, 2, 1), "{row}: {said:?}");
-        assert!(said[0].contains("instances_train.json: ") && said[0].contains(words), "{row}: {said:?}");
-        assert!(made.problems.iter().any(|p| p.kind == "image-left-out" && p.message.contains("2.png")), "{row}");
+        assert!(
+            said[0].contains("instances_train.json: ") && said[0].contains(words),
+            "{row}: {said:?}"
+        );
+        assert!(
+            made.problems
+                .iter()
+                .any(|p| p.kind == "image-left-out" && p.message.contains("2.png")),
+            "{row}"
+        );
         // Kept on purpose, as background.
         let keep = Keep {
             incomplete: true,
@@ -130,7 +171,9 @@ fn an_object_that_can_t_be_read_takes_its_image_out_and_nothing_else() {
     ] {
         let odd = text.replace(from, to);
         assert_ne!(odd, text);
-        let made = convert_coco(&odd, Keep::default()).1.unwrap_or_else(|error| panic!("{to}: {error}"));
+        let made = convert_coco(&odd, Keep::default())
+            .1
+            .unwrap_or_else(|error| panic!("{to}: {error}"));
         assert!(!fatal(&made).is_empty() && made.boxes == 2, "{to}: {:?}", made.problems);
     }
 }
@@ -146,15 +189,28 @@ fn polygons_give_boxes_where_there_are_none() {
     let (_dir, made) = convert_coco(file.to_string(), Keep::default());
     let made = made.expect("good");
     assert_eq!((made.boxes, fatal(&made)), (3, vec![]));
-    assert!(boxes(&made).iter().all(|label| is_near(label, [label[0], 0.2, 0.2, 0.2, 0.2])));
-    assert_eq!(made.problems.iter().filter(|p| p.kind == "annotation-polygon").count(), 3);
+    assert!(
+        boxes(&made)
+            .iter()
+            .all(|label| is_near(label, [label[0], 0.2, 0.2, 0.2, 0.2]))
+    );
+    assert_eq!(
+        made.problems.iter().filter(|p| p.kind == "annotation-polygon").count(),
+        3
+    );
 }
 
 #[test]
 fn what_claims_one_name_is_named_with_both() {
     for (categories, words) in [
-        (json!([{"id": 1, "name": "cell"}, {"id": 2, "name": "cell"}]), &["`cell`", "1 and 2"][..]),
-        (json!([{"id": 1, "name": "a"}, {"id": "1", "name": "b"}]), &["id 1", "`a` and `b`"]),
+        (
+            json!([{"id": 1, "name": "cell"}, {"id": 2, "name": "cell"}]),
+            &["`cell`", "1 and 2"][..],
+        ),
+        (
+            json!([{"id": 1, "name": "a"}, {"id": "1", "name": "b"}]),
+            &["id 1", "`a` and `b`"],
+        ),
     ] {
         let mut file = coco();
         file["categories"] = categories;
@@ -185,8 +241,14 @@ fn a_file_that_is_not_whole_says_what_is_missing() {
     ] {
         let mut file = coco();
         file.as_object_mut().expect("a file").remove(key);
-        let error = convert_coco(file.to_string(), Keep::default()).1.expect_err(key).to_string();
-        assert!(error.contains("instances_train.json") && error.contains(words), "{error}");
+        let error = convert_coco(file.to_string(), Keep::default())
+            .1
+            .expect_err(key)
+            .to_string();
+        assert!(
+            error.contains("instances_train.json") && error.contains(words),
+            "{error}"
+        );
     }
     // Beside good ones it is one problem.
     let (dir, made) = convert_coco(coco().to_string(), Keep::default());
@@ -224,7 +286,11 @@ fn images_of_one_name_are_told_apart() {
     for (number, name) in names.iter().enumerate() {
         put_picture(dir.path(), &format!("images/{name}"), number as u8);
     }
-    let images: Vec<Value> = names.iter().enumerate().map(|(id, name)| json!({"id": id, "file_name": name})).collect();
+    let images: Vec<Value> = names
+        .iter()
+        .enumerate()
+        .map(|(id, name)| json!({"id": id, "file_name": name}))
+        .collect();
     let annotations: Vec<Value> = (0..names.len())
         .map(|id| json!({"id": id, "image_id": id, "category_id": 0, "bbox": [id, 0, 8, 6]}))
         .collect();
@@ -236,11 +302,24 @@ fn images_of_one_name_are_told_apart() {
     let samples = data.samples(Split::Train, Policy::Strict).expect("good");
     for sample in &samples.items {
         let image = sample.image.canonicalize().expect("a link");
-        let id = names.iter().position(|name| image.ends_with(Path::new("images").join(name))).expect("one of ours");
-        assert!((sample.boxes[0][1] - (id as f32 + 4.0) / 40.0).abs() < 1e-6, "{}", sample.image.display());
+        let id = names
+            .iter()
+            .position(|name| image.ends_with(Path::new("images").join(name)))
+            .expect("one of ours");
+        assert!(
+            (sample.boxes[0][1] - (id as f32 + 4.0) / 40.0).abs() < 1e-6,
+            "{}",
+            sample.image.display()
+        );
     }
     assert_eq!(samples.items.len(), 6);
-    assert!(made.problems.iter().any(|p| p.kind == "name-changed" && p.message.starts_with("4 images")), "{:?}", made.problems);
+    assert!(
+        made.problems
+            .iter()
+            .any(|p| p.kind == "name-changed" && p.message.starts_with("4 images")),
+        "{:?}",
+        made.problems
+    );
 }
 
 fn voc(object: &str, size: &str) -> String {
@@ -253,7 +332,14 @@ const BOX: &str = "<bndbox><xmin>4</xmin><ymin>3</ymin><xmax>12</xmax><ymax>9</y
 fn encodings_and_document_types_are_read_and_one_bad_file_is_named() {
     let dir = folder();
     let object = |name: &[u8]| -> Vec<u8> {
-        [b"<annotation><object><name>", name, b"</name>", BOX.as_bytes(), b"</object></annotation>"].concat()
+        [
+            b"<annotation><object><name>",
+            name,
+            b"</name>",
+            BOX.as_bytes(),
+            b"</object></annotation>",
+        ]
+        .concat()
     };
     let with = |head: &str, name: &[u8]| [head.as_bytes(), &object(name)].concat();
     let utf16: Vec<u8> = [0xfeff]
@@ -265,10 +351,19 @@ fn encodings_and_document_types_are_read_and_one_bad_file_is_named() {
     for (name, bytes) in [
         ("gbk", with("<?xml version=\"1.0\" encoding=\"GBK\"?>\n", b"\xc4\xf1")),
         ("big5", with("<?xml version=\"1.0\" encoding=\"Big5\"?>\n", b"\xb3\xbe")),
-        ("latin", with("<?xml version='1.0' encoding='ISO-8859-1'?>\n", b"K\xe4fer")),
+        (
+            "latin",
+            with("<?xml version='1.0' encoding='ISO-8859-1'?>\n", b"K\xe4fer"),
+        ),
         ("utf16", utf16),
         ("bom", with("\u{feff}<?xml version=\"1.0\"?>", "Käfer".as_bytes())),
-        ("type", with("<?xml version=\"1.0\"?>\n<!DOCTYPE annotation SYSTEM \"voc.dtd\">\n", b"dog")),
+        (
+            "type",
+            with(
+                "<?xml version=\"1.0\"?>\n<!DOCTYPE annotation SYSTEM \"voc.dtd\">\n",
+                b"dog",
+            ),
+        ),
         ("undeclared", with("<?xml version=\"1.0\"?>\n", b"\xc4\xf1")),
         ("entity", with("<!DOCTYPE a [\n<!ENTITY x \"dog\">]>", b"&x;")),
         ("unknown", with("<?xml version=\"1.0\" encoding=\"klingon\"?>", b"dog")),
@@ -292,7 +387,10 @@ fn encodings_and_document_types_are_read_and_one_bad_file_is_named() {
         ("unknown.xml:1: ", "klingon"),
         ("broken.xml:", ""),
     ] {
-        assert!(said.iter().any(|said| said.contains(name) && said.contains(words)), "{name}: {said:?}");
+        assert!(
+            said.iter().any(|said| said.contains(name) && said.contains(words)),
+            "{name}: {said:?}"
+        );
     }
     assert_eq!(said.len(), 4, "{said:?}");
 }
@@ -304,9 +402,17 @@ fn shapes_become_boxes_and_objects_without_one_take_their_image_out() {
     for (object, images, words) in [
         (BOX.to_owned(), 2, ""),
         (format!("<difficult>Unspecified</difficult>{BOX}"), 2, ""),
-        ("<polygon><x1>4</x1><y1>3</y1><x2>12</x2><y2>3</y2><x3>12</x3><y3>9</y3></polygon>".to_owned(), 2, ""),
+        (
+            "<polygon><x1>4</x1><y1>3</y1><x2>12</x2><y2>3</y2><x3>12</x3><y3>9</y3></polygon>".to_owned(),
+            2,
+            "",
+        ),
         (format!("<polygon>{points}</polygon>"), 2, ""),
-        ("<robndbox><cx>8</cx><cy>6</cy><w>6</w><h>8</h><angle>1.5707963267948966</angle></robndbox>".to_owned(), 2, ""),
+        (
+            "<robndbox><cx>8</cx><cy>6</cy><w>6</w><h>8</h><angle>1.5707963267948966</angle></robndbox>".to_owned(),
+            2,
+            "",
+        ),
         ("<polygon><x1>4</x1><y1>3</y1></polygon>".to_owned(), 1, "three points"),
         (String::new(), 1, "no <bndbox>"),
         (format!("{BOX}{BOX}"), 1, "2 <bndbox>"),
@@ -314,7 +420,7 @@ fn shapes_become_boxes_and_objects_without_one_take_their_image_out() {
         (BOX.replace("12", "inf"), 1, "`inf`"),
         (BOX.replace("12", "2"), 1, "ends before it begins"),
         (format!("<difficult>perhaps</difficult>{BOX}"), 1, "`perhaps`"),
-        (format!("<name></name>{BOX}"), 2, ""),
+        (format!("<name>cat</name>{BOX}"), 1, "2 <name>"),
     ] {
         let dir = folder();
         for name in ["x", "y"] {
@@ -328,15 +434,30 @@ fn shapes_become_boxes_and_objects_without_one_take_their_image_out() {
         };
         let made = run(&settings, &dir.path().join("out")).expect("the rest");
         let said = fatal(&made);
-        assert_eq!((made.images, made.boxes, said.len()), (images, images, 2 - images), "{object}: {said:?}");
-        assert!(boxes(&made).iter().all(|label| is_near(label, [0.0, 0.2, 0.2, 0.2, 0.2])), "{object}");
-        assert!(said.iter().all(|said| said.contains("x.xml:2: ") && said.contains(words)), "{object}: {said:?}");
+        assert_eq!(
+            (made.images, made.boxes, said.len()),
+            (images, images, 2 - images),
+            "{object}: {said:?}"
+        );
+        assert!(
+            boxes(&made)
+                .iter()
+                .all(|label| is_near(label, [0.0, 0.2, 0.2, 0.2, 0.2])),
+            "{object}"
+        );
+        assert!(
+            said.iter()
+                .all(|said| said.contains("x.xml:2: ") && said.contains(words)),
+            "{object}: {said:?}"
+        );
     }
     // An object without a name is no class without a name.
     let dir = folder();
     put_picture(dir.path(), "x.png", 1);
     put(dir.path(), "x.xml", voc(BOX, size).replace("<name>dog</name>", ""));
-    let error = run(&Settings::new(Format::Voc, dir.path()), &dir.path().join("out")).expect_err("nothing").to_string();
+    let error = run(&Settings::new(Format::Voc, dir.path()), &dir.path().join("out"))
+        .expect_err("nothing")
+        .to_string();
     assert!(error.contains("x.xml:2: the object has no <name>"), "{error}");
     assert!(!dir.path().join("out").exists());
 }
@@ -356,7 +477,15 @@ fn lists_of_voc_lose_no_image_without_a_word() {
     let found: Vec<(&str, bool, bool)> = made
         .problems
         .iter()
-        .map(|p| (p.kind, p.fatal, ["val.txt", "train.txt", "d.xml", "e.png"].iter().any(|name| p.file.ends_with(name))))
+        .map(|p| {
+            (
+                p.kind,
+                p.fatal,
+                ["val.txt", "train.txt", "d.xml", "e.png"]
+                    .iter()
+                    .any(|name| p.file.ends_with(name)),
+            )
+        })
         .collect();
     assert_eq!(
         found,
@@ -400,13 +529,20 @@ fn boxes_turn_with_their_photo_and_only_once() {
         (3, Some([40, 30]), Some(Frame::Upright), Some(STORED)),
         (6, None, None, None),
         (6, None, Some(Frame::Stored), Some([0.0, 0.8, 0.2, 0.2, 0.2])),
-        (6, None, Some(Frame::Upright), Some([0.0, 8.0 / 30.0, 0.15, 8.0 / 30.0, 0.15])),
+        (
+            6,
+            None,
+            Some(Frame::Upright),
+            Some([0.0, 8.0 / 30.0, 0.15, 8.0 / 30.0, 0.15]),
+        ),
         // Another shape.
         (1, Some([30, 40]), None, None),
         (6, Some([64, 64]), Some(Frame::Stored), None),
     ] {
         let case = format!("{orientation} {declared:?} {exif:?}");
-        let size = declared.map_or(String::new(), |[w, h]| format!("<size><width>{w}</width><height>{h}</height></size>"));
+        let size = declared.map_or(String::new(), |[w, h]| {
+            format!("<size><width>{w}</width><height>{h}</height></size>")
+        });
         let [w, h] = declared.map_or([Value::Null, Value::Null], |size| size.map(Value::from));
         let coco = json!({
             "images": [{"id": 1, "file_name": "x.jpg", "width": w, "height": h}, {"id": 2, "file_name": "y.png"}],
@@ -424,7 +560,11 @@ fn boxes_turn_with_their_photo_and_only_once() {
         put(dir.path(), "train/annotations/y.txt", "4,3,8,6,1,1,0,0");
         let formats = match declared {
             Some(_) => vec![(Format::Voc, "voc"), (Format::Coco, "coco")],
-            None => vec![(Format::Voc, "voc"), (Format::Coco, "coco"), (Format::VisDrone, "train")],
+            None => vec![
+                (Format::Voc, "voc"),
+                (Format::Coco, "coco"),
+                (Format::VisDrone, "train"),
+            ],
         };
         for (format, source) in formats {
             let settings = Settings {
@@ -457,9 +597,19 @@ fn what_is_left_out_on_purpose_is_said_and_can_be_kept() {
     file["annotations"][1]["iscrowd"] = json!(1);
     let (_dir, made) = convert_coco(file.to_string(), Keep::default());
     let made = made.expect("good");
-    assert_eq!((made.images, made.boxes, made.dropped["crowd"], fatal(&made)), (3, 2, 1, vec![]));
-    let note = made.problems.iter().find(|p| p.kind == "only-left-out").expect("a note");
-    assert!(note.message.contains("2.png") && note.message.contains("--keep-crowd"), "{note}");
+    assert_eq!(
+        (made.images, made.boxes, made.dropped["crowd"], fatal(&made)),
+        (3, 2, 1, vec![])
+    );
+    let note = made
+        .problems
+        .iter()
+        .find(|p| p.kind == "only-left-out")
+        .expect("a note");
+    assert!(
+        note.message.contains("2.png") && note.message.contains("--keep-crowd"),
+        "{note}"
+    );
     let crowd = Keep {
         crowd: true,
         ..Keep::default()
@@ -468,15 +618,45 @@ fn what_is_left_out_on_purpose_is_said_and_can_be_kept() {
 
     put_picture(dir.path(), "voc/x.png", 1);
     put_picture(dir.path(), "voc/y.png", 2);
-    put(dir.path(), "voc/x.xml", voc(BOX, "").replace(BOX, &format!("<difficult>1</difficult>{BOX}")));
+    put(
+        dir.path(),
+        "voc/x.xml",
+        voc(BOX, "").replace(BOX, &format!("<difficult>1</difficult>{BOX}")),
+    );
     put(dir.path(), "voc/y.xml", voc(BOX, ""));
     put_picture(dir.path(), "set-train/images/x.png", 1);
     put_picture(dir.path(), "set-val/images/x.png", 1);
-    put(dir.path(), "set-train/annotations/x.txt", "0,0,8,6,1,0,0,0\n4,3,8,6,0,4,0,0\n4,3,8,6,1,11,0,0\n4,4,8,6,1,1,0,0");
+    put(
+        dir.path(),
+        "set-train/annotations/x.txt",
+        "0,0,8,6,1,0,0,0\n4,3,8,6,0,4,0,0\n4,3,8,6,1,11,0,0\n4,4,8,6,1,1,0,0",
+    );
     put(dir.path(), "set-val/annotations/x.txt", "0,0,8,6,1,0,0,0");
     for (format, source, keep, boxes, classes, kept, more) in [
-        (Format::Voc, "voc", Keep { difficult: true, ..Keep::default() }, 1, 1, 2, 0),
-        (Format::VisDrone, "", Keep { ignored: true, ..Keep::default() }, 1, 10, 5, 2),
+        (
+            Format::Voc,
+            "voc",
+            Keep {
+                difficult: true,
+                ..Keep::default()
+            },
+            1,
+            1,
+            2,
+            0,
+        ),
+        (
+            Format::VisDrone,
+            "",
+            Keep {
+                ignored: true,
+                ..Keep::default()
+            },
+            1,
+            10,
+            5,
+            2,
+        ),
     ] {
         let settings = Settings {
             val_share: 0.0,
@@ -485,10 +665,21 @@ fn what_is_left_out_on_purpose_is_said_and_can_be_kept() {
         let made = run(&settings, &dir.path().join(format!("out{source}"))).expect("good");
         assert_eq!((made.boxes, made.names.len()), (boxes, classes));
         // Validation of the second has nothing but an ignored region.
-        let empty = made.problems.iter().filter(|p| p.fatal && p.kind == "split-empty").count();
+        let empty = made
+            .problems
+            .iter()
+            .filter(|p| p.fatal && p.kind == "split-empty")
+            .count();
         assert_eq!(empty, usize::from(format == Format::VisDrone), "{:?}", made.problems);
-        let made = run(&Settings { keep, ..settings }, &dir.path().join(format!("kept{source}"))).expect("good");
-        assert_eq!((made.boxes, made.names.len(), fatal(&made)), (kept, classes + more, vec![]));
+        let made = run(
+            &Settings { keep, ..settings },
+            &dir.path().join(format!("kept{source}")),
+        )
+        .expect("good");
+        assert_eq!(
+            (made.boxes, made.names.len(), fatal(&made)),
+            (kept, classes + more, vec![])
+        );
     }
 }
 
@@ -516,9 +707,22 @@ fn rows_of_visdrone_are_read_exactly_or_named() {
         let made = run(&Settings::new(Format::VisDrone, dir.path()), &dir.path().join("out")).expect("the rest");
         let said = fatal(&made);
         let count = if words.is_empty() { 2 } else { 1 };
-        assert_eq!((made.images, made.boxes, said.len()), (count, count, 2 - count), "{row}: {said:?}");
-        assert!(said.iter().all(|said| said.contains("x.txt:1: ") && said.contains(words)), "{row}: {said:?}");
-        assert!(boxes(&made).iter().all(|label| is_near(label, [0.0, 0.2, 0.2, 0.2, 0.2])), "{row}");
+        assert_eq!(
+            (made.images, made.boxes, said.len()),
+            (count, count, 2 - count),
+            "{row}: {said:?}"
+        );
+        assert!(
+            said.iter()
+                .all(|said| said.contains("x.txt:1: ") && said.contains(words)),
+            "{row}: {said:?}"
+        );
+        assert!(
+            boxes(&made)
+                .iter()
+                .all(|label| is_near(label, [0.0, 0.2, 0.2, 0.2, 0.2])),
+            "{row}"
+        );
     }
 }
 
@@ -540,5 +744,76 @@ fn names_that_are_asked_for_are_checked() {
         ..Settings::new(Format::Coco, dir.path())
     };
     let made = run(&settings, &dir.path().join("two")).expect("good");
-    assert_eq!((made.images, made.boxes, fatal(&made).len()), (3, 2, 1), "{:?}", made.problems);
+    assert_eq!(
+        (made.images, made.boxes, fatal(&made).len()),
+        (3, 2, 1),
+        "{:?}",
+        made.problems
+    );
+}
+
+/// Whatever is changed in a source, nothing is lost without a word, and what is made can be opened and lies in its image.
+#[test]
+fn mutated_sources_lose_nothing_without_a_word() {
+    let xml = voc(BOX, "<size><width>40</width><height>30</height></size>");
+    let text = coco().to_string();
+    let sources: [(Format, &str, &str); 3] = [
+        (Format::Coco, "annotations/instances_train.json", &text),
+        (Format::Voc, "Annotations/2.xml", &xml),
+        (
+            Format::VisDrone,
+            "annotations/2.txt",
+            "4,3,8,6,1,1,0,0\n10,3,8,6,1,2,0,0\n",
+        ),
+    ];
+    let mut state = 1u32;
+    let mut random = move |below: usize| {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 8) as usize % below
+    };
+    let (mut whole, mut refused) = (0, 0);
+    for (format, name, text) in sources {
+        let dir = folder();
+        for number in 1..=3 {
+            put_picture(dir.path(), &format!("train/images/{number}.png"), number);
+            put(dir.path(), &format!("train/Annotations/{number}.xml"), &xml);
+            put(
+                dir.path(),
+                &format!("train/annotations/{number}.txt"),
+                "4,3,8,6,1,1,0,0\n",
+            );
+        }
+        for round in 0..150 {
+            let mut bytes = text.as_bytes().to_vec();
+            for _ in 0..1 + random(3) {
+                let at = random(bytes.len());
+                match random(4) {
+                    0 => bytes[at] = random(256) as u8,
+                    1 => bytes[at] = b"0123456789-.,:\"[]{}<>/ntfN"[random(26)],
+                    2 => drop(bytes.remove(at)),
+                    _ => bytes.insert(at, b"09-.e,\"[]{}<> \n"[random(15)]),
+                }
+            }
+            put(dir.path(), &format!("train/{name}"), &bytes);
+            let settings = Settings {
+                val_share: 0.0,
+                ..Settings::new(format, &dir.path().join("train"))
+            };
+            let out = dir.path().join(format!("out{round}"));
+            let shown = String::from_utf8_lossy(&bytes).into_owned();
+            let Ok(made) = run(&settings, &out) else {
+                refused += 1;
+                assert!(!out.exists(), "{shown}");
+                continue;
+            };
+            whole += usize::from(made.problems.is_empty());
+            assert!(made.images == 3 || !made.problems.is_empty(), "{shown}: {made:?}");
+            let data = Dataset::open(&made.yaml).unwrap_or_else(|error| panic!("{shown}: {error}"));
+            let read = data
+                .samples(Split::Train, Policy::Strict)
+                .unwrap_or_else(|error| panic!("{shown}: {error}"));
+            assert_eq!(read.items.len(), made.images, "{shown}");
+        }
+    }
+    assert!(whole > 20 && refused > 20, "{whole} whole, {refused} refused");
 }

@@ -20,7 +20,11 @@ fn wrong_files_are_errors_with_their_line() {
             ":2:",
             "nc is 3, but there are 2 names",
         ),
-        ("train: images\nnames: [a, b, a]\n", ":2:", "two classes are called `a`: 0 and 2"),
+        (
+            "train: images\nnames: [a, b, a]\n",
+            ":2:",
+            "two classes are called `a`: 0 and 2",
+        ),
         ("train: images\nnames: a\nnc: 1\n", ":2:", "no list"),
         ("train: images\nnames: [a, [b]]\n", ":2:12:", "no name"),
         ("train: images\nnames:\n- a\n-\n- c\n", ":4:", "class 1 has no name"),
@@ -235,7 +239,10 @@ fn names_are_taken_as_they_are_written() {
         let file = put(dir.path(), "data.yaml", format!("train: images\n{yaml}"));
         match Dataset::open(&file) {
             Ok(data) => assert_eq!(data.names, wanted, "{yaml}"),
-            Err(error) => assert!(wanted.is_empty() && error.to_string().contains("class 2 has no name"), "{error}"),
+            Err(error) => assert!(
+                wanted.is_empty() && error.to_string().contains("class 2 has no name"),
+                "{error}"
+            ),
         }
     }
 }
@@ -248,7 +255,9 @@ fn places_are_found_as_tools_write_them_and_named_where_they_are_not() {
     put_picture(dir.path(), "set/other/train/images/1.png", 1);
     let count = |yaml: &str| {
         let file = put(dir.path(), "set/data.yaml", format!("{yaml}\nnames: [a]\n"));
-        Dataset::open(&file).expect("readable").samples(Split::Train, Policy::Strict)
+        Dataset::open(&file)
+            .expect("readable")
+            .samples(Split::Train, Policy::Strict)
     };
     for yaml in [
         "train: ../train/images",
@@ -270,7 +279,10 @@ fn places_are_found_as_tools_write_them_and_named_where_they_are_not() {
     // All places are named.
     for (yaml, places) in [
         ("train: mydata/images", &["set/mydata/images", " mydata/images"][..]),
-        ("path: here\ntrain: there", &["set/here/there", " here/there", "set/there", " there"]),
+        (
+            "path: here\ntrain: there",
+            &["set/here/there", " here/there", "set/there", " there"],
+        ),
         ("train: ../up/images", &["set/../up/images", "set/up/images"]),
     ] {
         let error = count(yaml).expect_err(yaml).to_string();
@@ -291,7 +303,11 @@ fn text_of_other_systems_is_read_or_named_with_its_line() {
     let (list, label) = ("images\\1.png\r\n\r\n", "0 0.5 0.5 0.5 0.5\r\n");
     for (yaml, list, label) in [
         (utf16(yaml), utf16(list), utf16(label)),
-        (format!("\u{feff}{yaml}").into_bytes(), list.into(), format!("\u{feff}{label}").into_bytes()),
+        (
+            format!("\u{feff}{yaml}").into_bytes(),
+            list.into(),
+            format!("\u{feff}{label}").into_bytes(),
+        ),
         (yaml.into(), format!("\u{feff}{list}").into_bytes(), label.into()),
     ] {
         let file = put(dir.path(), "data.yaml", yaml);
@@ -301,16 +317,26 @@ fn text_of_other_systems_is_read_or_named_with_its_line() {
         let samples = data.samples(Split::Train, Policy::Strict).expect("good");
         assert_eq!((samples.items[0].boxes.len(), data.names[0].as_str()), (1, "细胞"));
     }
-    put(dir.path(), "labels/1.txt", b"0 0.5 0.5 0.5 0.5\n\xcf\xb8 0.1 0.1 0.1 0.1\n");
+    put(
+        dir.path(),
+        "labels/1.txt",
+        b"0 0.5 0.5 0.5 0.5\n\xcf\xb8 0.1 0.1 0.1 0.1\n",
+    );
     let data = Dataset::open(&dir.path().join("data.yaml")).expect("readable");
     let error = data.samples(Split::Train, Policy::Strict).expect_err("GBK").to_string();
-    assert!(error.contains("1.txt:2: ") && error.contains("save the file as UTF-8"), "{error}");
+    assert!(
+        error.contains("1.txt:2: ") && error.contains("save the file as UTF-8"),
+        "{error}"
+    );
     put(dir.path(), "list.txt", b"images/1.png\nimages/\xba\xec.png\n");
     let error = data.samples(Split::Train, Policy::Skip).expect_err("GBK").to_string();
     assert!(error.contains("list.txt:2: ") && error.contains("GBK"), "{error}");
     let gbk = put(dir.path(), "gbk.yaml", b"train: images\nnames:\n  0: \xba\xec\n");
     let error = Dataset::open(&gbk).expect_err("GBK").to_string();
-    assert!(error.contains("gbk.yaml:3: ") && error.contains("save the file as UTF-8"), "{error}");
+    assert!(
+        error.contains("gbk.yaml:3: ") && error.contains("save the file as UTF-8"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -331,15 +357,25 @@ fn lines_of_a_list_that_lead_nowhere_are_named() {
     ] {
         put(dir.path(), "list.txt", format!("images/1.png\n{line}\nimages/2.png\n"));
         let error = data.samples(Split::Train, Policy::Strict).expect_err(line).to_string();
-        assert!(error.contains("list.txt:2: ") && error.contains(words), "{line}: {error}");
+        assert!(
+            error.contains("list.txt:2: ") && error.contains(words),
+            "{line}: {error}"
+        );
         let samples = data.samples(Split::Train, Policy::Skip).expect("the rest");
         let found: Vec<_> = samples.problems.iter().map(|p| (p.line, p.kind, p.fatal)).collect();
-        assert_eq!((samples.items.len(), found), (2, vec![(2, "image-missing", true)]), "{line}");
+        assert_eq!(
+            (samples.items.len(), found),
+            (2, vec![(2, "image-missing", true)]),
+            "{line}"
+        );
     }
     put(dir.path(), "list.txt", "images/1.png\n./images/1.png\nimages/2.png\n");
     let samples = data.samples(Split::Train, Policy::Strict).expect("good");
     assert_eq!(samples.items.len(), 2);
-    assert_eq!((samples.problems[0].kind, samples.problems[0].fatal), ("image-listed-twice", false));
+    assert_eq!(
+        (samples.problems[0].kind, samples.problems[0].fatal),
+        ("image-listed-twice", false)
+    );
 }
 
 #[test]
@@ -350,13 +386,25 @@ fn clutter_is_passed_over_and_other_pictures_are_said() {
     put_picture(dir.path(), "images/.hidden/1.png", 1);
     put(dir.path(), "labels/1.txt", "0 0.5 0.5 0.5 0.5");
     put(dir.path(), "labels/._1.txt", b"\0\x05\x16\x07");
-    for name in ["._1.png", ".DS_Store", "Thumbs.db", "desktop.ini", "__MACOSX/._1.png", "__MACOSX/1.png"] {
+    for name in [
+        "._1.png",
+        ".DS_Store",
+        "Thumbs.db",
+        "desktop.ini",
+        "__MACOSX/._1.png",
+        "__MACOSX/1.png",
+    ] {
         put(dir.path(), &format!("images/{name}"), b"\0\x05\x16\x07");
     }
     let file = put(dir.path(), "data.yaml", "train: images\nval: images\nnames: [a]\n");
     let data = Dataset::open(&file).expect("readable");
     let samples = data.samples(Split::Train, Policy::Strict).expect("good");
-    assert_eq!((samples.items.len(), samples.problems.len()), (1, 0), "{:?}", samples.problems);
+    assert_eq!(
+        (samples.items.len(), samples.problems.len()),
+        (1, 0),
+        "{:?}",
+        samples.problems
+    );
     let report = yolo_data::check::check(&data, true, &|_, _| true).expect("a report");
     assert_eq!(report.fatal(), 0, "{:?}", report.problems);
     for name in ["a.heic", "b.avif", "c.mp4", "d.heic"] {
@@ -366,12 +414,27 @@ fn clutter_is_passed_over_and_other_pictures_are_said() {
     let [note] = &samples.problems[..] else {
         panic!("{:?}", samples.problems);
     };
-    assert!(!note.fatal && note.kind == "image-left-out" && note.message.contains("4 files"), "{note}");
-    assert!(["2 .heic", "1 .avif", "1 .mp4"].iter().all(|words| note.message.contains(words)), "{note}");
+    assert!(
+        !note.fatal && note.kind == "image-left-out" && note.message.contains("4 files"),
+        "{note}"
+    );
+    assert!(
+        ["2 .heic", "1 .avif", "1 .mp4"]
+            .iter()
+            .all(|words| note.message.contains(words)),
+        "{note}"
+    );
     // A folder whose name is hidden is meant where the user names it.
     put_picture(dir.path(), ".cache/images/1.png", 1);
     let file = put(dir.path(), "data.yaml", "train: .cache/images\nnames: [a]\n");
-    assert_eq!(Dataset::open(&file).expect("readable").images(Split::Train).expect("one").len(), 1);
+    assert_eq!(
+        Dataset::open(&file)
+            .expect("readable")
+            .images(Split::Train)
+            .expect("one")
+            .len(),
+        1
+    );
 }
 
 #[test]
@@ -389,7 +452,11 @@ fn folders_of_other_tools_have_their_labels() {
     ] {
         put_picture(dir.path(), &format!("{images}/1.png"), 1);
         put(dir.path(), &format!("{labels}/1.txt"), "0 0.5 0.5 0.5 0.5");
-        let file = put(dir.path(), "data.yaml", format!("train: {images}\nval: {images}\nnames: [a]\n"));
+        let file = put(
+            dir.path(),
+            "data.yaml",
+            format!("train: {images}\nval: {images}\nnames: [a]\n"),
+        );
         let data = Dataset::open(&file).expect("readable");
         let read = data.samples(Split::Train, Policy::Strict);
         let report = yolo_data::check::check(&data, true, &|_, _| true).expect("a report");
@@ -400,8 +467,16 @@ fn folders_of_other_tools_have_their_labels() {
             Err(error) => {
                 let error = error.to_string();
                 assert!(error.contains("has labels; "), "{error}");
-                let said = report.problems.iter().filter(|p| p.fatal).map(|p| format!("{}:{}: {}", p.file, p.line, p.message));
-                assert!(said.into_iter().any(|said| said == error), "{error}: {:?}", report.problems);
+                let said = report
+                    .problems
+                    .iter()
+                    .filter(|p| p.fatal)
+                    .map(|p| format!("{}:{}: {}", p.file, p.line, p.message));
+                assert!(
+                    said.into_iter().any(|said| said == error),
+                    "{error}: {:?}",
+                    report.problems
+                );
             }
         }
     }
@@ -421,7 +496,10 @@ fn two_images_with_one_label_file_are_named() {
     let [note] = &samples.problems[..] else {
         panic!("{:?}", samples.problems);
     };
-    assert!(note.kind == "label-shared" && note.file.ends_with("1.png") && note.message.contains("1.jpg"), "{note}");
+    assert!(
+        note.kind == "label-shared" && note.file.ends_with("1.png") && note.message.contains("1.jpg"),
+        "{note}"
+    );
 }
 
 #[test]
@@ -429,7 +507,11 @@ fn key_points_are_told_by_the_data_set() {
     let dir = folder();
     put_picture(dir.path(), "images/1.png", 1);
     let points: Vec<String> = (0..16).map(|i| format!("{}", 0.4 + f64::from(i) / 100.0)).collect();
-    put(dir.path(), "labels/1.txt", format!("0 0.6 0.5 0.2 0.3 {}", points.join(" ")));
+    put(
+        dir.path(),
+        "labels/1.txt",
+        format!("0 0.6 0.5 0.2 0.3 {}", points.join(" ")),
+    );
     let read = |shape: &str| {
         let file = put(dir.path(), "data.yaml", format!("train: images\n{shape}names: [a]\n"));
         Dataset::open(&file).and_then(|data| data.samples(Split::Train, Policy::Strict))
@@ -440,6 +522,9 @@ fn key_points_are_told_by_the_data_set() {
     assert!(read("").expect("good").items[0].boxes[0] != told);
     for shape in ["kpt_shape: [17, 3]\n", "kpt_shape: [8, 3]\n", "kpt_shape: [9, 2]\n"] {
         let error = read(shape).expect_err(shape).to_string();
-        assert!(error.contains("labels/1.txt:1: ") && error.contains("kpt_shape"), "{error}");
+        assert!(
+            error.contains("labels/1.txt:1: ") && error.contains("kpt_shape"),
+            "{error}"
+        );
     }
 }

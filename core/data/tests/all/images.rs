@@ -160,7 +160,9 @@ fn every_kind_of_pixel_gives_its_colours() {
     let gray = GrayImage::from_fn(40, 30, |x, y| Luma([value(x, y)]));
     let gray16 = ImageBuffer::<Luma<u16>, Vec<u16>>::from_fn(40, 30, |x, y| Luma([u16::from(value(x, y)) * 257]));
     let rgb16 = ImageBuffer::<Rgb<u16>, Vec<u16>>::from_fn(40, 30, |x, y| Rgb([u16::from(value(x, y)) * 257; 3]));
-    let rgba = RgbaImage::from_fn(40, 30, |x, y| Rgba([value(x, y), value(x, y), value(x, y), (x * 6) as u8]));
+    let rgba = RgbaImage::from_fn(40, 30, |x, y| {
+        Rgba([value(x, y), value(x, y), value(x, y), (x * 6) as u8])
+    });
     let gray_alpha = GrayAlphaImage::from_fn(40, 30, |x, y| LumaA([value(x, y), 9]));
     let wanted: Vec<u8> = gray.pixels().flat_map(|pixel| [pixel.0[0]; 3]).collect();
     let binary = |head: &str| [head.as_bytes(), gray.as_raw()].concat();
@@ -187,7 +189,10 @@ fn every_kind_of_pixel_gives_its_colours() {
         assert_eq!(Image::size_of(&path).expect(name), (40, 30), "{name}");
         // A GIF's colours are chosen from 256.
         let most = image.data.iter().zip(&wanted).map(|(a, b)| a.abs_diff(*b)).max();
-        assert!(most.is_some_and(|most| most <= if name.ends_with("gif") { 8 } else { 0 }), "{name}: {most:?}");
+        assert!(
+            most.is_some_and(|most| most <= if name.ends_with("gif") { 8 } else { 0 }),
+            "{name}: {most:?}"
+        );
     }
 }
 
@@ -201,7 +206,11 @@ fn what_would_be_black_or_flat_is_refused_with_the_reason() {
     let float = Rgb32FImage::from_fn(40, 30, |x, y| Rgb([x as f32 * 6.0, y as f32, 0.0]));
     let clear = RgbaImage::from_fn(40, 30, |x, _| Rgba([0, 0, 0, (x * 6) as u8]));
     for (name, bytes, words) in [
-        ("twelve.png", file_of(twelve.clone(), Png), "brightest value is 3929 of 65535"),
+        (
+            "twelve.png",
+            file_of(twelve.clone(), Png),
+            "brightest value is 3929 of 65535",
+        ),
         ("twelve.tif", file_of(twelve, Tiff), "nearly black"),
         ("ten.tif", file_of(ten, Tiff), "stretch its values"),
         ("float.tif", file_of(float, Tiff), "floating-point"),
@@ -247,7 +256,11 @@ const JPEGS: [(&str, &[u8], u32); 8] = [
     ("420", include_bytes!("../fixtures/jpeg/420.jpg"), 0x29742208),
     ("422", include_bytes!("../fixtures/jpeg/422.jpg"), 0x8bf531bb),
     ("444", include_bytes!("../fixtures/jpeg/444.jpg"), 0x2aa4e312),
-    ("progressive", include_bytes!("../fixtures/jpeg/progressive.jpg"), 0x29742208),
+    (
+        "progressive",
+        include_bytes!("../fixtures/jpeg/progressive.jpg"),
+        0x29742208,
+    ),
     ("restart", include_bytes!("../fixtures/jpeg/restart.jpg"), 0x29742208),
     ("gray", include_bytes!("../fixtures/jpeg/gray.jpg"), 0x0bbeb5bf),
     ("rgb", include_bytes!("../fixtures/jpeg/rgb.jpg"), 0x5ae4b38d),
@@ -290,7 +303,13 @@ fn damage_inside_of_a_jpeg_is_read_as_others_do_and_said() {
 fn several_pictures_in_a_file_are_said() {
     use image::Frame;
     use image::codecs::gif::GifEncoder;
-    let frame = |value: u8| Frame::new(image::RgbaImage::from_pixel(20, 20, image::Rgba([value, value, 9, 255])));
+    let frame = |value: u8| {
+        Frame::new(image::RgbaImage::from_pixel(
+            20,
+            20,
+            image::Rgba([value, value, 9, 255]),
+        ))
+    };
     for (frames, animated) in [(1, false), (3, true)] {
         let mut bytes = Vec::new();
         let mut encoder = GifEncoder::new(&mut bytes);
@@ -299,7 +318,11 @@ fn several_pictures_in_a_file_are_said() {
         }
         drop(encoder);
         let (image, remark) = Image::decode_with_remark(&bytes).expect("a picture");
-        assert_eq!(remark.is_some_and(|remark| remark.contains("animated")), animated, "{frames}");
+        assert_eq!(
+            remark.is_some_and(|remark| remark.contains("animated")),
+            animated,
+            "{frames}"
+        );
         assert!(image.data[0].abs_diff(40) <= 8, "the first frame");
     }
 }

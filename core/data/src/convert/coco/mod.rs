@@ -85,7 +85,8 @@ fn json_files(place: &Path) -> Result<Vec<PathBuf>> {
         return Ok(vec![place.to_owned()]);
     }
     let in_folder = |folder: &Path| -> Result<Vec<PathBuf>> {
-        let is_json = |file: &PathBuf| file.extension().is_some_and(|e| e.eq_ignore_ascii_case("json")) && file.is_file();
+        let is_json =
+            |file: &PathBuf| file.extension().is_some_and(|e| e.eq_ignore_ascii_case("json")) && file.is_file();
         let all: Vec<PathBuf> = files::listing(folder)?.into_iter().filter(is_json).collect();
         let instances: Vec<PathBuf> = all
             .iter()
@@ -130,14 +131,22 @@ fn parse(path: &Path, found: &mut Found) -> Result<Parsed> {
                 "annotations" => " (a list of images for a test? there is nothing to convert in it)",
                 _ => "",
             };
-            return Err(Error::dataset(path, format!("no COCO annotations: it has no `{key}`{hint}")));
+            return Err(Error::dataset(
+                path,
+                format!("no COCO annotations: it has no `{key}`{hint}"),
+            ));
         }
     }
     let mut categories: Vec<(Key, String)> = Vec::new();
     for (index, record) in content.categories.take().unwrap_or_default().into_iter().enumerate() {
         let number = index + 1;
         let Record::Read(category) = record else {
-            found.problem(path, 0, "annotation-broken", format!("category number {number} is no record"));
+            found.problem(
+                path,
+                0,
+                "annotation-broken",
+                format!("category number {number} is no record"),
+            );
             continue;
         };
         let name = match category.name {
@@ -158,11 +167,13 @@ fn parse(path: &Path, found: &mut Found) -> Result<Parsed> {
         for (other, taken) in &categories {
             let (same_id, same_name) = (*other == id, *taken == name);
             if same_id && !same_name {
-                let reason = format!("two categories have the id {id}: `{taken}` and `{name}`; give one of them another");
+                let reason =
+                    format!("two categories have the id {id}: `{taken}` and `{name}`; give one of them another");
                 return Err(Error::dataset(path, reason));
             }
             if same_name && !same_id {
-                let reason = format!("two categories are called `{name}`, with the ids {other} and {id}; rename one of them");
+                let reason =
+                    format!("two categories are called `{name}`, with the ids {other} and {id}; rename one of them");
                 return Err(Error::dataset(path, reason));
             }
         }
@@ -267,11 +278,17 @@ impl Reader<'_> {
                 continue;
             };
             let Some(id) = key(&picture.id) else {
-                self.broken(found, format!("image number {number_of}: `id` is {}", shown(&picture.id)));
+                self.broken(
+                    found,
+                    format!("image number {number_of}: `id` is {}", shown(&picture.id)),
+                );
                 continue;
             };
             let Value::String(name) = picture.file_name else {
-                self.broken(found, format!("image {id}: `file_name` is {}", shown(&picture.file_name)));
+                self.broken(
+                    found,
+                    format!("image {id}: `file_name` is {}", shown(&picture.file_name)),
+                );
                 unusable.push(id);
                 continue;
             };
@@ -283,7 +300,8 @@ impl Reader<'_> {
                 continue;
             };
             if !endings::is_image(&image) {
-                let why = endings::why_not(&image).unwrap_or("its ending is none of a picture's, so the data set would not have it");
+                let why = endings::why_not(&image)
+                    .unwrap_or("its ending is none of a picture's, so the data set would not have it");
                 found.problem(self.path, 0, "image-unreadable", format!("{name}: {why}"));
                 unusable.push(id);
                 continue;
@@ -321,7 +339,10 @@ impl Reader<'_> {
         let mut clashing = vec![false; images.len()];
         for (index, Located { id, name, image, .. }) in images.iter().enumerate() {
             if let Some(first) = by_id.insert(id, index) {
-                let message = format!("two images have the id {id}: {} and {name}; both are left out", images[first].name);
+                let message = format!(
+                    "two images have the id {id}: {} and {name}; both are left out",
+                    images[first].name
+                );
                 found.problem(self.path, 0, "name-clash", message);
                 (clashing[first], clashing[index]) = (true, true);
             }
@@ -375,7 +396,10 @@ impl Reader<'_> {
                     continue;
                 }
                 None => {
-                    let message = format!("`category_id` {} is none of the categories", shown(&annotation.category_id));
+                    let message = format!(
+                        "`category_id` {} is none of the categories",
+                        shown(&annotation.category_id)
+                    );
                     found.unreadable(&mut boxes, place, "label-class", &message);
                     continue;
                 }
@@ -408,7 +432,9 @@ fn corners(annotation: &Annotation) -> Result<([f64; 4], bool), String> {
     match (&annotation.bbox, &annotation.segmentation) {
         (Value::Null, Outline::Bounds(bounds)) => Ok((*bounds, true)),
         (Value::Null, Outline::None) => Err("it has no `bbox` and no polygons".to_owned()),
-        (Value::Null, Outline::Other) => Err("it has no `bbox`, and its `segmentation` is no list of polygons".to_owned()),
+        (Value::Null, Outline::Other) => {
+            Err("it has no `bbox`, and its `segmentation` is no list of polygons".to_owned())
+        }
         (bbox, _) => {
             let [x, y, w, h] = four(bbox)?;
             if w < 0.0 || h < 0.0 {

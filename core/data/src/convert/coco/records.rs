@@ -288,7 +288,11 @@ mod tests {
     #[test]
     fn identities_numbers_and_flags_are_read_however_they_are_written() {
         for value in [json!(1), json!(1.0), json!("1"), json!(" 1 ")] {
-            assert_eq!((key(&value), number(&value)), (Some(Key::Number(1)), Some(1.0)), "{value}");
+            assert_eq!(
+                (key(&value), number(&value)),
+                (Some(Key::Number(1)), Some(1.0)),
+                "{value}"
+            );
             assert_eq!(flag(&value), Some(true), "{value}");
         }
         assert_eq!(key(&json!("001")), Some(Key::Text("001".into())));
@@ -306,7 +310,13 @@ mod tests {
             assert_eq!(number(&value), None, "{value}");
         }
         assert_eq!(four(&json!([1, "2", 3.5, "4e0"])), Ok([1.0, 2.0, 3.5, 4.0]));
-        for value in [json!([]), json!(null), json!([1, 2, 3]), json!([1, 2, 3, null]), json!({"x": 1})] {
+        for value in [
+            json!([]),
+            json!(null),
+            json!([1, 2, 3]),
+            json!([1, 2, 3, null]),
+            json!({"x": 1}),
+        ] {
             assert!(four(&value).is_err_and(|why| why.contains("bbox")), "{value}");
         }
     }
@@ -321,14 +331,21 @@ mod tests {
         for none in ["null", "[]", "[[]]"] {
             assert_eq!(outline(none), Outline::None, "{none}");
         }
-        for other in ["{\"counts\": \"x\", \"size\": [1, 2]}", "[[1, 2, 3]]", "\"x\"", "[[1, 2, 3, 4, 5, 6], [1]]", "7"] {
+        for other in [
+            "{\"counts\": \"x\", \"size\": [1, 2]}",
+            "[[1, 2, 3]]",
+            "\"x\"",
+            "[[1, 2, 3, 4, 5, 6], [1]]",
+            "7",
+        ] {
             assert_eq!(outline(other), Outline::Other, "{other}");
         }
     }
 
     #[test]
     fn one_odd_record_leaves_the_others() {
-        let text = r#"{"annotations": [7, {"id": 1, "x": [[]]}, null, [1], {"id": 2, "segmentation": {"counts": [1]}}]}"#;
+        let text =
+            r#"{"annotations": [7, {"id": 1, "x": [[]]}, null, [1], {"id": 2, "segmentation": {"counts": [1]}}]}"#;
         let file: File = serde_json::from_str(text).expect("JSON");
         let read: Vec<Option<i64>> = file
             .annotations

@@ -70,7 +70,11 @@ pub(super) fn read(settings: &Settings) -> Result<Found> {
             continue;
         };
         if let Some(other) = claimed.insert(image.clone(), file.clone()) {
-            let message = format!("{} is annotated in {} too; only that file counts", image.display(), other.display());
+            let message = format!(
+                "{} is annotated in {} too; only that file counts",
+                image.display(),
+                other.display()
+            );
             found.problem(&file, 0, "name-clash", message);
             claimed.insert(image, other);
             continue;
@@ -83,15 +87,26 @@ pub(super) fn read(settings: &Settings) -> Result<Found> {
     }
     if let Some(first) = without_split.first() {
         let count = without_split.len();
-        let message = format!("{count} images with annotations are in no list of ImageSets/Main and are left out, this is the first");
+        let message = format!(
+            "{count} images with annotations are in no list of ImageSets/Main and are left out, this is the first"
+        );
         found.note(first, 0, "image-without-split", message);
     }
     for (name, (split, line)) in splits.into_iter().filter(|(name, _)| !broken.contains(name)) {
         let list = list_of(root, split);
-        found.problem(&list, line, "annotation-missing", format!("`{name}` has no file of annotations"));
+        found.problem(
+            &list,
+            line,
+            "annotation-missing",
+            format!("`{name}` has no file of annotations"),
+        );
     }
     by_stem.retain(|stem, _| !broken.contains(stem));
-    for image in by_stem.into_values().flatten().filter(|image| !claimed.contains_key(image)) {
+    for image in by_stem
+        .into_values()
+        .flatten()
+        .filter(|image| !claimed.contains_key(image))
+    {
         let message = "there are no annotations for this image; it is left out";
         found.note(&image, 0, "annotation-missing", message);
     }
@@ -113,9 +128,15 @@ fn image_sets(root: &Path, found: &mut Found) -> Result<BTreeMap<String, (&'stat
         let text = text::read(&list, "read the list of images")?;
         for (index, row) in text.lines().enumerate() {
             // Lists of a class have -1, 0 or 1 behind the name.
-            let Some(name) = row.split_whitespace().next() else { continue };
+            let Some(name) = row.split_whitespace().next() else {
+                continue;
+            };
             let as_file = Path::new(name);
-            let name = if endings::is_image(as_file) { stem_of(as_file) } else { name.to_owned() };
+            let name = if endings::is_image(as_file) {
+                stem_of(as_file)
+            } else {
+                name.to_owned()
+            };
             let line = index + 1;
             found.splits.insert(split);
             match splits.get(&name) {
@@ -154,7 +175,9 @@ impl Reader<'_> {
         match several.map(Vec::as_slice) {
             Some([image]) => Some(image.clone()),
             Some(several) => {
-                let exact = several.iter().find(|image| named.is_some_and(|named| named.file_name() == image.file_name()));
+                let exact = several
+                    .iter()
+                    .find(|image| named.is_some_and(|named| named.file_name() == image.file_name()));
                 if exact.is_none() {
                     let names: Vec<String> = several.iter().map(|image| name_of(image)).collect();
                     let message = format!("it may be about {}: its <filename> is neither's", names.join(" or "));
@@ -170,7 +193,14 @@ impl Reader<'_> {
         }
     }
 
-    fn take(&self, found: &mut Found, file: &Path, annotation: Annotation, split: Option<&'static str>, image: PathBuf) {
+    fn take(
+        &self,
+        found: &mut Found,
+        file: &Path,
+        annotation: Annotation,
+        split: Option<&'static str>,
+        image: PathBuf,
+    ) {
         let place = Place {
             file,
             line: 0,
@@ -179,7 +209,12 @@ impl Reader<'_> {
         let declared = match annotation.size {
             Ok(size) => size,
             Err(message) => {
-                found.note(file, 0, "size-mismatch", format!("{message}; the size of the image is taken"));
+                found.note(
+                    file,
+                    0,
+                    "size-mismatch",
+                    format!("{message}; the size of the image is taken"),
+                );
                 None
             }
         };

@@ -35,32 +35,47 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Annotation, (usize, String)> {
     let text = text::decode_xml(bytes).map_err(|error| (error.line, error.message))?;
     if let Some(at) = text.find("<!ENTITY") {
         let line = 1 + text[..at].matches('\n').count();
-        return Err((line, "the file defines entities (<!ENTITY ...>), which are not read; take them out".into()));
+        return Err((
+            line,
+            "the file defines entities (<!ENTITY ...>), which are not read; take them out".into(),
+        ));
     }
     // A document type says nothing that matters here.
     let options = ParsingOptions {
         allow_dtd: true,
         ..ParsingOptions::default()
     };
-    let document = Document::parse_with_options(&text, options).map_err(|error| (error.pos().row as usize, error.to_string()))?;
+    let document =
+        Document::parse_with_options(&text, options).map_err(|error| (error.pos().row as usize, error.to_string()))?;
     let root = document.root_element();
     if root.tag_name().name() != "annotation" {
         return Err((1, format!("the root is <{}>, not <annotation>", root.tag_name().name())));
     }
-    let objects = root.children().filter(|node| node.has_tag_name("object")).map(|node| Object {
-        line: document.text_pos_at(node.range().start).row as usize,
-        name: match text_of(node, "name") {
-            Some(name) if !name.is_empty() => Ok(name.to_owned()),
-            _ => Err("the object has no <name>".to_owned()),
-        },
-        difficult: flag(node, "difficult"),
-        corners: corners(node),
-    });
+    let objects = root
+        .children()
+        .filter(|node| node.has_tag_name("object"))
+        .map(|node| Object {
+            line: document.text_pos_at(node.range().start).row as usize,
+            name: name(node),
+            difficult: flag(node, "difficult"),
+            corners: corners(node),
+        });
     Ok(Annotation {
-        file_name: text_of(root, "filename").filter(|name| !name.is_empty()).map(str::to_owned),
+        file_name: text_of(root, "filename")
+            .filter(|name| !name.is_empty())
+            .map(str::to_owned),
         size: size(root),
         objects: objects.collect(),
     })
+}
+
+fn name(object: Node<'_, '_>) -> Result<String, String> {
+    let names = object.children().filter(|node| node.has_tag_name("name")).count();
+    match text_of(object, "name") {
+        _ if names > 1 => Err(format!("the object has {names} <name>")),
+        Some(name) if !name.is_empty() => Ok(name.to_owned()),
+        _ => Err("the object has no <name>".to_owned()),
+    }
 }
 
 fn size(root: Node<'_, '_>) -> Result<Option<[f64; 2]>, String> {
@@ -130,7 +145,11 @@ fn polygon_bounds(polygon: Node<'_, '_>) -> Result<[f64; 4], String> {
     }
     let [x, y] = &axes;
     if x.len() < 3 || x.len() != y.len() {
-        return Err(format!("<polygon> has {} x and {} y; three points or more are needed", x.len(), y.len()));
+        return Err(format!(
+            "<polygon> has {} x and {} y; three points or more are needed",
+            x.len(),
+            y.len()
+        ));
     }
     let least = |values: &[f64]| values.iter().copied().fold(f64::INFINITY, f64::min);
     let most = |values: &[f64]| values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
