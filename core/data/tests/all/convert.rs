@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use yolo_data::convert::{Converted, Format, Frame, Keep, Settings, convert};
+use yolo_data::convert::{Converted, Format, Keep, Settings, convert};
 use yolo_data::labels::Label;
 use yolo_data::{Dataset, Error, Policy, Split};
 

@@ -30,10 +30,10 @@ pub(super) fn read(settings: &Settings) -> Result<Found> {
         match parse(path, &mut found) {
             Ok(file) => parsed.push(file),
             Err(error) if paths.len() == 1 => return Err(error),
-            Err(error) => {
-                let problem = crate::dataset::image_problem(path, "annotation-broken", &error);
-                found.problems.push(problem);
+            Err(Error::Label { line, reason, .. } | Error::Dataset { line, reason, .. }) => {
+                found.problem(path, line, "annotation-broken", reason);
             }
+            Err(error) => found.problem(path, 0, "annotation-broken", error.to_string()),
         }
     }
     found.names = match &settings.names {
