@@ -122,8 +122,10 @@ pub(crate) fn open(bytes: &[u8]) -> Result<(String, impl ImageDecoder + '_), Str
     let name = format!("{format:?}").to_uppercase();
     let decoder = match reader.into_decoder() {
         Ok(decoder) => decoder,
-        Err(image::ImageError::Unsupported(_)) => {
-            return Err(format!("{name} files can't be read; convert it to JPEG or PNG"));
+        Err(image::ImageError::Unsupported(error)) => {
+            return Err(format!(
+                "this kind of {name} can't be read ({error}); save it with 8 bits and RGB, or convert it to PNG"
+            ));
         }
         Err(error) => {
             // The check of the chunks names the place.
