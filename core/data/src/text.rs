@@ -60,7 +60,7 @@ fn marked(bytes: &[u8]) -> (Option<&'static Encoding>, &[u8]) {
     }
     let head = &bytes[..bytes.len().min(1024) & !1];
     let zeros = |odd: usize| head.iter().skip(odd).step_by(2).filter(|byte| **byte == 0).count();
-    let many = head.len() / 4;
+    let many = (head.len() / 4).max(4);
     match (zeros(0), zeros(1)) {
         (0, odd) if odd > 0 && odd >= many => (Some(UTF_16LE), bytes),
         (even, 0) if even > 0 && even >= many => (Some(UTF_16BE), bytes),
@@ -169,7 +169,7 @@ mod tests {
         }
         for (file, words) in [
             (&b"<?xml version=\"1.0\" encoding=\"klingon\"?><a/>"[..], "klingon"),
-            (b"<?xml version=\"1.0\"?>\n<a>\xcf\xb8</a>", "not UTF-8"),
+            (b"<?xml version=\"1.0\"?>\n<a>\xcf\xb8\xb0\xfb</a>", "not UTF-8"),
             (b"<?xml version=\"1.0\" encoding=\"GBK\"?><a>\xff\xff</a>", "GBK"),
         ] {
             assert!(decode_xml(file).expect_err(words).message.contains(words));

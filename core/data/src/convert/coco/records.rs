@@ -18,8 +18,15 @@ pub(super) struct File {
 #[derive(Debug, serde::Deserialize)]
 #[serde(untagged)]
 pub(super) enum Record<T> {
+    /// Read first: a list would be taken for a record's values in their order.
+    #[serde(deserialize_with = "list")]
+    List(()),
     Read(T),
     Other(IgnoredAny),
+}
+
+fn list<'de, D: Deserializer<'de>>(deserializer: D) -> Result<(), D::Error> {
+    Vec::<IgnoredAny>::deserialize(deserializer).map(drop)
 }
 
 #[derive(Debug, serde::Deserialize)]
@@ -353,7 +360,7 @@ mod tests {
             .iter()
             .map(|record| match record {
                 Record::Read(annotation) => annotation.id.as_i64(),
-                Record::Other(_) => None,
+                Record::List(()) | Record::Other(_) => None,
             })
             .collect();
         assert_eq!(read, [None, Some(1), None, None, Some(2)]);
