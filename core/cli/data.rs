@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use serde_json::json;
-use yolo_data::convert::{self, Converted, Format};
+use yolo_data::convert::{self, Converted, Format, Frame};
 use yolo_data::labels::Problem;
 use yolo_data::{Split, anchors, check, synth};
 
@@ -73,6 +73,21 @@ struct ConvertArgs {
     /// Copy the images instead of linking to them
     #[arg(long)]
     copy: bool,
+    /// Keep images with an object that can't be read, without that object (left out by default: it would become background)
+    #[arg(long)]
+    keep_incomplete: bool,
+    /// COCO: keep crowds as boxes
+    #[arg(long)]
+    keep_crowd: bool,
+    /// VOC: keep objects marked `difficult`
+    #[arg(long)]
+    keep_difficult: bool,
+    /// VisDrone: keep ignored regions and others, as two classes more, and rows with a score of 0
+    #[arg(long)]
+    keep_ignored: bool,
+    /// What boxes refer to in photos that EXIF turns, where their size does not tell: `stored` or `upright`
+    #[arg(long)]
+    exif: Option<String>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -225,11 +240,20 @@ fn print_problems(problems: &[Problem], shown: usize) {
 
 fn convert(args: &ConvertArgs) -> CliResult {
     let format = Format::parse(&args.format).ok_or_else(|| unknown("format", &args.format, &Format::NAMES))?;
+    let frame = |name: &String| Frame::parse(name).ok_or_else(|| unknown("frame", name, &Frame::NAMES));
+    let exif = args.exif.as_ref().map(frame).transpose()?;
     let settings = convert::Settings {
         images: args.images.clone(),
         names: args.names.clone(),
         val_share: args.val_share,
         copy: args.copy,
+        keep: convert::Keep {
+            incomplete: args.keep_incomplete,
+            crowd: args.keep_crowd,
+            difficult: args.keep_difficult,
+            ignored: args.keep_ignored,
+        },
+        exif,
         ..convert::Settings::new(format, &args.source)
     };
     let bar = SharedBar::new("convert");

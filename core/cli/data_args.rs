@@ -31,15 +31,36 @@ pub fn samples(dataset: &Dataset, split: Split, strict: bool) -> CliResult<Sampl
     let samples = dataset.samples(split, policy).map_err(failed)?;
     let fatal = samples.problems.iter().filter(|p| p.fatal).count();
     for problem in samples.problems.iter().filter(|p| p.fatal).take(3) {
-        ui::say(format!("{}:{}: {}", problem.file, problem.line, problem.message));
+        ui::say(format!("{problem}; the image is left out"));
     }
     if fatal > 3 {
         ui::say(format!(
-            "... and {} more rows that are left out (`yolo data check` lists them)",
+            "... and {} more errors whose images are left out (`yolo data check` lists them)",
             fatal - 3
         ));
     }
+    notes(split, &samples);
     Ok(samples)
+}
+
+/// Notes in a line or two: pictures that are not read are named, the rest is counted.
+fn notes(split: Split, samples: &Samples) {
+    let mut kinds: std::collections::BTreeMap<&str, usize> = std::collections::BTreeMap::new();
+    for note in samples.problems.iter().filter(|p| !p.fatal) {
+        if note.kind == "image-left-out" {
+            ui::say(format!("note: {note}"));
+        } else {
+            *kinds.entry(note.kind).or_default() += 1;
+        }
+    }
+    if !kinds.is_empty() {
+        let kinds: Vec<String> = kinds.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
+        ui::say(format!(
+            "note: {}: {} (`yolo data check` has each)",
+            split.name(),
+            kinds.join(", ")
+        ));
+    }
 }
 
 /// A model and a data set must agree on the number of classes.

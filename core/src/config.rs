@@ -95,6 +95,8 @@ pub struct Located {
     pub value: Value,
     keys: HashMap<String, Place>,
     values: HashMap<String, Place>,
+    /// Numbers and truth values as the file has them.
+    written: HashMap<String, String>,
 }
 
 impl Located {
@@ -106,7 +108,9 @@ impl Located {
             value: Value::Null,
             keys: HashMap::new(),
             values: HashMap::new(),
+            written: HashMap::new(),
         };
+        let lines: Vec<&str> = text.lines().collect();
         let documents = MarkedYaml::load_from_str(text).map_err(|error| ConfigError {
             file: file.to_owned(),
             place: Some(Place {
@@ -122,7 +126,7 @@ impl Located {
             return Err(located.error("", "the file holds more than one YAML document", None));
         }
         if let Some(document) = documents.first() {
-            located.value = located.convert(document, "")?;
+            located.value = located.convert(document, &lines, "")?;
         }
         Ok(located)
     }
@@ -134,10 +138,11 @@ impl Located {
             value,
             keys: HashMap::new(),
             values: HashMap::new(),
+            written: HashMap::new(),
         }
     }
 
-    fn convert(&mut self, node: &MarkedYaml<'_>, path: &str) -> Result<Value, ConfigError> {
+    fn convert(&mut self, node: &MarkedYaml<'_>, lines: &[&str], path: &str) -> Result<Value, ConfigError> {
         let start = node.span.start;
         let place = Place {
             line: start.line() as u32,
@@ -145,17 +150,29 @@ impl Located {
         };
         self.values.insert(path.to_owned(), place);
         match &node.data {
-            YamlData::Value(scalar) => Ok(scalar_value(&scalar.clone().into_owned())),
+            YamlData::Value(scalar) => {
+                let value = scalar_value(&scalar.clone().into_owned());
+                let end = node.span.end;
+                if !value.is_string()
+                    && end.line() == start.line()
+                    && let Some(line) = lines.get(start.line().saturating_sub(1))
+                {
+                    let width = end.col().saturating_sub(start.col());
+                    let text: String = line.chars().skip(start.col()).take(width).collect();
+                    self.written.insert(path.to_owned(), text.trim().to_owned());
+                }
+                Ok(value)
+            }
             YamlData::Sequence(items) => items
                 .iter()
                 .enumerate()
-                .map(|(index, item)| self.convert(item, &join(path, &index.to_string())))
+                .map(|(index, item)| self.convert(item, lines, &join(path, &index.to_string())))
                 .collect::<Result<_, _>>()
                 .map(Value::Array),
             YamlData::Mapping(entries) => {
                 let mut map = Map::new();
                 for (key, value) in entries {
-                    let name = match self.convert(key, "\u{0}key")? {
+                    let name = match self.convert(key, lines, "\u{0}key")? {
                         Value::String(name) => name,
                         Value::Array(_) | Value::Object(_) | Value::Null => {
                             return Err(self.error(path, "a key must be plain text", None));
@@ -171,14 +188,14 @@ impl Located {
                             column: at.col() as u32 + 1,
                         },
                     );
-                    let value = self.convert(value, &child)?;
+                    let value = self.convert(value, lines, &child)?;
                     if map.insert(name.clone(), value).is_some() {
                         return Err(self.error(&child, &format!("the key `{name}` stands here twice"), None));
                     }
                 }
                 Ok(Value::Object(map))
             }
-            YamlData::Tagged(_, inner) => self.convert(inner, path),
+            YamlData::Tagged(_, inner) => self.convert(inner, lines, path),
             YamlData::Representation(text, _, _) => Ok(Value::String(text.to_string())),
             YamlData::Alias(_) | YamlData::BadValue => Err(self.error(
                 path,
@@ -201,6 +218,14 @@ impl Located {
                 None => "",
             };
         }
+    }
+
+    /// The number or truth value at `path` as it stands in the file: `1.10`, not 1.1. `None` for all else, and without a file.
+    pub fn written(&self, path: &str) -> Option<&str> {
+        self.written
+            .get(path)
+            .map(String::as_str)
+            .filter(|text| !text.is_empty())
     }
 
     /// A complaint about the value at `path`.
@@ -399,6 +424,20 @@ mod tests {
         let config = Located::parse("m.yaml", "scale:\n  depth: [1]\n").expect("valid YAML");
         let error = config.read::<Outer>().expect_err("a list is no number");
         assert_eq!(error.place, Some(Place { line: 2, column: 10 }));
+    }
+
+    #[test]
+    fn numbers_are_known_as_they_are_written() {
+        let config = Located::parse("m.yaml", "é: [1.10, 007, True, a]\nb:\n  - 1e3 # note\n").expect("valid YAML");
+        let written = |path| config.written(path);
+        assert_eq!(
+            [written("é.0"), written("é.1"), written("é.2")],
+            [Some("1.10"), Some("007"), Some("True")]
+        );
+        assert_eq!(
+            (written("é.3"), written("b.0"), written("none")),
+            (None, Some("1e3"), None)
+        );
     }
 
     #[test]

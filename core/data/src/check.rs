@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rayon::prelude::*;
 
-use crate::dataset::{Read, image_problem, label_path};
+use crate::dataset::{Listed, Read, image_problem, label_path, shared_labels};
 use crate::labels::Problem;
 use crate::{Dataset, Error, Image, Policy, Result, Split, files};
 
@@ -50,6 +50,8 @@ type Content = (u32, usize);
 
 /// One image of the data set.
 struct Seen {
+    /// Whether it has a label file.
+    labelled: bool,
     /// Boxes of each class; nothing where the image can't be used.
     classes: Option<Vec<usize>>,
     content: Option<Content>,
@@ -62,8 +64,14 @@ pub fn check(data: &Dataset, decode: bool, progress: &(dyn Fn(usize, usize) -> b
     let mut problems = Vec::new();
     let mut splits: Vec<(Split, Vec<PathBuf>)> = Vec::new();
     for split in data.splits() {
-        match data.images(split) {
-            Ok(images) => splits.push((split, images)),
+        match data.list(split) {
+            Ok(Listed {
+                images,
+                problems: found,
+            }) => {
+                problems.extend(found);
+                splits.push((split, images));
+            }
             Err(error) => problems.push(of_split(data, split, &error)),
         }
     }
@@ -88,6 +96,8 @@ pub fn check(data: &Dataset, decode: bool, progress: &(dyn Fn(usize, usize) -> b
         .collect::<Result<_>>()?;
     let by_path: HashMap<&Path, &Seen> = images.iter().copied().zip(&seen).collect();
     problems.extend(seen.iter().flat_map(|seen| seen.problems.iter().cloned()));
+    problems.extend(shared_labels(&images));
+    problems.extend(without_boxes(data, &splits, &by_path));
     problems.extend(orphans(&images)?);
     problems.extend(copies(&images, &seen));
     problems.extend(overlaps(data, &splits, &by_path));
@@ -149,12 +159,15 @@ fn note(file: &Path, line: usize, kind: &'static str, fatal: bool, message: Stri
 
 fn look(data: &Dataset, image: &Path, decode: bool) -> Seen {
     let Read {
-        sample, mut problems, ..
+        sample,
+        labelled,
+        mut problems,
     } = match data.read(image, Policy::Skip) {
         Ok(read) => read,
         Err(error) => {
             let problem = image_problem(&label_path(image), "label-unreadable", &error);
             return Seen {
+                labelled: true,
                 classes: None,
                 content: None,
                 problems: vec![problem],
@@ -163,6 +176,7 @@ fn look(data: &Dataset, image: &Path, decode: bool) -> Seen {
     };
     let Some(sample) = sample else {
         return Seen {
+            labelled,
             classes: None,
             content: None,
             problems,
@@ -171,14 +185,19 @@ fn look(data: &Dataset, image: &Path, decode: bool) -> Seen {
     let read = std::fs::read(image).map_err(Error::io(image, "read it"));
     let content = read.as_ref().ok().map(|bytes| (crc32fast::hash(bytes), bytes.len()));
     let decoded = read.and_then(|bytes| match decode {
-        true => Image::decode(&bytes)
-            .map(drop)
+        true => Image::decode_with_remark(&bytes)
+            .map(|(_, remark)| remark)
             .map_err(|reason| Error::image(image, reason)),
-        false => Ok(()),
+        false => Ok(None),
     });
-    if let Err(error) = decoded {
-        problems.push(image_problem(image, "image-unreadable", &error));
+    match &decoded {
+        Ok(Some(remark)) => problems.push(note(image, 0, "image-remark", false, remark.clone())),
+        Ok(None) => {}
+        Err(error) => problems.push(image_problem(image, "image-unreadable", error)),
+    }
+    if decoded.is_err() {
         return Seen {
+            labelled,
             classes: None,
             content,
             problems,
@@ -189,10 +208,32 @@ fn look(data: &Dataset, image: &Path, decode: bool) -> Seen {
         classes[label[0] as usize] += 1;
     }
     Seen {
+        labelled,
         classes: Some(classes),
         content,
         problems,
     }
+}
+
+/// Splits without a box: what training and validation refuse, in their words. A split for the final test may have no labels.
+fn without_boxes(data: &Dataset, splits: &[(Split, Vec<PathBuf>)], seen: &HashMap<&Path, &Seen>) -> Vec<Problem> {
+    let mut found = Vec::new();
+    for (split, images) in splits {
+        let all = || images.iter().map(|image| seen[image.as_path()]);
+        let has_box = |seen: &Seen| {
+            seen.classes
+                .as_ref()
+                .is_some_and(|classes| classes.iter().any(|boxes| *boxes > 0))
+        };
+        if all().any(has_box) {
+            continue;
+        }
+        let problems: Vec<Problem> = all().flat_map(|seen| seen.problems.iter().cloned()).collect();
+        let reason = data.why_no_boxes(*split, &images[0], all().any(|seen| seen.labelled), &problems);
+        let fatal = *split != Split::Test;
+        found.push(note(&data.file, data.line(*split), "split-unusable", fatal, reason));
+    }
+    found
 }
 
 /// Label files beside the others that belong to no image.

@@ -1,7 +1,10 @@
 //! Writing files: whole or not at all, readable by others, with errors that name the path.
 
+use std::ffi::OsStr;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+
+use crate::endings;
 
 use crate::{Error, Result};
 
@@ -28,13 +31,72 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// The entries of a folder, sorted.
+/// What systems and tools leave in folders and no user means: hidden files (`._a.jpg`, `.DS_Store`), `__MACOSX`, `Thumbs.db`,
+/// `desktop.ini`.
+pub fn is_clutter(name: &OsStr) -> bool {
+    let name = name.to_string_lossy();
+    let left = [
+        "__macosx",
+        "thumbs.db",
+        "ehthumbs.db",
+        "desktop.ini",
+        "@eadir",
+        "$recycle.bin",
+    ];
+    name.starts_with('.') || left.contains(&name.to_ascii_lowercase().as_str())
+}
+
+/// Pictures of a folder.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Pictures {
+    /// Those that can be read, by their endings; sorted.
+    pub images: Vec<PathBuf>,
+    /// Those that users take for pictures but that can't be read ([`endings::left_out`] makes a sentence of them); sorted.
+    pub left_out: Vec<PathBuf>,
+}
+
+/// The pictures in a folder, with `deep` also those in the folders below it. Clutter is passed over.
+pub fn pictures(folder: &Path, deep: bool) -> Result<Pictures> {
+    let mut found = Pictures::default();
+    let depth = if deep { usize::MAX } else { 1 };
+    let walk = walkdir::WalkDir::new(folder)
+        .follow_links(true)
+        .min_depth(1)
+        .max_depth(depth)
+        .into_iter();
+    // A folder that the user names counts, whatever its name is.
+    for entry in walk.filter_entry(|entry| entry.depth() == 0 || !is_clutter(entry.file_name())) {
+        let path = match entry {
+            Ok(entry) if entry.file_type().is_dir() => continue,
+            Ok(entry) => entry.into_path(),
+            Err(error) => match error.path() {
+                // A link to a picture that is gone: reading it will say so.
+                Some(path) if endings::is_image(path) => path.to_owned(),
+                path => {
+                    let place = path.unwrap_or(folder).to_owned();
+                    return Err(Error::io(&place, "look into the folder")(error.into()));
+                }
+            },
+        };
+        if endings::is_image(&path) {
+            found.images.push(path);
+        } else if endings::why_not(&path).is_some() {
+            found.left_out.push(path);
+        }
+    }
+    found.images.sort();
+    found.left_out.sort();
+    Ok(found)
+}
+
+/// The entries of a folder without clutter, sorted.
 pub fn listing(folder: &Path) -> Result<Vec<PathBuf>> {
     let fail = || Error::io(folder, "look into the folder");
     let mut entries: Vec<PathBuf> = std::fs::read_dir(folder)
         .map_err(fail())?
         .map(|entry| entry.map(|entry| entry.path()).map_err(fail()))
         .collect::<Result<_>>()?;
+    entries.retain(|entry| entry.file_name().is_none_or(|name| !is_clutter(name)));
     entries.sort();
     Ok(entries)
 }

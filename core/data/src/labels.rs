@@ -1,6 +1,10 @@
-//! YOLO label files: one `class cx cy w h` per line, normalised. A polygon row (`class x y x y ...`) becomes its bounding box.
+//! YOLO label files: one `class cx cy w h` per line, normalised. A polygon row (`class x y x y ...`) becomes its bounding box; where
+//! the data set says that it has key points, a row is a box with key points behind it.
 
+use std::borrow::Cow;
 use std::path::Path;
+
+use crate::text;
 
 /// A box of a label file: class, centre, size, all but the class as shares of the image.
 pub type Label = [f32; 5];
@@ -13,14 +17,29 @@ pub struct Problem {
     /// Line, from 1; 0 where it concerns the whole file.
     pub line: usize,
     /// A stable word. Of label files: `label-columns`, `label-number`, `label-class`, `label-range`, `label-encoding`,
-    /// `label-empty-box`, `label-duplicate`, `label-polygon`, `label-unreadable`, `label-orphan`; of images: `image-unreadable`,
-    /// `image-small`, `image-duplicate`; of the whole: `split-unusable`, `split-overlap`, `class-empty`; of sources that are
-    /// converted: `annotation-broken`, `annotation-missing`, `image-missing`, `size-mismatch`, `name-clash`.
+    /// `label-empty-box`, `label-duplicate`, `label-polygon`, `label-keypoints`, `label-unreadable`, `label-orphan`,
+    /// `label-shared`; of images: `image-unreadable`, `image-remark`, `image-small`, `image-duplicate`, `image-missing`,
+    /// `image-listed-twice`, `image-left-out`; of the whole: `split-unusable`, `split-overlap`, `class-empty`; of sources that are
+    /// converted: `annotation-broken`, `annotation-missing`, `annotation-polygon`, `box-left-out`, `image-left-out`,
+    /// `image-without-split`, `size-mismatch`, `name-clash`, `name-changed`, `only-left-out`, `split-empty`.
     pub kind: &'static str,
     /// What is wrong and what to do.
     pub message: String,
     /// Whether it is an error under [`Policy::Strict`](crate::Policy::Strict), not just a note.
     pub fatal: bool,
+}
+
+impl Problem {
+    /// Something to know that stops nothing.
+    pub fn note(file: String, line: usize, kind: &'static str, message: String) -> Self {
+        Self {
+            file,
+            line,
+            kind,
+            message,
+            fatal: false,
+        }
+    }
 }
 
 impl std::fmt::Display for Problem {
@@ -33,8 +52,17 @@ impl std::fmt::Display for Problem {
     }
 }
 
+/// What rows mean.
+#[derive(Debug, Clone, Copy)]
+pub struct Rows<'a> {
+    /// Names of the classes.
+    pub names: &'a [String],
+    /// Key points of each object and numbers of each key point (`kpt_shape`): then rows are boxes with these behind them.
+    pub keypoints: Option<[usize; 2]>,
+}
+
 /// Reads the text of a label file; rows that can't be used are left out and reported.
-pub fn parse(path: &Path, text: &[u8], names: &[String]) -> (Vec<Label>, Vec<Problem>) {
+pub fn parse(path: &Path, text: &[u8], rows: Rows<'_>) -> (Vec<Label>, Vec<Problem>) {
     let mut labels: Vec<Label> = Vec::new();
     let mut problems = Vec::new();
     let mut report = |line: usize, kind: &'static str, fatal: bool, message: String| {
@@ -46,16 +74,19 @@ pub fn parse(path: &Path, text: &[u8], names: &[String]) -> (Vec<Label>, Vec<Pro
             fatal,
         });
     };
-    if text.contains(&0) {
-        report(
-            1,
-            "label-encoding",
-            true,
-            "this is not a text file; labels are lines of `class cx cy w h`".into(),
-        );
-        return (labels, problems);
-    }
-    let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
+    // Lines of other bytes are reported one by one, so only what is wholly something else is decoded as a whole.
+    let text = match text.contains(&0) || text.starts_with(b"\xff\xfe") || text.starts_with(b"\xfe\xff") {
+        false => Cow::Borrowed(text),
+        true => match text::decode(text) {
+            Ok(text) => Cow::Owned(text.into_owned().into_bytes()),
+            Err(error) => {
+                let message = format!("{}; labels are lines of `class cx cy w h`", error.message);
+                report(error.line, "label-encoding", true, message);
+                return (labels, problems);
+            }
+        },
+    };
+    let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&text);
     let mut numbers: Vec<f64> = Vec::with_capacity(5);
     for (index, row) in text.split(|byte| *byte == b'\n').enumerate() {
         let line = index + 1;
@@ -70,12 +101,13 @@ pub fn parse(path: &Path, text: &[u8], names: &[String]) -> (Vec<Label>, Vec<Pro
                     line,
                     "label-encoding",
                     true,
-                    "the line is not UTF-8 text; remove it or save the file as UTF-8".into(),
+                    "the line is not UTF-8 text (GBK, Latin-1 or another older encoding?); remove it or save the file as UTF-8"
+                        .into(),
                 );
                 continue;
             }
         };
-        match parse_row(row, names, &mut numbers) {
+        match parse_row(row, rows, &mut numbers) {
             Err((kind, message)) => report(line, kind, true, message),
             Ok(Row { label, polygon }) => {
                 if polygon {
@@ -111,7 +143,8 @@ struct Row {
 }
 
 /// One row, or the kind of its mistake and what to do; `numbers` is a buffer.
-fn parse_row(row: &str, names: &[String], numbers: &mut Vec<f64>) -> Result<Row, (&'static str, String)> {
+fn parse_row(row: &str, rows: Rows<'_>, numbers: &mut Vec<f64>) -> Result<Row, (&'static str, String)> {
+    let Rows { names, keypoints } = rows;
     if row.contains([',', ';']) {
         return Err((
             "label-columns",
@@ -138,16 +171,7 @@ fn parse_row(row: &str, names: &[String], numbers: &mut Vec<f64>) -> Result<Row,
             }
         }
     }
-    let count = numbers.len();
-    if count < 5 || count.is_multiple_of(2) {
-        let hint = if count == 6 {
-            "; if the sixth is a confidence, remove it"
-        } else {
-            ""
-        };
-        let message = format!("{count} columns; a box has 5 (`class cx cy w h`), a polygon an odd number from 7{hint}");
-        return Err(("label-columns", message));
-    }
+    let polygon = columns(numbers, keypoints)?;
     let class = numbers[0];
     if class < 0.0 || class.fract() != 0.0 {
         return Err(("label-class", format!("the class {class} is not a whole number from 0")));
@@ -165,7 +189,8 @@ fn parse_row(row: &str, names: &[String], numbers: &mut Vec<f64>) -> Result<Row,
         );
         return Err(("label-class", message));
     }
-    let coordinates = &numbers[1..];
+    // Key points stand behind the box, and may have a column for being visible.
+    let coordinates = if polygon { &numbers[1..] } else { &numbers[1..5] };
     if let Some(value) = coordinates.iter().find(|v| **v < 0.0) {
         let message = format!("the coordinate {value} is negative; coordinates are shares of the image, 0 to 1");
         return Err(("label-range", message));
@@ -179,7 +204,6 @@ fn parse_row(row: &str, names: &[String], numbers: &mut Vec<f64>) -> Result<Row,
         let message = format!("the coordinate {value} is above 1; coordinates are shares of the image{hint}");
         return Err(("label-range", message));
     }
-    let polygon = count > 5;
     let [cx, cy, w, h] = if polygon {
         let bounds = |axis: usize| {
             let values = || coordinates.iter().skip(axis).step_by(2).copied();
@@ -197,6 +221,38 @@ fn parse_row(row: &str, names: &[String], numbers: &mut Vec<f64>) -> Result<Row,
         label: [class as f32, cx as f32, cy as f32, w as f32, h as f32],
         polygon,
     })
+}
+
+/// Whether a row is a polygon, by the number of its columns.
+fn columns(numbers: &[f64], keypoints: Option<[usize; 2]>) -> Result<bool, (&'static str, String)> {
+    let count = numbers.len();
+    if let Some([points, each]) = keypoints {
+        let wanted = 5 + points * each;
+        return if count == 5 || count == wanted {
+            Ok(false)
+        } else {
+            let message = format!(
+                "{count} columns; with `kpt_shape: [{points}, {each}]` in the data set a row has 5 (a box) or {wanted} (a box and \
+                 its key points)"
+            );
+            Err(("label-keypoints", message))
+        };
+    }
+    if count >= 5 && !count.is_multiple_of(2) {
+        return Ok(count > 5);
+    }
+    let hint = match count {
+        6 => "; if the sixth is a confidence, remove it".to_owned(),
+        _ if count > 6 && (count - 5).is_multiple_of(3) => {
+            let points = (count - 5) / 3;
+            format!(
+                "; if these are boxes with {points} key points, say `kpt_shape: [{points}, 3]` in the data set's YAML"
+            )
+        }
+        _ => String::new(),
+    };
+    let message = format!("{count} columns; a box has 5 (`class cx cy w h`), a polygon an odd number from 7{hint}");
+    Err(("label-columns", message))
 }
 
 /// The text of a label file.
@@ -219,7 +275,15 @@ mod tests {
     }
 
     fn read(text: &[u8]) -> (Vec<Label>, Vec<(usize, &'static str)>, String) {
-        let (labels, problems) = parse(Path::new("a.txt"), text, &names());
+        read_with(text, None)
+    }
+
+    fn read_with(text: &[u8], keypoints: Option<[usize; 2]>) -> (Vec<Label>, Vec<(usize, &'static str)>, String) {
+        let rows = Rows {
+            names: &names(),
+            keypoints,
+        };
+        let (labels, problems) = parse(Path::new("a.txt"), text, rows);
         let message = problems.first().map(|p| p.message.clone()).unwrap_or_default();
         (labels, problems.iter().map(|p| (p.line, p.kind)).collect(), message)
     }
@@ -285,9 +349,51 @@ mod tests {
     #[test]
     fn text_and_labels_agree() {
         let labels = [GOOD, [2.0, 0.125, 0.75, 0.0625, 0.5]];
-        assert_eq!(
-            parse(Path::new("a.txt"), to_text(&labels).as_bytes(), &names()).0,
-            labels
-        );
+        assert_eq!(read(to_text(&labels).as_bytes()).0, labels);
+    }
+
+    #[test]
+    fn key_points_are_behind_the_box_where_the_data_set_has_them() {
+        let row = |columns: usize| {
+            let more: Vec<String> = (5..columns).map(|i| format!("{}", (i % 3) as f32)).collect();
+            format!("0 0.5 0.5 0.25 0.25 {}", more.join(" "))
+        };
+        for (shape, columns) in [([8, 2], 21), ([17, 3], 56), ([1, 2], 7), ([5, 3], 20)] {
+            let (labels, problems, _) = read_with(row(columns).as_bytes(), Some(shape));
+            assert_eq!((labels, problems), (vec![GOOD], vec![]), "{shape:?}");
+            let (labels, _, _) = read_with(b"0 0.5 0.5 0.25 0.25", Some(shape));
+            assert_eq!(labels, [GOOD], "{shape:?}");
+            for other in [columns - 1, columns + 1, columns + 2, 6] {
+                if other == 5 {
+                    continue;
+                }
+                let (labels, problems, message) = read_with(row(other).as_bytes(), Some(shape));
+                assert_eq!(
+                    (labels.len(), problems),
+                    (0, vec![(1, "label-keypoints")]),
+                    "{shape:?} {other}"
+                );
+                assert!(message.contains("kpt_shape"), "{message}");
+            }
+        }
+        // The box is checked as ever.
+        let (_, problems, _) = read_with(b"0 1.5 0.5 0.25 0.25 0.1 0.1", Some([1, 2]));
+        assert_eq!(problems, [(1, "label-range")]);
+        // Nobody said that these are key points: an even number of columns is refused with the way out.
+        let (_, problems, message) = read(row(56).as_bytes());
+        assert_eq!(problems, [(1, "label-columns")]);
+        assert!(message.contains("kpt_shape: [17, 3]"), "{message}");
+    }
+
+    #[test]
+    fn utf16_is_read_and_cut_utf16_is_named() {
+        let text = "0 0.5 0.5 0.25 0.25\r\n";
+        for order in [u16::to_le_bytes, u16::to_be_bytes] {
+            let mut bytes = order(0xfeff).to_vec();
+            bytes.extend(text.encode_utf16().flat_map(order));
+            assert_eq!(read(&bytes).0, [GOOD]);
+            bytes.pop();
+            assert_eq!(read(&bytes).1, [(1, "label-encoding")]);
+        }
     }
 }

@@ -7,6 +7,7 @@ pub mod augment;
 pub mod check;
 pub mod convert;
 pub mod dataset;
+pub mod endings;
 mod error;
 pub mod files;
 mod hyp;
@@ -16,6 +17,7 @@ pub mod loader;
 pub mod pixels;
 pub mod probe;
 pub mod synth;
+pub mod text;
 pub mod weights;
 
 pub use dataset::{Dataset, Policy, Sample, Samples, Split};

@@ -1,12 +1,15 @@
 //! Image files to 8-bit RGB pixels. Whatever the file holds (gray, 16 bit, palette, alpha, CMYK, rotated by EXIF), the result is
-//! upright RGB; what can't be decoded to the end is an error that says why.
+//! upright RGB; what can't be decoded to the end, and what would come out black or flat although the file holds a picture, is an error
+//! that says why. JPEGs are decoded by libjpeg-turbo's arithmetic, so their pixels are those of OpenCV and Pillow.
 
 use std::path::Path;
 
 use image::{DynamicImage, ImageDecoder as _};
 
-use crate::probe::{self, MAX_SIDE};
+use crate::probe;
 use crate::{Error, Result, files};
+
+pub use crate::endings::{IMAGE_EXTENSIONS, is_image};
 
 /// 8-bit RGB, row-major.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -17,16 +20,6 @@ pub struct Image {
     pub height: usize,
     /// `height * width * 3` bytes, R, G, B.
     pub data: Vec<u8>,
-}
-
-/// Endings of the files that count as images.
-pub const IMAGE_EXTENSIONS: [&str; 8] = ["jpg", "jpeg", "jfif", "png", "bmp", "webp", "tif", "tiff"];
-
-/// Whether a path looks like an image.
-pub fn is_image(path: &Path) -> bool {
-    path.extension()
-        .and_then(|e| e.to_str())
-        .is_some_and(|e| IMAGE_EXTENSIONS.iter().any(|known| e.eq_ignore_ascii_case(known)))
 }
 
 impl Image {
@@ -54,18 +47,29 @@ impl Image {
 
     /// Decodes the bytes of a file; the error says what is wrong with them.
     pub fn decode(bytes: &[u8]) -> Result<Self, String> {
+        Ok(Self::decode_with_remark(bytes)?.0)
+    }
+
+    /// As [`Image::decode`], with what a user should know of the file: that it is damaged, or holds more pictures than the first.
+    pub fn decode_with_remark(bytes: &[u8]) -> Result<(Self, Option<String>), String> {
         match bytes {
             [] => Err("the file is empty".into()),
             [0xff, 0xd8, ..] => decode_jpeg(bytes),
-            _ => decode_other(bytes),
+            _ => Ok((decode_other(bytes)?, probe::more_pictures(bytes))),
         }
     }
 
-    /// Width and height of the upright image, without decoding it; the file is read, and refused if it is incomplete.
+    /// Width and height of the upright image; the file is read, and refused if it is incomplete. JPEG, WebP and PNG of 8 bits tell
+    /// without being decoded; what others would become is known only afterwards.
     pub fn size_of(path: &Path) -> Result<(usize, usize)> {
         let bytes = std::fs::read(path).map_err(Error::io(path, "read it"))?;
-        let [w, h] = probe::probe(&bytes).map_err(|reason| Error::image(path, reason))?;
-        Ok((w, h))
+        let refused = |reason| Error::image(path, reason);
+        let [w, h] = probe::probe(&bytes).map_err(refused)?;
+        if probe::tells_all(&bytes) {
+            return Ok((w, h));
+        }
+        let image = Self::decode(&bytes).map_err(refused)?;
+        Ok((image.width, image.height))
     }
 
     /// Writes a JPEG (`.jpg`, `.jpeg`, quality 95) or, for any other ending, a PNG; whole or not at all.
@@ -99,7 +103,7 @@ impl Image {
             .map_err(|error| format!("the image can't be encoded: {error}"))
     }
 
-    fn turned(self, orientation: u8) -> Self {
+    pub(crate) fn turned(self, orientation: u8) -> Self {
         let Self {
             width: w, height: h, ..
         } = self;
@@ -134,25 +138,28 @@ impl Image {
     }
 }
 
-fn decode_jpeg(bytes: &[u8]) -> Result<Image, String> {
-    use zune_core::bytestream::ZCursor;
-    use zune_core::colorspace::ColorSpace;
-    use zune_core::options::DecoderOptions;
-
+fn decode_jpeg(bytes: &[u8]) -> Result<(Image, Option<String>), String> {
     let header = probe::jpeg(bytes)?;
-    let options = DecoderOptions::default()
-        .jpeg_set_out_colorspace(ColorSpace::RGB)
-        .set_max_width(MAX_SIDE)
-        .set_max_height(MAX_SIDE)
-        .set_strict_mode(false);
     let [width, height] = header.size;
-    let mut decoder = zune_jpeg::JpegDecoder::new_with_options(ZCursor::new(bytes), options);
-    match decoder.decode() {
-        Ok(data) if data.len() == width * height * 3 => Ok(Image { width, height, data }.turned(header.orientation)),
-        // Rare kinds (arithmetic coding, odd colour spaces) may still be known to the other decoder.
-        Ok(_) => decode_other(bytes),
-        Err(error) => decode_other(bytes).map_err(|_| format!("the JPEG is damaged: {error:?}")),
+    match libjpeg_turbo_rs::decompress_to(bytes, libjpeg_turbo_rs::PixelFormat::Rgb) {
+        Ok(image) if [image.width, image.height] == header.size && image.data.len() == width * height * 3 => {
+            let (data, remark) = (image.data, image.warnings.first().map(|warning| damaged(&warning)));
+            Ok((Image { width, height, data }.turned(header.orientation), remark))
+        }
+        // Damage that libjpeg warns of and goes on.
+        other => {
+            let why = other
+                .err()
+                .map_or_else(|| "its size is contradictory".to_owned(), |error| error.to_string());
+            let image =
+                decode_other(bytes).map_err(|_| format!("the JPEG is damaged ({why}); copy or download it again"))?;
+            Ok((image, Some(damaged(&why))))
+        }
     }
+}
+
+fn damaged(why: &dyn std::fmt::Display) -> String {
+    format!("the JPEG is damaged ({why}), parts of the picture may be gray or shifted; copy or download it again")
 }
 
 fn decode_other(bytes: &[u8]) -> Result<Image, String> {
@@ -163,6 +170,7 @@ fn decode_other(bytes: &[u8]) -> Result<Image, String> {
         Err(reason) if name == "PNG" => reason,
         _ => format!("the {name} is damaged or cut off ({error}); copy or download the file again"),
     })?;
+    survives(&image)?;
     let rgb = image.into_rgb8();
     let (width, height) = (rgb.width() as usize, rgb.height() as usize);
     Ok(Image {
@@ -171,4 +179,46 @@ fn decode_other(bytes: &[u8]) -> Result<Image, String> {
         data: rgb.into_raw(),
     }
     .turned(orientation))
+}
+
+/// Values of 16 bits up to this one are black or nearly so in 8 bits.
+const DARK: u16 = (32 << 8) - 1;
+
+/// Refuses pictures of which nothing would be seen in 8-bit RGB.
+fn survives(image: &DynamicImage) -> Result<(), String> {
+    let alpha = image.color().has_alpha();
+    if let DynamicImage::ImageRgb32F(_) | DynamicImage::ImageRgba32F(_) = image {
+        let values = image.to_rgb32f().into_raw();
+        return match values.iter().find(|value| !(0.0..=1.0).contains(*value)) {
+            Some(value) => Err(format!(
+                "the pixels are floating-point numbers beyond 0 to 1 (one is {value}), so what is black and white can't be told; \
+                 save the picture with 8 bits"
+            )),
+            None => Ok(()),
+        };
+    }
+    if image.color().bytes_per_pixel() / image.color().channel_count() == 2 {
+        let most = image.to_rgb16().into_raw().into_iter().max().unwrap_or(0);
+        if (1..=DARK).contains(&most) {
+            return Err(format!(
+                "the picture has 16 bits, but its brightest value is {most} of 65535 (data of fewer bits?), so it would be nearly \
+                 black; stretch its values and save it with 8 bits"
+            ));
+        }
+    }
+    if alpha {
+        let flat = |channels: std::ops::Range<usize>| {
+            let pixels = image.to_rgba8();
+            let first = pixels.pixels().next().map(|pixel| pixel.0);
+            pixels
+                .pixels()
+                .all(|pixel| first.is_some_and(|first| first[channels.clone()] == pixel.0[channels.clone()]))
+        };
+        if flat(0..3) && !flat(3..4) {
+            return Err(
+                "all of the picture is in its transparency, its colours are one; save it without transparency".into(),
+            );
+        }
+    }
+    Ok(())
 }

@@ -9,15 +9,36 @@ pub const MAX_SIDE: usize = 1 << 15;
 /// More bytes than this are refused before anything is allocated.
 pub const MAX_BYTES: usize = 1 << 30;
 
+/// What the head of an image file says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Head {
+    /// Width and height as the pixels are stored.
+    pub stored: [usize; 2],
+    /// EXIF orientation, 1 to 8.
+    pub orientation: u8,
+}
+
+impl Head {
+    /// Width and height of the upright image.
+    pub fn upright(&self) -> [usize; 2] {
+        let [w, h] = self.stored;
+        if self.orientation >= 5 { [h, w] } else { [w, h] }
+    }
+}
+
 /// Width and height of the upright image; the error says what is wrong with the file.
 pub fn probe(bytes: &[u8]) -> Result<[usize; 2], String> {
+    head(bytes).map(|head| head.upright())
+}
+
+/// The head of an image file; the error says what is wrong with the file.
+pub fn head(bytes: &[u8]) -> Result<Head, String> {
     match bytes {
         [] => Err("the file is empty".into()),
-        [0xff, 0xd8, ..] => {
-            let jpeg = jpeg(bytes)?;
-            let [w, h] = jpeg.size;
-            Ok(if jpeg.orientation >= 5 { [h, w] } else { [w, h] })
-        }
+        [0xff, 0xd8, ..] => jpeg(bytes).map(|jpeg| Head {
+            stored: jpeg.size,
+            orientation: jpeg.orientation,
+        }),
         _ => {
             if bytes.starts_with(b"\x89PNG\r\n\x1a\n") {
                 png_is_complete(bytes)?;
@@ -25,10 +46,66 @@ pub fn probe(bytes: &[u8]) -> Result<[usize; 2], String> {
             let (_, mut decoder) = open(bytes)?;
             let (w, h) = decoder.dimensions();
             let orientation = decoder.orientation().map_or(1, image::metadata::Orientation::to_exif);
-            let (w, h) = (w as usize, h as usize);
-            Ok(if orientation >= 5 { [h, w] } else { [w, h] })
+            Ok(Head {
+                stored: [w as usize, h as usize],
+                orientation,
+            })
         }
     }
+}
+
+/// Whether [`probe`] sees all that can be wrong with the file, short of damage inside of its pixels.
+pub(crate) fn tells_all(bytes: &[u8]) -> bool {
+    let png = || bytes.starts_with(b"\x89PNG\r\n\x1a\n") && bytes.get(24..26).is_some_and(|b| b[0] <= 8 && b[1] < 4);
+    bytes.starts_with(&[0xff, 0xd8]) || is_webp(bytes) || png()
+}
+
+fn is_webp(bytes: &[u8]) -> bool {
+    bytes.starts_with(b"RIFF") && bytes.get(8..12) == Some(b"WEBP")
+}
+
+/// What to know of a file with several pictures.
+pub(crate) fn more_pictures(bytes: &[u8]) -> Option<String> {
+    let animated = || Some("the picture is animated; its first frame is used".to_owned());
+    if bytes.starts_with(b"GIF8") {
+        use image::AnimationDecoder as _;
+        let decoder = image::codecs::gif::GifDecoder::new(std::io::Cursor::new(bytes)).ok()?;
+        return if decoder.into_frames().take(2).count() > 1 {
+            animated()
+        } else {
+            None
+        };
+    }
+    // The flag of the extended header; the chunk that a PNG has before its pixels.
+    let webp =
+        is_webp(bytes) && bytes.get(12..16) == Some(b"VP8X") && bytes.get(20).is_some_and(|flags| flags & 2 != 0);
+    let png = bytes.starts_with(b"\x89PNG") && bytes.windows(4).take(4096).any(|name| name == b"acTL");
+    if webp || png {
+        return animated();
+    }
+    let pages = tiff_has_second_page(bytes).unwrap_or(false);
+    pages.then(|| "the TIFF has several pages; the first is used".to_owned())
+}
+
+/// Whether the first directory of a TIFF leads to another one.
+fn tiff_has_second_page(bytes: &[u8]) -> Option<bool> {
+    let little = match bytes.get(..4)? {
+        b"II*\0" => true,
+        b"MM\0*" => false,
+        _ => return Some(false),
+    };
+    let number = |at: usize, length: usize| -> Option<usize> {
+        let bytes = bytes.get(at..at + length)?;
+        let join = |number: usize, byte: &u8| number << 8 | usize::from(*byte);
+        Some(if little {
+            bytes.iter().rev().fold(0, join)
+        } else {
+            bytes.iter().fold(0, join)
+        })
+    };
+    let start = number(4, 4)?;
+    let entries = number(start, 2)?;
+    Some(number(start + 2 + entries * 12, 4)? != 0)
 }
 
 /// A decoder of whatever format the content is, with its name.
@@ -39,14 +116,16 @@ pub(crate) fn open(bytes: &[u8]) -> Result<(String, impl ImageDecoder + '_), Str
     let Some(format) = reader.format() else {
         let kind = foreign(bytes).map_or(String::new(), |kind| format!("; it looks like {kind}"));
         return Err(format!(
-            "this is not an image that can be read (JPEG, PNG, BMP, WebP, TIFF){kind}"
+            "this is not an image that can be read (JPEG, PNG, BMP, WebP, TIFF, GIF, PNM){kind}"
         ));
     };
     let name = format!("{format:?}").to_uppercase();
     let decoder = match reader.into_decoder() {
         Ok(decoder) => decoder,
-        Err(image::ImageError::Unsupported(_)) => {
-            return Err(format!("{name} files can't be read; convert it to JPEG or PNG"));
+        Err(image::ImageError::Unsupported(error)) => {
+            return Err(format!(
+                "this kind of {name} can't be read ({error}); save it with 8 bits and RGB, or convert it to PNG"
+            ));
         }
         Err(error) => {
             // The check of the chunks names the place.
@@ -80,13 +159,26 @@ fn check_size(w: usize, h: usize) -> Result<(), String> {
 
 /// Well-known things that are often misnamed as images.
 fn foreign(bytes: &[u8]) -> Option<&'static str> {
-    let heif = bytes
+    let brand = bytes
         .get(4..12)
-        .is_some_and(|b| b.starts_with(b"ftyp") && [&b"heic"[..], b"mif1", b"heix"].contains(&&b[4..8]));
+        .and_then(|b| b.strip_prefix(b"ftyp"))
+        .unwrap_or_default();
+    let heif = [&b"heic"[..], b"mif1", b"heix", b"heim", b"hevc", b"msf1"].contains(&brand);
     let text = || std::str::from_utf8(&bytes[..bytes.len().min(512)]).is_ok();
     let starts = |head: &[u8]| bytes.trim_ascii_start().to_ascii_lowercase().starts_with(head);
     match () {
         () if heif => Some("HEIC (convert it to JPEG)"),
+        () if brand.starts_with(b"avi") => Some("AVIF (convert it to JPEG or PNG)"),
+        () if !brand.is_empty() => Some("a video"),
+        () if bytes.starts_with(b"\0\0\0\x0cjP  ") || bytes.starts_with(b"\xff\x4f\xff\x51") => {
+            Some("JPEG 2000 (convert it to JPEG or PNG)")
+        }
+        () if bytes.starts_with(b"\0\0\0\x0cJXL ") || bytes.starts_with(b"\xff\x0a") => {
+            Some("JPEG XL (convert it to JPEG or PNG)")
+        }
+        () if bytes.starts_with(b"8BPS") => Some("a Photoshop file (export it as JPEG or PNG)"),
+        () if bytes.starts_with(b"\x00\x05\x16\x07") => Some("data of macOS beside a file (remove it)"),
+        () if starts(b"<svg") || starts(b"<?xml") => Some("XML or SVG (draw it as PNG)"),
         () if bytes.starts_with(b"%PDF") => Some("a PDF"),
         () if bytes.starts_with(b"PK") => Some("a zip archive"),
         () if bytes.starts_with(b"version https://git-lfs") => Some("a Git LFS pointer (run `git lfs pull`)"),
@@ -135,12 +227,15 @@ pub(crate) fn jpeg(bytes: &[u8]) -> Result<Jpeg, String> {
         let body = bytes.get(at + 4..at + 2 + length.max(2)).ok_or(CUT)?;
         match marker {
             0xc0..=0xcf if !matches!(marker, 0xc4 | 0xc8 | 0xcc) => {
-                let [_, h1, h0, w1, w0, ..] = body else {
+                let [bits, h1, h0, w1, w0, ..] = body else {
                     return Err("the JPEG is damaged (short header)".into());
                 };
                 let join = |high: u8, low: u8| usize::from(high) << 8 | usize::from(low);
                 let (w, h) = (join(*w1, *w0), join(*h1, *h0));
                 check_size(w, h)?;
+                if *bits != 8 {
+                    return Err(format!("the JPEG has samples of {bits} bits; save it with 8 bits"));
+                }
                 size = Some([w, h]);
             }
             0xe1 if body.starts_with(b"Exif\0\0") => orientation = exif_orientation(body),

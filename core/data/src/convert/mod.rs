@@ -1,17 +1,20 @@
 //! Other formats to YOLO labels: VisDrone's text files, Pascal VOC's XML, COCO's JSON. Each reader gives the same plain list of
-//! images with boxes in pixels; one writer makes a data set of it. Nothing of the source is changed.
+//! images with boxes; one writer makes a data set of it. Nothing of the source is changed, and nothing of it is lost without a word: an
+//! image with an object that can't be read is left out, since with a part of its boxes it would teach the opposite.
 
 mod coco;
+mod found;
+mod view;
 mod visdrone;
 mod voc;
 mod write;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use crate::labels::{Label, Problem};
-use crate::pixels::is_image;
-use crate::{Error, Image, Result, files};
+use self::found::{Found, Item};
+use crate::labels::Problem;
+use crate::{Error, Result, endings, files};
 
 /// A format that can be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,6 +42,42 @@ impl Format {
     }
 }
 
+/// Which picture boxes were drawn on, where a photo is turned by EXIF.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Frame {
+    /// The picture as its pixels are stored: boxes are turned with it.
+    Stored,
+    /// The picture as viewers show it.
+    Upright,
+}
+
+impl Frame {
+    /// Names of all frames.
+    pub const NAMES: [&str; 2] = ["stored", "upright"];
+
+    /// The frame of a name.
+    pub fn parse(name: &str) -> Option<Self> {
+        match name {
+            "stored" => Some(Self::Stored),
+            "upright" => Some(Self::Upright),
+            _ => None,
+        }
+    }
+}
+
+/// What is kept although it is left out by default.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Keep {
+    /// Images with an object that can't be read, without that object.
+    pub incomplete: bool,
+    /// COCO's crowds.
+    pub crowd: bool,
+    /// VOC's objects marked `difficult`.
+    pub difficult: bool,
+    /// VisDrone's ignored regions, others, and rows with a score of 0.
+    pub ignored: bool,
+}
+
 /// What to convert, and how.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -54,6 +93,10 @@ pub struct Settings {
     pub val_share: f64,
     /// Copy the images instead of linking to them.
     pub copy: bool,
+    /// What is kept although it is left out by default.
+    pub keep: Keep,
+    /// What boxes refer to in photos that EXIF turns and where their size does not tell; without it such images are left out.
+    pub exif: Option<Frame>,
 }
 
 impl Settings {
@@ -66,6 +109,8 @@ impl Settings {
             names: None,
             val_share: 0.2,
             copy: false,
+            keep: Keep::default(),
+            exif: None,
         }
     }
 }
@@ -97,8 +142,14 @@ pub fn convert(settings: &Settings, out: &Path, progress: &(dyn Fn(usize, usize)
             settings.val_share
         )));
     }
+    if let Some(names) = &settings.names {
+        check_names(names)?;
+    }
     if !settings.source.exists() {
         return Err(Error::dataset(&settings.source, "there is no such file or folder"));
+    }
+    if let Some(images) = settings.images.as_ref().filter(|images| !images.is_dir()) {
+        return Err(Error::dataset(images, "the folder of the images does not exist"));
     }
     let yaml = out.join("data.yaml");
     if yaml.exists() {
@@ -107,86 +158,38 @@ pub fn convert(settings: &Settings, out: &Path, progress: &(dyn Fn(usize, usize)
             "there is a data set already; choose another folder or remove it",
         ));
     }
-    let read = match settings.format {
+    let mut read = match settings.format {
         Format::VisDrone => visdrone::read(settings)?,
         Format::Voc => voc::read(settings)?,
         Format::Coco => coco::read(settings)?,
     };
+    read.finish(&settings.source);
+    let nothing = |what: &str| {
+        let first = read.problems.iter().find(|problem| problem.fatal);
+        let why = first.map_or_else(String::new, |first| format!(": {first}"));
+        Err(Error::dataset(&settings.source, format!("{what}{why}")))
+    };
     if read.items.is_empty() {
-        let why = read
-            .problems
-            .first()
-            .map_or_else(|| "there is nothing to convert".to_owned(), ToString::to_string);
-        return Err(Error::dataset(&settings.source, format!("no image can be used: {why}")));
+        return nothing("no image can be used");
+    }
+    if read.items.iter().all(|item| item.labels.is_empty()) {
+        return nothing("no image has a box, so there is nothing to learn");
     }
     write::write(read, out, settings.copy, progress)
 }
 
-/// What a reader found.
-#[derive(Debug, Default)]
-struct Source {
-    names: Vec<String>,
-    items: Vec<Item>,
-    dropped: BTreeMap<&'static str, usize>,
-    problems: Vec<Problem>,
-}
-
-/// One image of the source.
-#[derive(Debug)]
-struct Item {
-    split: &'static str,
-    image: PathBuf,
-    labels: Vec<Label>,
-}
-
-impl Source {
-    fn drop(&mut self, reason: &'static str) {
-        *self.dropped.entry(reason).or_default() += 1;
-    }
-
-    fn problem(&mut self, file: &Path, line: usize, kind: &'static str, message: impl Into<String>) {
-        let (file, message) = (file.display().to_string(), message.into());
-        self.problems.push(Problem {
-            file,
-            line,
-            kind,
-            message,
-            fatal: true,
-        });
-    }
-
-    /// Adds a box given by its corners in pixels: clipped to the image, as shares of it. Left out if nothing remains, or if it
-    /// stands there already.
-    fn push_box(&mut self, labels: &mut Vec<Label>, class: usize, corners: [f64; 4], [w, h]: [f64; 2]) {
-        let [x1, y1, x2, y2] = corners;
-        if x2 <= x1 || y2 <= y1 {
-            return self.drop("empty");
+/// Names that were asked for.
+fn check_names(names: &[String]) -> Result<()> {
+    let mut seen = BTreeSet::new();
+    for name in names {
+        if name.trim().is_empty() {
+            return Err(Error::Settings("a class has no name (two commas in a row?)".into()));
         }
-        let (x1, x2) = (x1.clamp(0.0, w), x2.clamp(0.0, w));
-        let (y1, y2) = (y1.clamp(0.0, h), y2.clamp(0.0, h));
-        if x2 <= x1 || y2 <= y1 {
-            return self.drop("outside");
-        }
-        let shares = [(x1 + x2) / 2.0 / w, (y1 + y2) / 2.0 / h, (x2 - x1) / w, (y2 - y1) / h];
-        let [cx, cy, bw, bh] = shares.map(|share| share as f32);
-        let label = [class as f32, cx, cy, bw, bh];
-        if labels.contains(&label) {
-            return self.drop("duplicate");
-        }
-        labels.push(label);
-    }
-
-    /// The upright size of an image, or a problem.
-    fn size(&mut self, image: &Path) -> Option<[f64; 2]> {
-        match Image::size_of(image) {
-            Ok((w, h)) => Some([w as f64, h as f64]),
-            Err(error) => {
-                self.problems
-                    .push(crate::dataset::image_problem(image, "image-unreadable", &error));
-                None
-            }
+        if !seen.insert(name) {
+            return Err(Error::Settings(format!("the class `{name}` is named twice")));
         }
     }
+    Ok(())
 }
 
 /// The split that a name speaks of.
@@ -202,20 +205,32 @@ fn split_of(name: &str) -> Option<&'static str> {
     }
 }
 
-/// A split by chance, but always the same for a name.
-fn split_by_share(name: &str, val_share: f64) -> &'static str {
-    let draw = f64::from(crc32fast::hash(name.as_bytes())) / f64::from(u32::MAX);
-    if draw < val_share { "val" } else { "train" }
+/// A draw from 0 to 1 by chance, but always the same for a name.
+fn draw(name: &str) -> f64 {
+    f64::from(crc32fast::hash(name.as_bytes())) / f64::from(u32::MAX)
 }
 
-/// The images of a folder by their names without ending.
-fn images_by_stem(folder: &Path) -> Result<BTreeMap<String, PathBuf>> {
-    let stem = |path: PathBuf| Some((path.file_stem()?.to_string_lossy().into_owned(), path));
-    Ok(files::listing(folder)?
-        .into_iter()
-        .filter(|path| is_image(path))
-        .filter_map(stem)
-        .collect())
+/// Name of a file or folder, for people.
+fn name_of(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+/// Name of a file without its ending.
+fn stem_of(path: &Path) -> String {
+    path.file_stem().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+/// The images of a folder by their names without ending; of some there may be several.
+fn images_by_stem(folder: &Path, found: &mut Found) -> Result<BTreeMap<String, Vec<PathBuf>>> {
+    let files::Pictures { images, left_out } = files::pictures(folder, false)?;
+    if let Some(message) = endings::left_out(&left_out) {
+        found.note(folder, 0, "image-left-out", message);
+    }
+    let mut by_stem: BTreeMap<String, Vec<PathBuf>> = BTreeMap::new();
+    for image in images {
+        by_stem.entry(stem_of(&image)).or_default().push(image);
+    }
+    Ok(by_stem)
 }
 
 /// The first folder that exists.

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rayon::prelude::*;
 
-use super::{Converted, Item, Source};
+use super::{Converted, Found, Item, name_of, stem_of};
 use crate::labels::to_text;
 use crate::{Result, files};
 
@@ -18,7 +18,7 @@ struct Place<'a> {
 }
 
 pub(super) fn write(
-    mut read: Source,
+    mut read: Found,
     out: &Path,
     copy: bool,
     progress: &(dyn Fn(usize, usize) + Sync),
@@ -26,19 +26,24 @@ pub(super) fn write(
     let items = std::mem::take(&mut read.items);
     let mut places = Vec::with_capacity(items.len());
     let mut taken = HashSet::new();
+    let mut renamed: Vec<(&Path, String)> = Vec::new();
     for item in &items {
-        let name = PathBuf::from(item.image.file_name().unwrap_or_default());
-        let label = out.join("labels").join(item.split).join(&name).with_extension("txt");
-        if taken.insert(label.clone()) {
-            places.push(Place {
-                item,
-                image: out.join("images").join(item.split).join(&name),
-                label,
-            });
-        } else {
-            let message = format!("another image of `{}` has this name; rename one of them", item.split);
-            read.problem(&item.image, 0, "name-clash", message);
+        let own = name_of(&item.image);
+        let name = free_name(&item.image, item.split, &mut taken);
+        if name != own {
+            renamed.push((&item.image, name.clone()));
         }
+        places.push(Place {
+            item,
+            image: out.join("images").join(item.split).join(&name),
+            label: out.join("labels").join(item.split).join(&name).with_extension("txt"),
+        });
+    }
+    if let Some((first, name)) = renamed.first() {
+        let count = renamed.len();
+        let message =
+            format!("{count} images have the name of another one and get one with their folder, the first `{name}`");
+        read.note(first, 0, "name-changed", message);
     }
     let mut splits: BTreeMap<String, usize> = BTreeMap::new();
     for place in &places {
@@ -67,6 +72,29 @@ pub(super) fn write(
         dropped: read.dropped,
         problems: read.problems,
     })
+}
+
+/// A name that no other image of the split has, not even with another ending (they would share their label file) or in other case
+/// (some systems make no difference): its own, or with the names of its folders before it, or with a number behind it.
+fn free_name(image: &Path, split: &str, taken: &mut HashSet<String>) -> String {
+    let ending = image.extension().unwrap_or_default().to_string_lossy().into_owned();
+    let mut stem = stem_of(image);
+    let mut folders = image.parent();
+    let mut number = 1;
+    let own = stem.clone();
+    while !taken.insert(format!("{split}/{}", stem.to_lowercase())) {
+        match folders.map(name_of).filter(|name| !name.is_empty()) {
+            Some(folder) => {
+                stem = format!("{folder}_{stem}");
+                folders = folders.and_then(Path::parent);
+            }
+            None => {
+                number += 1;
+                stem = format!("{own}-{number}");
+            }
+        }
+    }
+    format!("{stem}.{ending}")
 }
 
 fn yaml_text(names: &[String], splits: &BTreeMap<String, usize>) -> Result<String> {

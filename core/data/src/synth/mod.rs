@@ -170,7 +170,14 @@ mod tests {
             let mut text = labels::to_text(&labels);
             text.push('\n');
             let names: Vec<String> = CLASSES.map(str::to_owned).to_vec();
-            let (read, problems) = labels::parse(Path::new("x.txt"), text.as_bytes(), &names);
+            let (read, problems) = labels::parse(
+                Path::new("x.txt"),
+                text.as_bytes(),
+                labels::Rows {
+                    names: &names,
+                    keypoints: None,
+                },
+            );
             assert_eq!((read.len(), problems.len()), (labels.len(), 0), "{problems:?}");
             for [class, cx, cy, w, h] in labels {
                 counts[class as usize] += 1;

@@ -3,11 +3,18 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use yolo_data::convert::{Converted, Format, Settings, convert};
+use yolo_data::convert::{Converted, Format, Keep, Settings, convert};
 use yolo_data::labels::Label;
 use yolo_data::{Dataset, Error, Policy, Split};
 
 use crate::{folder, put, put_picture};
+
+const KEEP_INCOMPLETE: Keep = Keep {
+    incomplete: true,
+    crowd: false,
+    difficult: false,
+    ignored: false,
+};
 
 fn run(settings: &Settings, out: &Path) -> yolo_data::Result<Converted> {
     convert(settings, out, &|_, _| {})
@@ -30,6 +37,15 @@ fn close(own: &[Label], wanted: &[[f32; 5]]) {
     for (a, b) in own.iter().flatten().zip(wanted.iter().flatten()) {
         // Label files have six decimals.
         assert!((a - b).abs() < 1.1e-6, "{own:?} {wanted:?}");
+    }
+}
+
+/// A folder with a name that is known.
+struct Inner(std::path::PathBuf);
+
+impl Inner {
+    fn path(&self) -> &Path {
+        &self.0
     }
 }
 
@@ -73,7 +89,11 @@ three,3,5,5,1,1,0,0
         "VisDrone2019-DET-val/annotations/a.txt",
         "0,0,40,30,1,1,0,0\r\n\r\n",
     );
-    let made = run(&Settings::new(Format::VisDrone, dir.path()), &dir.path().join("out")).expect("a data set");
+    let settings = Settings {
+        keep: KEEP_INCOMPLETE,
+        ..Settings::new(Format::VisDrone, dir.path())
+    };
+    let made = run(&settings, &dir.path().join("out")).expect("a data set");
     // 40 x 30 pixels; the second box hangs over the edge and is cut.
     close(
         &boxes(&made, Split::Train)["a"],
@@ -89,6 +109,7 @@ three,3,5,5,1,1,0,0
     assert_eq!(
         found(&made),
         [
+            ("a.txt".to_owned(), 6, "box-left-out"),
             ("a.txt".to_owned(), 8, "label-class"),
             ("a.txt".to_owned(), 9, "annotation-broken"),
             ("gone.txt".to_owned(), 0, "image-missing"),
@@ -115,7 +136,8 @@ const XML: &str = "<annotation>
 
 #[test]
 fn voc_objects_become_boxes_and_splits_are_kept() {
-    let dir = folder();
+    let above = folder();
+    let dir = Inner(above.path().join("VOC"));
     for (number, name) in ["b", "c", "d"].into_iter().enumerate() {
         put_picture(dir.path(), &format!("JPEGImages/{name}.png"), number as u8);
     }
@@ -126,7 +148,11 @@ fn voc_objects_become_boxes_and_splits_are_kept() {
     put(dir.path(), "ImageSets/Main/train.txt", "b\n");
     put(dir.path(), "ImageSets/Main/val.txt", "c  1\n");
     put(dir.path(), "ImageSets/Main/trainval.txt", "b\nc\n");
-    let made = run(&Settings::new(Format::Voc, dir.path()), &dir.path().join("out")).expect("a data set");
+    let settings = Settings {
+        keep: KEEP_INCOMPLETE,
+        ..Settings::new(Format::Voc, dir.path())
+    };
+    let made = run(&settings, &dir.path().join("out")).expect("a data set");
     assert_eq!(made.names, ["cat & mouse", "dog"]);
     close(
         &boxes(&made, Split::Train)["b"],
@@ -141,14 +167,18 @@ fn voc_objects_become_boxes_and_splits_are_kept() {
         found(&made),
         [
             ("d.xml".to_owned(), 3, "annotation-broken"),
+            ("b.xml".to_owned(), 10, "box-left-out"),
             ("b.xml".to_owned(), 11, "annotation-broken"),
             ("c.xml".to_owned(), 0, "size-mismatch"),
+            // A validation without a box measures nothing.
+            ("VOC".to_owned(), 0, "split-empty"),
         ]
     );
     // Chosen classes in a chosen order, another name is an error of its row; images are copied, not linked.
     let only = Settings {
         names: Some(vec!["dog".into()]),
         copy: true,
+        keep: KEEP_INCOMPLETE,
         ..Settings::new(Format::Voc, dir.path())
     };
     let made = run(&only, &dir.path().join("dogs")).expect("a data set");
@@ -224,7 +254,11 @@ fn coco_annotations_become_boxes_with_gapless_classes() {
         r#"{"other": "things"}"#,
     );
     for (source, out) in [(dir.path().to_owned(), "one"), (json, "two")] {
-        let made = run(&Settings::new(Format::Coco, &source), &dir.path().join(out)).expect("a data set");
+        let settings = Settings {
+            keep: KEEP_INCOMPLETE,
+            ..Settings::new(Format::Coco, &source)
+        };
+        let made = run(&settings, &dir.path().join(out)).expect("a data set");
         assert_eq!(made.names, ["car", "toothbrush"]);
         assert_eq!(made.splits, BTreeMap::from([("train".to_owned(), 2)]));
         let found_boxes = boxes(&made, Split::Train);
@@ -237,7 +271,13 @@ fn coco_annotations_become_boxes_with_gapless_classes() {
         let kinds: Vec<&str> = made.problems.iter().map(|p| p.kind).collect();
         assert_eq!(
             kinds,
-            ["label-class", "annotation-broken", "image-missing", "annotation-broken"],
+            [
+                "image-missing",
+                "label-class",
+                "annotation-broken",
+                "box-left-out",
+                "annotation-broken"
+            ],
             "{:?}",
             made.problems
         );
@@ -290,7 +330,8 @@ fn real_visdrone_annotations_give_the_published_labels() {
         .filter(|entry| entry.path().parent().is_some_and(|folder| folder.ends_with("images")))
         .count();
     assert!(images > 0);
-    assert_eq!((made.images, made.problems.len()), (images, 0), "{:?}", made.problems);
+    assert_eq!(made.images, images);
+    assert!(made.problems.iter().all(|problem| !problem.fatal), "{:?}", made.problems);
     let mut compared = 0;
     let mut found = 0;
     for (part, split) in [("train", Split::Train), ("val", Split::Val), ("test-dev", Split::Test)] {
@@ -358,9 +399,14 @@ fn the_blood_cells_from_their_xml_are_their_labels() {
     let made = run(&settings, &dir.path().join("out")).expect("a data set");
     assert_eq!(
         (made.images, made.boxes, made.problems.len()),
-        (364, 4886, 0),
+        (364, 4886, 2),
         "{:?}",
         made.problems
+    );
+    assert!(
+        made.problems
+            .iter()
+            .all(|p| p.kind == "box-left-out" && !p.fatal && p.line > 0)
     );
     assert_eq!(made.dropped, BTreeMap::from([("empty", 2)]));
     assert_eq!(

@@ -3,7 +3,11 @@
 mod broken;
 mod check;
 mod convert;
+mod convert_coco;
+mod convert_mutated;
+mod convert_odd;
 mod dataset;
+mod dataset_odd;
 mod images;
 mod letterbox;
 mod loader;

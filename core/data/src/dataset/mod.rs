@@ -1,0 +1,391 @@
+//! A data set: its YAML file, the images of a split and their labels.
+
+mod places;
+mod yaml;
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use rayon::prelude::*;
+
+pub use self::places::label_path;
+
+use self::places::Entry;
+use crate::labels::{self, Label, Problem, Rows};
+use crate::{Error, Image, Result, endings, files, text};
+
+/// Which images.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Split {
+    /// For training.
+    Train,
+    /// For choosing.
+    Val,
+    /// For the final number.
+    Test,
+}
+
+impl Split {
+    /// Key in the YAML file.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Train => "train",
+            Self::Val => "val",
+            Self::Test => "test",
+        }
+    }
+
+    /// `train`, `val` or `test`.
+    pub fn parse(name: &str) -> Option<Self> {
+        [Self::Train, Self::Val, Self::Test]
+            .into_iter()
+            .find(|split| split.name() == name)
+    }
+}
+
+/// What to do with images and label rows that can't be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Policy {
+    /// The first one is an error.
+    Strict,
+    /// They are left out and reported.
+    Skip,
+}
+
+/// Images with a shorter side are refused, as by Ultralytics.
+pub const MIN_SIDE: usize = 10;
+
+/// The YAML file of a data set.
+#[derive(Debug, Clone)]
+pub struct Dataset {
+    /// The file.
+    pub file: PathBuf,
+    /// Names of the classes.
+    pub names: Vec<String>,
+    roots: Vec<PathBuf>,
+    sources: Vec<Source>,
+    /// `kpt_shape`: rows have key points behind the box.
+    keypoints: Option<[usize; 2]>,
+    /// Names that the label files count by, where all classes are taken as one.
+    merged: Option<Vec<String>>,
+}
+
+/// Where the images of a split are.
+#[derive(Debug, Clone)]
+struct Source {
+    split: Split,
+    /// Line in the YAML file, 0 if unknown.
+    line: usize,
+    entries: Vec<Entry>,
+}
+
+/// The images of a split, and what was found on the way to them.
+#[derive(Debug, Clone, Default)]
+pub struct Listed {
+    /// Sorted, each once.
+    pub images: Vec<PathBuf>,
+    /// Lines of list files that lead nowhere; pictures that can't be read.
+    pub problems: Vec<Problem>,
+}
+
+/// One image with its labels.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sample {
+    /// The image.
+    pub image: PathBuf,
+    /// Its label file (may not exist: background).
+    pub label: PathBuf,
+    /// Its boxes.
+    pub boxes: Vec<Label>,
+    /// Width and height of the upright image.
+    pub size: [usize; 2],
+}
+
+/// The images of a split.
+#[derive(Debug, Clone, Default)]
+pub struct Samples {
+    /// Sorted by path.
+    pub items: Vec<Sample>,
+    /// What was found wrong.
+    pub problems: Vec<Problem>,
+}
+
+impl Dataset {
+    /// Reads `path, train, val, test, nc, names`; `train` may be a folder, a list file, an image or a list of them.
+    pub fn open(file: &Path) -> Result<Self> {
+        yaml::open(file)
+    }
+
+    /// Takes all classes as one: find the objects, whatever they are.
+    pub fn merge_classes(&mut self) {
+        if self.merged.is_none() {
+            self.merged = Some(std::mem::replace(&mut self.names, vec!["object".to_owned()]));
+        }
+    }
+
+    /// Whether the file names this split.
+    pub fn has(&self, split: Split) -> bool {
+        self.sources.iter().any(|source| source.split == split)
+    }
+
+    /// The splits that the file names, in the order train, val, test.
+    pub fn splits(&self) -> impl Iterator<Item = Split> + '_ {
+        self.sources.iter().map(|source| source.split)
+    }
+
+    /// Line of a split in the YAML file, 0 if unknown.
+    pub(crate) fn line(&self, split: Split) -> usize {
+        let source = self.sources.iter().find(|source| source.split == split);
+        source.map_or(0, |source| source.line)
+    }
+
+    /// Paths of the images of a split, sorted, each once.
+    pub fn images(&self, split: Split) -> Result<Vec<PathBuf>> {
+        Ok(self.list(split)?.images)
+    }
+
+    /// As [`Dataset::images`], with what was found on the way.
+    pub fn list(&self, split: Split) -> Result<Listed> {
+        let Source { line, entries, .. } = self
+            .sources
+            .iter()
+            .find(|source| source.split == split)
+            .ok_or_else(|| Error::dataset(&self.file, format!("it names no `{}` images", split.name())))?;
+        let mut listed = Listed::default();
+        for entry in entries {
+            let Some(place) = entry.found() else {
+                let (split, first, places) = (split.name(), entry.first().display(), entry.places());
+                let reason = format!("`{split}` points at {first}, which does not exist; looked at {places}");
+                return Err(Error::dataset_line(&self.file, *line, reason));
+            };
+            if place.is_dir() {
+                let found = files::pictures(place, true)?;
+                if let Some(message) = endings::left_out(&found.left_out) {
+                    let file = place.display().to_string();
+                    listed.problems.push(Problem::note(file, 0, "image-left-out", message));
+                }
+                listed.images.extend(found.images);
+            } else if endings::is_image(place) {
+                listed.images.push(place.to_owned());
+            } else if let Some(why) = endings::why_not(place) {
+                return Err(Error::dataset_line(
+                    &self.file,
+                    *line,
+                    format!("{}: {why}", place.display()),
+                ));
+            } else {
+                self.read_list(place, &mut listed)?;
+            }
+        }
+        listed.images.sort();
+        listed.images.dedup();
+        if listed.images.is_empty() {
+            let places: Vec<String> = entries
+                .iter()
+                .map(|entry| entry.found().unwrap_or(entry.first()).display().to_string())
+                .collect();
+            let why = listed
+                .problems
+                .first()
+                .map_or(String::new(), |first| format!(": {first}"));
+            let reason = format!(
+                "there are no images for `{}` in {}{why}",
+                split.name(),
+                places.join(", ")
+            );
+            return Err(Error::dataset_line(&self.file, *line, reason));
+        }
+        Ok(listed)
+    }
+
+    /// The images of a list file.
+    fn read_list(&self, list: &Path, listed: &mut Listed) -> Result<()> {
+        let content = text::read(list, "read the list of images")?;
+        let mut lines: HashMap<PathBuf, usize> = HashMap::new();
+        let mut twice: Option<(usize, usize, usize)> = None;
+        for (index, row) in content.lines().enumerate() {
+            let (line, row) = (index + 1, row.trim());
+            if row.is_empty() {
+                continue;
+            }
+            let mut bad = |message: String| {
+                let (file, kind, fatal) = (list.display().to_string(), "image-missing", true);
+                listed.problems.push(Problem {
+                    file,
+                    line,
+                    kind,
+                    message,
+                    fatal,
+                });
+            };
+            match places::listed(list, &self.roots, row) {
+                Err(message) => bad(message),
+                Ok(image) if !endings::is_image(&image) => {
+                    let why = endings::why_not(&image).unwrap_or("its ending is none of a picture's");
+                    bad(format!("`{row}`: {why}"));
+                }
+                Ok(image) => {
+                    if let Some(first) = lines.insert(image.clone(), line) {
+                        let count = twice.map_or(0, |(count, ..)| count) + 1;
+                        twice = Some(twice.map_or((1, first, line), |(_, first, line)| (count, first, line)));
+                    }
+                    listed.images.push(image);
+                }
+            }
+        }
+        if let Some((count, first, line)) = twice {
+            let message =
+                format!("{count} images are listed twice, the first in lines {first} and {line}; each is used once");
+            let file = list.display().to_string();
+            listed
+                .problems
+                .push(Problem::note(file, line, "image-listed-twice", message));
+        }
+        Ok(())
+    }
+
+    /// Images and labels of a split. Every file is read and checked as far as it can be without decoding pictures. An image that has
+    /// a row which can't be used is left out: with a part of its boxes it would teach that the others are none.
+    pub fn samples(&self, split: Split, policy: Policy) -> Result<Samples> {
+        let Listed { images, problems } = self.list(split)?;
+        if policy == Policy::Strict
+            && let Some(first) = problems.iter().find(|problem| problem.fatal)
+        {
+            return Err(Error::label(Path::new(&first.file), first.line, first.message.clone()));
+        }
+        let read: Vec<Result<Read>> = images.par_iter().map(|image| self.read(image, policy)).collect();
+        let mut samples = Samples {
+            items: Vec::new(),
+            problems,
+        };
+        let mut with_labels = 0;
+        for read in read {
+            let Read {
+                sample,
+                labelled,
+                problems,
+            } = read?;
+            with_labels += usize::from(labelled);
+            samples.problems.extend(problems);
+            samples.items.extend(sample);
+        }
+        samples.problems.extend(shared_labels(&images));
+        let boxes: usize = samples.items.iter().map(|sample| sample.boxes.len()).sum();
+        if boxes == 0 {
+            let reason = self.why_no_boxes(split, &images[0], with_labels > 0, &samples.problems);
+            return Err(Error::dataset_line(&self.file, self.line(split), reason));
+        }
+        Ok(samples)
+    }
+
+    /// Why a split without a box can't be used.
+    pub(crate) fn why_no_boxes(&self, split: Split, first: &Path, labelled: bool, problems: &[Problem]) -> String {
+        let split = split.name();
+        if !labelled {
+            let (image, label) = (first.display(), label_path(first));
+            return format!(
+                "no image of `{split}` has labels; {image} should have {}",
+                label.display()
+            );
+        }
+        match problems.iter().find(|problem| problem.fatal) {
+            Some(first) => format!("no image of `{split}` has a usable box; the first problem is {first}"),
+            None => format!("the label files of `{split}` are all empty, so there is nothing to learn or to measure"),
+        }
+    }
+
+    /// One image and its labels; no sample where the image can't be used.
+    pub(crate) fn read(&self, image: &Path, policy: Policy) -> Result<Read> {
+        let label = label_path(image);
+        let (text, labelled) = match std::fs::read(&label) {
+            Ok(text) => (text, true),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => (Vec::new(), false),
+            Err(error) => return Err(Error::io(&label, "read the labels")(error)),
+        };
+        let names = self.merged.as_ref().unwrap_or(&self.names);
+        let rows = Rows {
+            names,
+            keypoints: self.keypoints,
+        };
+        let (mut boxes, mut problems) = labels::parse(&label, &text, rows);
+        if self.merged.is_some() {
+            boxes.iter_mut().for_each(|label| label[0] = 0.0);
+        }
+        if policy == Policy::Strict
+            && let Some(first) = problems.iter().find(|p| p.fatal)
+        {
+            return Err(Error::label(&label, first.line, first.message.clone()));
+        }
+        let broken = problems.iter().any(|problem| problem.fatal);
+        let size = match Image::size_of(image) {
+            Ok((w, h)) if w.min(h) < MIN_SIDE => Err(("image-small", Error::image(image, too_small(w, h)))),
+            Ok((w, h)) => Ok([w, h]),
+            Err(error) => Err(("image-unreadable", error)),
+        };
+        let sample = match size {
+            Ok(_) if broken => None,
+            Ok(size) => Some(Sample {
+                image: image.to_owned(),
+                label,
+                boxes,
+                size,
+            }),
+            Err((_, error)) if policy == Policy::Strict => return Err(error),
+            Err((kind, error)) => {
+                problems.push(image_problem(image, kind, &error));
+                None
+            }
+        };
+        Ok(Read {
+            sample,
+            labelled,
+            problems,
+        })
+    }
+}
+
+/// What is known about one image of a data set.
+pub(crate) struct Read {
+    pub sample: Option<Sample>,
+    pub labelled: bool,
+    pub problems: Vec<Problem>,
+}
+
+fn too_small(w: usize, h: usize) -> String {
+    format!("the image is {w} x {h} pixels; {MIN_SIDE} a side are the least that can be used")
+}
+
+/// An error about an image as a problem of the whole file.
+pub(crate) fn image_problem(image: &Path, kind: &'static str, error: &Error) -> Problem {
+    let file = image.display().to_string();
+    let text = error.to_string();
+    let message = text
+        .strip_prefix(&file)
+        .map_or(text.as_str(), |rest| rest.trim_start_matches(": "))
+        .to_owned();
+    Problem {
+        file,
+        line: 0,
+        kind,
+        message,
+        fatal: true,
+    }
+}
+
+/// Images of one name and different endings have one label file between them.
+pub(crate) fn shared_labels(images: &[impl AsRef<Path>]) -> Vec<Problem> {
+    let mut first: HashMap<PathBuf, &Path> = HashMap::new();
+    let mut problems = Vec::new();
+    for image in images.iter().map(AsRef::as_ref) {
+        let label = label_path(image);
+        match first.get(&label) {
+            Some(other) if label.exists() => {
+                let message = format!("{} has the same label file, {}", other.display(), label.display());
+                problems.push(Problem::note(image.display().to_string(), 0, "label-shared", message));
+            }
+            Some(_) => {}
+            None => drop(first.insert(label, image)),
+        }
+    }
+    problems
+}
