@@ -52,8 +52,11 @@ pub(super) fn read(config: &Located) -> Result<Option<Activation>, ConfigError> 
     Ok(Some(act))
 }
 
+/// An argument of a call: its name, where it has one, and its value.
+type Argument<'a> = (Option<&'a str>, &'a str);
+
 /// `nn.Name(a, b=c)` as a name and its arguments.
-fn call(text: &str) -> Option<(&str, Vec<(Option<&str>, &str)>)> {
+fn call(text: &str) -> Option<(&str, Vec<Argument<'_>>)> {
     let text = text.trim();
     let text = text.strip_prefix("torch.").unwrap_or(text).strip_prefix("nn.")?;
     let (class, rest) = text.split_once('(').unwrap_or((text, ")"));
