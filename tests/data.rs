@@ -253,7 +253,7 @@ fn losses_of_a_conversion_are_named_and_can_be_chosen() {
         yolo(dir.path(), &[&base[..], more].concat())
     };
     for (out, more, images, boxes) in [
-        ("a", &[][..], 1, 1),
+        ("a", &[] as &[&str], 1, 1),
         ("b", &["--keep-incomplete"], 2, 1),
         ("c", &["--keep-incomplete", "--keep-crowd"], 2, 2),
     ] {

@@ -331,7 +331,11 @@ fn real_visdrone_annotations_give_the_published_labels() {
         .count();
     assert!(images > 0);
     assert_eq!(made.images, images);
-    assert!(made.problems.iter().all(|problem| !problem.fatal), "{:?}", made.problems);
+    assert!(
+        made.problems.iter().all(|problem| !problem.fatal),
+        "{:?}",
+        made.problems
+    );
     let mut compared = 0;
     let mut found = 0;
     for (part, split) in [("train", Split::Train), ("val", Split::Val), ("test-dev", Split::Test)] {

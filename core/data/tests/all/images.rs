@@ -173,7 +173,10 @@ fn every_kind_of_pixel_gives_its_colours() {
         ("gray.webp", file_of(gray.clone(), WebP)),
         ("gray.pgm", file_of(gray.clone(), Pnm)),
         ("own.pgm", binary("P5\n# by hand\n40 30\n255\n")),
-        ("gray.gif", file_of(image::DynamicImage::from(gray.clone()).into_rgba8(), Gif)),
+        (
+            "gray.gif",
+            file_of(image::DynamicImage::from(gray.clone()).into_rgba8(), Gif),
+        ),
         ("gray16.png", file_of(gray16.clone(), Png)),
         ("gray16.tiff", file_of(gray16, Tiff)),
         ("rgb16.png", file_of(rgb16.clone(), Png)),
