@@ -5,7 +5,8 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use yolo_data::pixels::{IMAGE_EXTENSIONS, is_image};
+use yolo_data::endings::{self, IMAGE_EXTENSIONS, is_image};
+use yolo_data::files;
 
 use crate::error::{CliError, CliResult, io_error};
 use crate::ui;
@@ -13,10 +14,6 @@ use crate::ui;
 /// Endings of films.
 const VIDEOS: [&str; 13] = [
     "asf", "avi", "flv", "m4v", "mkv", "mov", "mp4", "mpeg", "mpg", "ts", "webm", "wmv", "3gp",
-];
-/// Endings of pictures that the decoder has no reader for.
-const FOREIGN: [&str; 14] = [
-    "arw", "avif", "cr2", "dng", "eps", "gif", "heic", "heif", "jp2", "nef", "pfm", "psd", "raw", "svg",
 ];
 /// Most kinds of files that a line about what is left out lists.
 const KINDS: usize = 6;
@@ -95,13 +92,8 @@ fn chosen(text: &str, entries: Vec<PathBuf>) -> CliResult<Vec<PathBuf>> {
     Ok(taken)
 }
 
-/// What systems put beside pictures without being asked.
 fn is_hidden(path: &Path) -> bool {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    name.starts_with('.')
-        || ["Thumbs.db", "desktop.ini", "__MACOSX"]
-            .iter()
-            .any(|known| name.eq_ignore_ascii_case(known))
+    path.file_name().is_some_and(files::is_clutter)
 }
 
 /// `1 video (.mp4), 2 .heic, 1 folder`; `None` if there is nothing but hidden files.
@@ -270,11 +262,7 @@ fn no_picture(text: &str, path: &Path) -> CliError {
             frames_of_file(path)
         ));
     }
-    let what = if FOREIGN.contains(&ending.as_str()) {
-        format!("pictures of the kind .{ending} can't be read; convert it to JPEG or PNG")
-    } else {
-        "this is no picture".to_owned()
-    };
+    let what = endings::why_not(path).unwrap_or("this is no picture");
     CliError::Usage(format!(
         "{text}: {what} (known endings: {})",
         IMAGE_EXTENSIONS.join(", ")

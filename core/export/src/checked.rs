@@ -141,9 +141,14 @@ impl Written {
             return format!("not checked: {reason}");
         }
         let ends = self.difference.map(|d| {
+            let raw = match d.raw {
+                // Files of boxes give no raw maps.
+                0.0 => String::new(),
+                raw => format!(", raw values by {raw:.2e}"),
+            };
             format!(
-                "boxes differ by {:.2e} px, scores by {:.2e}, raw values by {:.2e} at most",
-                d.boxes, d.scores, d.raw
+                "boxes differ by {:.2e} px, scores by {:.2e}{raw} at most",
+                d.boxes, d.scores
             )
         });
         match (&self.steps, ends) {
