@@ -20,7 +20,7 @@ use yolo_core::{
 };
 
 use super::{builder::int, lower::Lowering};
-use crate::{Error, Result};
+use crate::Result;
 
 /// What a QDQ file is tuned for, or that it shall hold no quantizers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -423,18 +423,4 @@ pub fn strip(graph: &Graph, params: &Params) -> Result<(Graph, Params)> {
         rewriter.replace(plain);
     }
     Ok((rewriter.finish()?, stripped))
-}
-
-/// Scales of the activations by the name that each tensor has in the file.
-pub fn activation_scales(graph: &Graph, params: &Params, names: &[String]) -> Result<Vec<(String, f32)>> {
-    let mut scales = Vec::new();
-    for node in &graph.nodes {
-        if let Op::FakeQuant { quant } = &node.op {
-            let name = names.get(node.inputs[0].index()).cloned().ok_or_else(|| {
-                Error::Unsupported(format!("`{}` reads a value that has no name in the file", node.name))
-            })?;
-            scales.push((name, grid(node, params, quant)?.scale));
-        }
-    }
-    Ok(scales)
 }
