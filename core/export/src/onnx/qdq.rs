@@ -184,6 +184,11 @@ pub fn is_quantized(graph: &Graph) -> bool {
 
 /// The grid of an activation quantizer.
 pub(crate) fn grid(node: &Node, params: &Params, spec: &FakeQuantSpec) -> Result<Grid> {
+    if spec.method == Method::PowerOfTwoUp {
+        // Sums and joins of values on grids of powers of two lie half way between two steps all the time.
+        let reason = "it rounds halves up, ONNX rounds them to even numbers; use the files of its backend";
+        return Err(Lowering::unsupported(node, reason));
+    }
     let (scales, zeros) = scales(node, params, &node.name, spec)?;
     match (scales.as_slice(), zeros.as_slice()) {
         (&[scale], &[zero]) => Ok(Grid {

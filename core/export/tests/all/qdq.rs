@@ -332,7 +332,7 @@ fn learned_scales_may_be_negative_and_odd_grids_are_refused() {
         }
         graph
     };
-    // A scale of 0.011 becomes 2^-7: the largest power of two that is not above it.
+    // A scale becomes the smallest power of two that is not below it.
     let model = export(&with(Method::PowerOfTwo), &weights, Profile::TensorRt).model;
     let network = model.graph.unwrap();
     let node = network
@@ -348,11 +348,18 @@ fn learned_scales_may_be_negative_and_odd_grids_are_refused() {
         "{stored}"
     );
 
-    let logarithmic = with(Method::Gfpq);
+    // Halves that are rounded up are no halves that are rounded to even numbers.
     let options = Options {
         image: [96, 64],
         ..Options::default()
     };
+    let error = onnx::export(&with(Method::PowerOfTwoUp), &weights, &options)
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("rounds halves up"), "{error}");
+    export(&with(Method::PowerOfTwoUp), &weights, Profile::Strip);
+
+    let logarithmic = with(Method::Gfpq);
     let error = onnx::export(&logarithmic, &weights, &options).unwrap_err().to_string();
     assert!(error.contains("logarithmic"), "{error}");
     export(&logarithmic, &weights, Profile::Strip);
