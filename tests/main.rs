@@ -31,4 +31,5 @@ mod support;
 mod torch;
 mod train;
 mod val;
+mod vendors;
 mod weights;

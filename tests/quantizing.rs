@@ -7,9 +7,11 @@ use yolo_core::graph::Activation;
 use yolo_core::quant::{Calibration, Quantizer};
 use yolo_core::{Graph, Op, Params, model, testing};
 use yolo_export::checked::{Format, Request, write};
+use yolo_export::onnx::proto::ModelProto;
 use yolo_export::{onnx, ort};
 
-use crate::support::{random_weights, small_data, tiny_model, yolo};
+use crate::support::{files, random_weights, small_data, tiny_model, yolo};
+use crate::vendors::{self, Network};
 
 /// Every backend calibrates, measures the quantized network and writes what its toolchain reads.
 #[test]
@@ -56,22 +58,48 @@ fn every_backend_writes_its_files() {
             found["map50_float"].is_number() && found["map50_quant"].is_number(),
             "{backend}"
         );
-        let artifacts = found["artifacts"].as_array().expect("a list");
-        assert!(artifacts.len() >= 2, "{backend}: {artifacts:?}");
-        for path in artifacts {
-            let path = std::path::Path::new(path.as_str().expect("a path"));
-            let bytes = std::fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-            assert!(!bytes.is_empty(), "{}", path.display());
-            if path.extension().is_some_and(|e| e == "json") && backend != "ppl-cuda" {
-                serde_json::from_slice::<serde_json::Value>(&bytes)
-                    .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-            }
-        }
+        let artifacts: Vec<&str> = found["artifacts"]
+            .as_array()
+            .expect("a list")
+            .iter()
+            .map(name_of)
+            .collect();
         // The quantized model is an ordinary checkpoint that knows what it is.
         let quantized = out.join("quantized.safetensors");
         let model = yolo_engine::checkpoint::load(&quantized).expect("the checkpoint");
         assert_eq!(model.meta.quantizer.as_ref().expect("a quantizer")["type"], backend);
         assert!(yolo_engine::quant::is_quantized(&model.graph), "{backend}");
+        // What it says it wrote is there and nothing else, and every number in it is one of the quantized network.
+        let network = Network::of(&model.graph, &model.params);
+        let qdq = artifacts.contains(&"random_qdq.onnx");
+        let text = vendors::file_of(backend, "random");
+        assert!(qdq || text.is_some(), "{backend}: {artifacts:?}");
+        let mut wanted = vec!["quantized.safetensors".to_owned()];
+        wanted.extend(text.iter().cloned());
+        wanted.extend(text.iter().map(|_| "random_deploy_model.onnx".to_owned()));
+        wanted.extend(qdq.then(|| "random_qdq.onnx".to_owned()));
+        assert_eq!(artifacts, wanted, "{backend}");
+        wanted.sort();
+        assert_eq!(files(&out), wanted, "{backend}");
+        if let Some(name) = &text {
+            let format = vendors::Format::of(backend).expect("a format");
+            let text = std::fs::read_to_string(out.join(name)).expect("the file");
+            format
+                .check(&text, &network)
+                .unwrap_or_else(|reason| panic!("{backend}: {reason}"));
+            let deployed = ModelProto::read(&out.join("random_deploy_model.onnx")).expect("ONNX");
+            assert!(!deployed.is_quantized(), "{backend}");
+            format
+                .names_stand_in(&text, &deployed)
+                .unwrap_or_else(|reason| panic!("{backend}: {reason}"));
+        }
+        if qdq {
+            let file = ModelProto::read(&out.join("random_qdq.onnx")).expect("ONNX");
+            vendors::qdq::check(&file, &network).unwrap_or_else(|reason| panic!("{backend}: {reason}"));
+            for (what, changed) in vendors::qdq::mutations(&file) {
+                vendors::qdq::check(&changed, &network).expect_err(&format!("{backend}: {what}"));
+            }
+        }
         yolo(
             dir.path(),
             &[
@@ -90,6 +118,32 @@ fn every_backend_writes_its_files() {
     }
 }
 
+/// The name of a file in a list of paths.
+fn name_of(path: &serde_json::Value) -> &str {
+    let path = std::path::Path::new(path.as_str().expect("a path"));
+    path.file_name().and_then(|name| name.to_str()).expect("a name")
+}
+
+/// Whether QAT has learned its scales: nearly all of them are others than calibration found (the same seed finds the same), and all of
+/// them can be divided by.
+fn learned(calibrated: &Params, trained: &Params) -> Result<usize, String> {
+    let mut counts = [0; 2];
+    for (key, tensor) in trained.iter().filter(|(key, _)| key.ends_with("_quant.scale")) {
+        let before = calibrated.get(key).ok_or_else(|| format!("`{key}` is new"))?;
+        if !(tensor.abs().min().double_value(&[]) > 0.0 && tensor.isfinite().all().int64_value(&[]) == 1) {
+            return Err(format!("`{key}` is {tensor:?}"));
+        }
+        let [seen, moved] = &mut counts;
+        *seen += 1;
+        *moved += usize::from(!before.equal(tensor));
+    }
+    let [seen, moved] = counts;
+    if 10 * moved < 9 * seen || seen == 0 {
+        return Err(format!("{moved} of {seen} scales are others"));
+    }
+    Ok(seen)
+}
+
 /// QAT changes weights and scales, and what is saved is the quantized network. A step follows every batch of four.
 #[test]
 fn scales_learn() {
@@ -98,9 +152,8 @@ fn scales_learn() {
     let config = tiny_model(dir.path());
     let classes = yolo_data::Dataset::open(&data).expect("the data set").names.len();
     let weights = random_weights(&config, dir.path(), classes);
-    yolo(
-        dir.path(),
-        &[
+    let quantize = |more: &[&str]| {
+        let base = [
             "quantize",
             "--weights",
             weights.to_str().expect("text"),
@@ -118,42 +171,44 @@ fn scales_learn() {
             "64",
             "--nominal-batch",
             "4",
-            "--qat-epochs",
-            "2",
-            "--out",
-            "int8",
-        ],
-    )
-    .ok();
-    let trained =
-        yolo_engine::checkpoint::load(&dir.path().join("int8/qat/weights/last.safetensors")).expect("the checkpoint");
-    let start = yolo_engine::checkpoint::load(&weights).expect("the checkpoint");
-    let (fused, params) = yolo_core::passes::fuse(&start.graph, &start.params).expect("a fused graph");
-    assert!(
-        fused.nodes.len() < trained.graph.nodes.len(),
-        "fake quantizers are there"
+        ];
+        yolo(dir.path(), &[&base[..], more].concat()).ok();
+    };
+    quantize(&["--qat-epochs", "2", "--out", "int8"]);
+    quantize(&["--out", "ptq"]);
+    let load = |path: &str| yolo_engine::checkpoint::load(&dir.path().join(path)).expect("the checkpoint");
+    let (trained, ptq) = (
+        load("int8/qat/weights/last.safetensors"),
+        load("ptq/quantized.safetensors"),
     );
-    let key = fused
-        .nodes
-        .iter()
-        .find(|n| matches!(n.op, yolo_core::Op::Conv2d { .. }))
-        .map(|n| format!("{}.weight", n.name))
-        .expect("a convolution");
-    let moved = (params.get(&key).expect("before") - trained.params.get(&key).expect("after"))
-        .abs()
-        .max()
-        .double_value(&[]);
-    assert!(moved > 0.0, "weights learn");
-    let mut scales = 0;
-    for (key, tensor) in trained
-        .params
-        .iter()
-        .filter(|(key, _)| key.ends_with("act_quant.scale"))
-    {
-        assert!(tensor.double_value(&[0]) > 0.0, "{key}");
-        scales += 1;
+    assert_eq!(trained.graph.nodes.len(), ptq.graph.nodes.len(), "the same network");
+
+    let scales = learned(&ptq.params, &trained.params).unwrap_or_else(|reason| panic!("{reason}"));
+    assert!(scales > 40, "{scales} scales");
+    // The same check refuses a network whose weights learned and whose scales did not, or not those of activations.
+    for frozen in ["_quant.scale", "act_quant.scale"] {
+        let params = trained.params.deep_clone();
+        for (key, tensor) in params.iter().filter(|(key, _)| key.ends_with(frozen)) {
+            tensor.shallow_clone().copy_(ptq.params.get(key).expect("a scale"));
+        }
+        let reason = learned(&ptq.params, &params).expect_err(frozen);
+        assert!(reason.contains("scales are others"), "{reason}");
     }
-    assert!(scales > 20, "{scales} activation scales");
+    assert!(
+        learned(&ptq.params, &ptq.params).is_err(),
+        "calibration alone teaches no scale"
+    );
+
+    for (key, tensor) in trained.params.iter() {
+        let before = ptq.params.get(key).expect("the same tensors");
+        let moved = (tensor - before).abs().max().double_value(&[]);
+        if key.ends_with("conv.weight") {
+            assert!(moved > 0.0, "`{key}` learns");
+        }
+        if key.ends_with("zero_point") {
+            assert!(moved == 0.0, "`{key}` of a symmetric grid stays");
+        }
+    }
 }
 
 /// onnxruntime computes what the simulation computes: raw maps of the QDQ file lie within a few steps of the last scale, and
@@ -194,6 +249,9 @@ fn the_qdq_file_computes_what_was_simulated() {
     let image = yolo_core::testing::input(1, 3, 96, 96);
     let program = yolo_core::Program::new(&model.graph, &model.params).expect("tensors fit");
     let maps = tch::no_grad(|| program.run(&image, yolo_core::Mode::Eval)).expect("a forward");
+    let (plain, plain_params) = onnx::strip(&model.graph, &model.params).expect("a float network");
+    let float = yolo_core::Program::new(&plain, &plain_params).expect("tensors fit");
+    let float = tch::no_grad(|| float.run(&image, yolo_core::Mode::Eval)).expect("a forward");
     for profile in [onnx::Profile::TensorRt, onnx::Profile::Ort] {
         let options = onnx::Options {
             image: [96; 2],
@@ -210,27 +268,28 @@ fn the_qdq_file_computes_what_was_simulated() {
         let input = session.inputs()[0].0.clone();
         let results = session.run(&[(&input, &image)]).expect("a run");
         let head = model.graph.head.as_ref().expect("a head");
-        for ((name, got), map) in results.iter().zip(&maps) {
+        for ((name, got), (map, float)) in results.iter().zip(maps.iter().zip(&float)) {
             let want = head.raw(map).expect("a map");
-            let difference = (got - &want).abs();
             let spread = want.std(false).double_value(&[]);
-            let mean = difference.mean(Kind::Double).double_value(&[]) / spread;
+            let apart = |map: &Tensor| (map - &want).abs().mean(Kind::Double).double_value(&[]) / spread;
+            let (mean, unquantized) = (apart(got), apart(&head.raw(float).expect("a map")));
+            println!("{profile:?} {name}: {mean}, without quantizers {unquantized}");
             assert!(
-                mean < 0.02,
-                "{profile:?} {name}: mean difference {mean} of the spread {spread}"
+                mean < 0.02 && mean < 0.5 * unquantized,
+                "{profile:?} {name}: mean difference {mean} of the spread {spread}; without quantizers {unquantized}"
             );
         }
     }
 }
 
 /// A published network at a fraction of its size.
-fn small(file: &str) -> Graph {
+pub fn small(file: &str) -> Graph {
     let config = json!({"extends": file, "scale": {"depth": 0.33, "width": 0.125}});
     model::build(&Located::from_value(file, config), Some(3)).expect("a model")
 }
 
 /// The quantized form of a network, calibrated on two images.
-fn calibrated(graph: &Graph, backend: &str) -> (Graph, Params) {
+pub fn calibrated(graph: &Graph, backend: &str) -> (Graph, Params) {
     let quantizer: Box<dyn Quantizer> = serde_json::from_value(json!({"type": backend})).expect("a backend");
     let params = testing::fill_params(graph, 2.5);
     let mut calibration = Calibration::new(quantizer.as_ref(), graph, &params).expect("a calibration");
@@ -305,6 +364,34 @@ fn onnxruntime_runs_the_whole_network_on_integers() {
         println!("{file}: {share}");
         assert!(share < 1.5, "{file}: {share} grid errors from the simulation");
     }
+}
+
+/// A scheme that no integers have is refused before anything is read or written.
+#[test]
+fn impossible_schemes_are_refused_at_once() {
+    let dir = tempfile::tempdir().expect("a folder");
+    for (bits, said) in [("1", "1 bits"), ("17", "17 bits"), ("40", "2 to 16 are possible")] {
+        let scheme = |bits: &str| {
+            format!("{{bits: {bits}, symmetric: true, per_channel: true, narrow: true, method: fixed, observer: mse}}")
+        };
+        for (weight, activation) in [(bits, "8"), ("8", bits)] {
+            let (weight, activation) = (scheme(weight), scheme(activation));
+            let backend = format!("{{type: academic, weight: {weight}, activation: {activation}}}");
+            let line = [
+                "quantize",
+                "--weights",
+                "w.pt",
+                "--data",
+                "d.yaml",
+                "--out",
+                "o",
+                "--backend",
+                &backend,
+            ];
+            yolo(dir.path(), &line).fails(2, &["--backend", "academic", said]);
+        }
+    }
+    assert!(files(dir.path()).is_empty(), "nothing is written");
 }
 
 /// ncnn's integers are symmetric: a network with none of those would become a float file without a word.

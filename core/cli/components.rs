@@ -56,12 +56,20 @@ pub fn pruner(place: &str, value: &Value) -> CliResult<Box<dyn Pruner>> {
     )?)
 }
 
-/// The quantizer of a configuration.
+/// The quantizer of a configuration, if networks can be quantized with it.
 pub fn quantizer(place: &str, value: &Value) -> CliResult<Box<dyn Quantizer>> {
-    Ok(names::read(
+    let made: Box<dyn Quantizer> = names::read(
         plugins::index()?,
         &Located::from_value(place, value.clone()),
         "",
         Kind::Quantizer,
-    )?)
+    )?;
+    let about = made.backend().check();
+    about.map_err(|reason| {
+        CliError::Usage(format!(
+            "{place}: `{}`: {reason}",
+            value["type"].as_str().unwrap_or("?")
+        ))
+    })?;
+    Ok(made)
 }

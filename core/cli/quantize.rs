@@ -287,7 +287,7 @@ impl Artifacts {
         quantizer: &dyn Quantizer,
         img: i64,
     ) -> CliResult<Self> {
-        let ranges = quant::emit::Ranges::of(&model.graph, &model.params)?;
+        let ranges = quant::Ranges::of(&model.graph, &model.params)?;
         let texts = quantizer.artifacts(stem, &ranges)?;
         let prepare = |format, name: String| {
             let request = Request {

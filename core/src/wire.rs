@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::graph::Shape;
 use crate::plugin::{Arity, BlockRequest};
 use crate::prune::{Budget, ChannelGroup, CostModel, Rounding};
-use crate::quant::emit::Ranges;
+use crate::quant::Ranges;
 use crate::{Feat, GraphBuilder, ParamSpec, Scale, ValueId};
 
 /// One input map.

@@ -1,8 +1,7 @@
 //! Writers of deployment formats and the engines that check them.
 //!
 //! [`onnx`] writes float and QDQ networks, [`ort`] runs them on onnxruntime and [`bench`] times them there; [`ncnn`] writes
-//! its two files and the int8 table, [`tensorrt`] a calibration cache; [`checked`] writes no file that was not seen to agree with
-//! its network. Nothing here trains or changes a model: a
+//! its two files; [`checked`] writes no file that was not seen to agree with its network. Nothing here trains or changes a model: a
 //! writer is a pass from `Graph` and `Params` to bytes.
 
 pub mod bench;
@@ -13,6 +12,5 @@ pub mod ncnn;
 pub mod onnx;
 pub mod ort;
 pub mod steps;
-pub mod tensorrt;
 
 pub use error::{Error, Result};

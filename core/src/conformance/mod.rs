@@ -8,6 +8,8 @@
 //!
 //! Components are made from their examples and used on small networks with weights that are the same everywhere.
 
+#[cfg(test)]
+mod bad;
 mod model;
 mod prune;
 mod quant;

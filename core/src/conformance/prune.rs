@@ -73,8 +73,8 @@ pub fn metric(metric: &dyn PruneMetric) -> Report {
         "the same layer gets the same scores, whatever was scored in between",
         || {
             for ((channels, parts), wanted) in LAYERS.into_iter().zip(&first).rev() {
-                let again = score(&layer(channels, parts, 0.1))?;
-                if wanted.as_ref().is_some_and(|wanted| *wanted != again) {
+                let Some(wanted) = wanted else { continue };
+                if *wanted != score(&layer(channels, parts, 0.1))? {
                     return Err(format!("{channels} channels got other scores than before"));
                 }
             }
@@ -83,11 +83,12 @@ pub fn metric(metric: &dyn PruneMetric) -> Report {
     );
     report.check("from two threads at once, too", || {
         let (channels, parts) = LAYERS[4];
+        let Some(wanted) = &first[4] else { return Ok(()) };
         let run = || score(&layer(channels, parts, 0.1));
         std::thread::scope(|scope| {
             for thread in [scope.spawn(run), scope.spawn(run)] {
                 let scores = thread.join().map_err(|_| "it panicked".to_owned())??;
-                if first[4].as_ref().is_some_and(|wanted| *wanted != scores) {
+                if *wanted != scores {
                     return Err("the scores are others".into());
                 }
             }
@@ -282,12 +283,13 @@ pub fn pruner(pruner: &dyn Pruner) -> Report {
             Err(format!("`{}` keeps {}", group.name, plan_made.kept(group)))
         })
     });
-    report.check("the pruned network runs", || {
+    report.check("the pruned network runs, with finite results", || {
         let (graph, params) = apply(&bench.graph, &bench.params, &bench.groups, &plan_made).map_err(because)?;
         let program = Program::new(&graph, &params).map_err(because)?;
         tch::no_grad(|| program.run(&testing::input(1, 3, 64, 64), Mode::Eval))
-            .map(drop)
-            .map_err(because)
+            .map_err(because)?
+            .iter()
+            .try_for_each(finite)
     });
     report.check("the same seed gives the same plan", || {
         let (_, again) = plan()?;

@@ -2,7 +2,7 @@
 
 use super::model::{backward, finite};
 use super::{Report, because};
-use crate::quant::{Calibration, Quantizer, emit};
+use crate::quant::{Artifact, Calibration, Quantizer, Ranges};
 use crate::{Graph, Mode, Params, Program, passes, testing};
 
 /// A quantizer on a small network: calibrated, run, trained, and its files written.
@@ -15,9 +15,15 @@ pub fn quantizer(quantizer: &dyn Quantizer) -> Report {
             .find(|(_, scheme)| !(2..=16).contains(&scheme.bits));
         odd.map_or(Ok(()), |(what, scheme)| Err(format!("{} bits for {what}", scheme.bits)))
     });
+    report.check("the ops of its placement exist", || {
+        backend.placement.check().map_err(because)
+    });
     report.check("it quantizes something", || {
         let graph = super::prune::network().map_err(because)?;
-        let weights = graph.nodes.iter().filter(|node| quantizer.quantizes(node)).count();
+        let mut weights = 0;
+        for node in &graph.nodes {
+            weights += usize::from(quantizer.quantizes(node).map_err(because)?);
+        }
         let activations = backend.placement.values(&graph).len();
         if weights + activations > 0 {
             Ok(())
@@ -30,62 +36,78 @@ pub fn quantizer(quantizer: &dyn Quantizer) -> Report {
     };
     report.check(
         "the quantized network stays nearer to the float one than silence does",
-        || {
-            let (float, float_params) = fused()?;
-            let image = testing::input(1, 3, 32, 32);
-            let run = |graph: &Graph, params: &Params| {
-                let program = Program::new(graph, params).map_err(because)?;
-                tch::no_grad(|| program.run(&image, Mode::Eval)).map_err(because)
-            };
-            for (value, wanted) in run(&graph, &params)?.iter().zip(run(&float, &float_params)?) {
-                let norm = |t: &tch::Tensor| t.f_norm().map(|norm| norm.double_value(&[])).map_err(because);
-                let error = norm(&value.f_sub(&wanted).map_err(because)?)? / norm(&wanted)?.max(1e-9);
-                if error.is_nan() || error >= 1.0 {
-                    return Err(format!("relative error {error:.2}"));
-                }
-            }
-            Ok(())
-        },
+        || stays_near(&graph, &params),
     );
-    report.check("it trains: gradients are finite", || {
-        let params = params.deep_clone();
-        let specs = graph.param_specs();
-        let trained = || {
-            specs
-                .iter()
-                .filter(|spec| spec.role.trainable())
-                .map(|spec| spec.key.as_str())
-        };
-        for key in trained() {
-            let _ = params.require(key).map_err(because)?.set_requires_grad(true);
-        }
-        let program = Program::new(&graph, &params).map_err(because)?;
-        backward(
-            &program
-                .run(&testing::input(2, 3, 32, 32), Mode::Train)
-                .map_err(because)?,
-        )?;
-        trained().try_for_each(|key| {
-            let grad = params.require(key).map_err(because)?.grad();
-            if grad.defined() {
-                finite(&grad).map_err(|reason| format!("`{key}`: {reason}"))
-            } else {
-                Ok(())
-            }
-        })
-    });
+    report.check("it trains: gradients are finite", || trains(&graph, &params));
     report.check("its files can be written", || {
-        let ranges = emit::Ranges::of(&graph, &params).map_err(because)?;
+        let ranges = Ranges::of(&graph, &params).map_err(because)?;
         let artifacts = quantizer.artifacts("model", &ranges).map_err(because)?;
-        let leads_out = |name: &str| name.is_empty() || name.contains(['/', '\\']);
-        let bad = artifacts
-            .iter()
-            .find(|file| leads_out(&file.name) || file.text.is_empty());
-        bad.map_or(Ok(()), |file| {
-            Err(format!("`{}` is empty or leads out of its folder", file.name))
-        })
+        can_be_written(&artifacts)
     });
     report
+}
+
+/// Every output of the quantized network, beside that of the float one.
+fn stays_near(graph: &Graph, params: &Params) -> Result<(), String> {
+    let (float, float_params) = fused()?;
+    let image = testing::input(1, 3, 32, 32);
+    let run = |graph: &Graph, params: &Params| {
+        let program = Program::new(graph, params).map_err(because)?;
+        tch::no_grad(|| program.run(&image, Mode::Eval)).map_err(because)
+    };
+    for (value, wanted) in run(graph, params)?.iter().zip(run(&float, &float_params)?) {
+        let norm = |t: &tch::Tensor| t.f_norm().map(|norm| norm.double_value(&[])).map_err(because);
+        let error = norm(&value.f_sub(&wanted).map_err(because)?)? / norm(&wanted)?.max(1e-9);
+        if error.is_nan() || error >= 1.0 {
+            return Err(format!("relative error {error:.2}"));
+        }
+    }
+    Ok(())
+}
+
+/// One backward pass: all that is trained gets a finite gradient.
+pub(super) fn trains(graph: &Graph, params: &Params) -> Result<(), String> {
+    let params = params.deep_clone();
+    let specs = graph.param_specs();
+    let trained = || {
+        specs
+            .iter()
+            .filter(|spec| spec.role.trainable())
+            .map(|spec| spec.key.as_str())
+    };
+    for key in trained() {
+        let _ = params.require(key).map_err(because)?.set_requires_grad(true);
+    }
+    let program = Program::new(graph, &params).map_err(because)?;
+    backward(
+        &program
+            .run(&testing::input(2, 3, 32, 32), Mode::Train)
+            .map_err(because)?,
+    )?;
+    trained().try_for_each(|key| {
+        let grad = params.require(key).map_err(because)?.grad();
+        if !grad.defined() {
+            return Err(format!("`{key}` gets none"));
+        }
+        finite(&grad).map_err(|reason| format!("`{key}`: {reason}"))
+    })
+}
+
+/// Names lead to one file each, in one folder.
+fn can_be_written(artifacts: &[Artifact]) -> Result<(), String> {
+    for (at, file) in artifacts.iter().enumerate() {
+        let name = &file.name;
+        if name.is_empty() || name.starts_with('.') || name.contains(['/', '\\']) {
+            return Err(format!("`{name}` leads out of its folder"));
+        }
+        if file.text.is_empty() {
+            return Err(format!("`{name}` is empty"));
+        }
+        if artifacts[..at].iter().any(|other| other.name == *name) {
+            return Err(format!("there are two files `{name}`"));
+        }
+    }
+    Ok(())
 }
 
 fn fused() -> Result<(Graph, Params), String> {
@@ -95,7 +117,7 @@ fn fused() -> Result<(Graph, Params), String> {
     Ok((graph, params.deep_clone()))
 }
 
-fn calibrated(quantizer: &dyn Quantizer) -> Result<(Graph, Params), String> {
+pub(super) fn calibrated(quantizer: &dyn Quantizer) -> Result<(Graph, Params), String> {
     let graph = super::prune::network().map_err(because)?;
     let params = testing::fill_params(&graph, 2.5);
     let mut calibration = Calibration::new(quantizer, &graph, &params).map_err(because)?;

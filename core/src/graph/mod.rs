@@ -9,6 +9,7 @@ mod edit;
 mod fragment;
 mod head;
 mod limits;
+mod names;
 mod op;
 mod shape;
 mod spec;

@@ -4,9 +4,9 @@ use std::fmt::Debug;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Placement, Scheme, emit};
-use crate::graph::{Graph, Node, Op};
-use crate::{Params, Result};
+use super::{Observer, Placement, Ranges, Scheme};
+use crate::graph::{Node, Op};
+use crate::{Error, Result};
 
 /// Everything that a quantization backend is.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -41,6 +41,33 @@ impl Default for BackendSpec {
     }
 }
 
+impl BackendSpec {
+    /// With another observer of activations, where a user names one: the option that most backends have.
+    #[must_use]
+    pub fn observed_by(mut self, observer: Option<Observer>) -> Self {
+        if let Some(observer) = observer {
+            self.activation.observer = observer;
+        }
+        self
+    }
+
+    /// Refuses what no network can be quantized with.
+    ///
+    /// # Errors
+    /// A width outside of 2 to 16 bits, and an op of the placement that does not exist.
+    pub fn check(&self) -> Result<()> {
+        for (what, scheme) in [("weights", &self.weight), ("activations", &self.activation)] {
+            if !(2..=16).contains(&scheme.bits) {
+                return Err(Error::Config(format!(
+                    "its {what} have {} bits; 2 to 16 are possible",
+                    scheme.bits
+                )));
+            }
+        }
+        self.placement.check()
+    }
+}
+
 /// A file that a backend's toolchain reads.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Artifact {
@@ -50,6 +77,22 @@ pub struct Artifact {
     pub text: String,
 }
 
+impl Artifact {
+    /// A JSON file with four blanks per level, as Python's `json.dump(.., indent=4)` and so the toolchains' own files have it.
+    ///
+    /// # Errors
+    /// None that a [`serde_json::Value`] can cause.
+    pub fn json(name: String, value: &serde_json::Value) -> Result<Self> {
+        let mut text = Vec::new();
+        let formatter = serde_json::ser::PrettyFormatter::with_indent(b"    ");
+        value.serialize(&mut serde_json::Serializer::with_formatter(&mut text, formatter))?;
+        Ok(Self {
+            name,
+            text: String::from_utf8_lossy(&text).into_owned(),
+        })
+    }
+}
+
 /// A backend: scheme, placement and what it writes besides ONNX.
 #[typetag::serde(tag = "type")]
 pub trait Quantizer: Debug + Send + Sync {
@@ -57,21 +100,19 @@ pub trait Quantizer: Debug + Send + Sync {
     fn backend(&self) -> BackendSpec;
 
     /// Whether a weight is quantized (all convolutions, and linear layers if the backend does those).
-    fn quantizes(&self, node: &Node) -> bool {
-        match node.op {
+    ///
+    /// # Errors
+    /// Those of a plugin behind a boundary.
+    fn quantizes(&self, node: &Node) -> Result<bool> {
+        Ok(match node.op {
             Op::Conv2d { .. } => true,
             Op::Linear { .. } => self.backend().linear,
             _ => false,
-        }
+        })
     }
 
     /// The text files of the backend (ranges, encodings); the network itself is written by the exporter.
-    fn artifacts(&self, _model: &str, _ranges: &emit::Ranges) -> Result<Vec<Artifact>> {
+    fn artifacts(&self, _model: &str, _ranges: &Ranges) -> Result<Vec<Artifact>> {
         Ok(Vec::new())
     }
-}
-
-/// What a quantized graph says about ranges, for emitters.
-pub fn ranges(graph: &Graph, params: &Params) -> Result<emit::Ranges> {
-    emit::Ranges::of(graph, params)
 }

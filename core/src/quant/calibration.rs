@@ -19,8 +19,12 @@ pub struct Calibration<'a> {
 
 impl<'a> Calibration<'a> {
     /// Brings a float network into the form that is quantized: batch norm folded, SiLU split where the engine wants it.
+    ///
+    /// # Errors
+    /// Where the backend can't be ([`BackendSpec::check`]).
     pub fn new(quantizer: &'a dyn Quantizer, graph: &Graph, params: &Params) -> Result<Self> {
         let backend = quantizer.backend();
+        backend.check()?;
         let (mut graph, params) = passes::fuse(graph, params)?;
         if backend.integer_ops {
             graph = passes::split_silu(&graph)?;
@@ -79,7 +83,8 @@ impl<'a> Calibration<'a> {
             .then(|| backend.placement.on_integers(graph, &self.values));
         let weight = |value: ValueId, node: &Node| {
             let used = on_integers.as_ref().is_none_or(|on| on[value.index()]);
-            (used && quantizer.quantizes(node)).then(|| (backend.weight.spec(), backend.weight.observer))
+            let wanted = used && quantizer.quantizes(node)?;
+            Ok(wanted.then(|| (backend.weight.spec(), backend.weight.observer)))
         };
         placement::insert(
             graph,

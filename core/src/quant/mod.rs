@@ -3,15 +3,16 @@
 
 mod backend;
 mod calibration;
-pub mod emit;
 mod fake_quant;
 mod observer;
 mod placement;
+mod ranges;
 mod spec;
 
-pub use backend::{Artifact, BackendSpec, Quantizer, ranges};
+pub use backend::{Artifact, BackendSpec, Quantizer};
 pub use calibration::Calibration;
 pub use fake_quant::fake_quant;
 pub use observer::{Observer, Range, Watch, batch_range, qparams};
 pub use placement::{Placement, quantizer_name};
+pub use ranges::{LayerRange, Ranges, TensorRange};
 pub use spec::{FakeQuantSpec, Method, Scheme};

@@ -38,6 +38,31 @@ impl Placement {
         }
     }
 
+    /// The results of these ops are quantized, too.
+    #[must_use]
+    pub fn and_outputs_of(mut self, ops: &[&str]) -> Self {
+        self.outputs_of.extend(ops.iter().map(|op| (*op).to_owned()));
+        self
+    }
+
+    /// Refuses names that no op has.
+    ///
+    /// # Errors
+    /// Names the first of them, and the op that was probably meant.
+    pub fn check(&self) -> Result<()> {
+        let lists = [("inputs_of", &self.inputs_of), ("outputs_of", &self.outputs_of)];
+        for (list, names) in lists {
+            if let Some(unknown) = names.iter().find(|name| !Op::NAMES.contains(&name.as_str())) {
+                let hint = crate::suggest::did_you_mean(unknown, Op::NAMES.iter().copied())
+                    .unwrap_or_else(|| format!("there are {}", Op::NAMES.join(", ")));
+                return Err(Error::Config(format!(
+                    "`{list}` of its placement names `{unknown}`, which is no op; {hint}"
+                )));
+            }
+        }
+        Ok(())
+    }
+
     /// Values to quantize, in graph order. Parameters and constants never are.
     pub fn values(&self, graph: &Graph) -> Vec<ValueId> {
         let consumers = graph.consumers();
@@ -141,7 +166,7 @@ pub fn quantizer_name(producer: &str) -> String {
 }
 
 /// How the weight of a node is quantized and its range found, if it is.
-pub(super) type WeightQuant<'a> = &'a dyn Fn(ValueId, &Node) -> Option<(FakeQuantSpec, super::Observer)>;
+pub(super) type WeightQuant<'a> = &'a dyn Fn(ValueId, &Node) -> Result<Option<(FakeQuantSpec, super::Observer)>>;
 
 /// An error of a tensor, with its name.
 pub(super) fn of_tensor(name: &str, error: Error) -> Error {
@@ -165,7 +190,7 @@ pub(super) fn insert(
     let mut rewriter = Rewriter::new(graph);
     for (value, node) in graph.values().zip(&graph.nodes) {
         let mut node = node.clone();
-        if let Some((spec, observer)) = weight(value, &node)
+        if let Some((spec, observer)) = weight(value, &node)?
             && let Op::Conv2d { weight_quant, .. } | Op::Linear { weight_quant, .. } = &mut node.op
         {
             let tensor = params.require(&format!("{}.weight", node.name))?;

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use yolo_sdk::prelude::quant::{Artifact, BackendSpec, Placement, Scheme, emit};
+use yolo_sdk::prelude::quant::{Artifact, BackendSpec, Placement, Ranges, Scheme};
 use yolo_sdk::prelude::*;
 
 /// Options of the quantizer.
@@ -34,7 +34,7 @@ impl Quantizer for TemplateName {
     }
 
     /// What the toolchain reads besides the network itself.
-    fn artifacts(&self, model: &str, ranges: &emit::Ranges) -> Result<Vec<Artifact>> {
+    fn artifacts(&self, model: &str, ranges: &Ranges) -> Result<Vec<Artifact>> {
         let mut text = String::new();
         for range in &ranges.activations {
             let (low, high) = range.limits();

@@ -2,14 +2,13 @@
 
 use std::borrow::Cow;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use yolo_abi::YoloQuantizerVt;
-use yolo_core::quant::{Artifact, BackendSpec, emit};
+use yolo_core::quant::{Artifact, BackendSpec, Ranges};
 use yolo_core::wire::ArtifactsRequest;
-use yolo_core::{Error, Node, Op, Quantizer, Result};
+use yolo_core::{Node, Op, Quantizer, Result};
 
 use super::component::{Component, Refusal, Source};
 
@@ -19,8 +18,6 @@ use super::component::{Component, Refusal, Source};
 pub struct DynamicQuantizer {
     component: Component<YoloQuantizerVt>,
     backend: BackendSpec,
-    /// The first error of a function that has no room for one; told by the next that has.
-    failure: Arc<Mutex<Option<Error>>>,
 }
 
 impl fmt::Debug for DynamicQuantizer {
@@ -36,17 +33,10 @@ impl TryFrom<Source> for DynamicQuantizer {
         let component = Component::<YoloQuantizerVt>::create(source)?;
         let backend: BackendSpec =
             component.request(component.functions().describe, &Value::Object(Default::default()))?;
-        for (what, scheme) in [("weights", &backend.weight), ("activations", &backend.activation)] {
-            if !(2..=16).contains(&scheme.bits) {
-                let reason = format!("its {what} have {} bits; 2 to 16 are possible", scheme.bits);
-                return Err(component.bad_result(&reason).into());
-            }
-        }
-        Ok(Self {
-            component,
-            backend,
-            failure: Arc::default(),
-        })
+        backend
+            .check()
+            .map_err(|reason| component.bad_result(&reason.to_string()))?;
+        Ok(Self { component, backend })
     }
 }
 
@@ -62,30 +52,20 @@ impl Quantizer for DynamicQuantizer {
         self.backend.clone()
     }
 
-    fn quantizes(&self, node: &Node) -> bool {
+    fn quantizes(&self, node: &Node) -> Result<bool> {
         let otherwise = match node.op {
             Op::Conv2d { .. } => true,
             Op::Linear { .. } => self.backend.linear,
             // Nothing else has a weight that can be quantized.
-            _ => return false,
+            _ => return Ok(false),
         };
-        let function = self.component.functions().quantizes;
-        if function.is_none() {
-            return otherwise;
+        match self.component.functions().quantizes {
+            None => Ok(otherwise),
+            function => self.component.request(function, node),
         }
-        self.component.request(function, node).unwrap_or_else(|error| {
-            self.failure
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .get_or_insert(error);
-            otherwise
-        })
     }
 
-    fn artifacts(&self, model: &str, ranges: &emit::Ranges) -> Result<Vec<Artifact>> {
-        if let Some(error) = self.failure.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            return Err(error);
-        }
+    fn artifacts(&self, model: &str, ranges: &Ranges) -> Result<Vec<Artifact>> {
         let function = self.component.functions().artifacts;
         if function.is_none() {
             return Ok(Vec::new());

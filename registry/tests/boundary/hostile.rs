@@ -5,10 +5,11 @@ use std::ffi::c_void;
 use serde_json::json;
 use yolo_abi::{YoloPluginV1, YoloStr, YoloText, status};
 use yolo_core::prune::GroupTensors;
-use yolo_core::{Backbone, GraphBuilder, Node, Op, PruneMetric, Quantizer, Scale, testing};
+use yolo_core::quant::Calibration;
+use yolo_core::{Backbone, GraphBuilder, Node, Op, Params, PruneMetric, Quantizer, Scale, testing};
 use yolo_registry::{Code, PluginError, dynamic};
 
-use crate::{TABLE, far};
+use crate::{TABLE, far, near};
 
 fn group() -> GroupTensors {
     GroupTensors {
@@ -86,19 +87,50 @@ fn options_are_refused_in_words_that_point_at_them() {
 }
 
 #[test]
-fn functions_without_room_for_an_error_tell_it_later() {
+fn a_question_that_fails_fails_the_calibration() {
     let quantizer: Box<dyn Quantizer> = far("ranges", json!({})).expect("a quantizer");
     let node = Node {
         name: "boom".into(),
         op: Op::conv(3, 4, 1, 1, 0, 1, true),
         inputs: Vec::new(),
     };
-    assert!(quantizer.quantizes(&node), "the rule of the backend stands in");
-    let error = quantizer
-        .artifacts("net", &yolo_core::quant::emit::Ranges::default())
-        .expect_err("a panic")
-        .to_string();
+    let error = quantizer.quantizes(&node).expect_err("a panic").to_string();
     assert!(error.contains("quantizes on purpose"), "{error}");
+    // Nothing is left behind: the next node has an answer of its own.
+    let quiet = Node {
+        name: "quiet".into(),
+        ..node
+    };
+    assert!(quantizer.quantizes(&quiet).expect("an answer"));
+    let mut g = GraphBuilder::new(3);
+    let image = g.image();
+    let boom = g.add("boom", quiet.op, &[image.value]).expect("a convolution");
+    let graph = g.finish(vec![boom], None).expect("a graph");
+    let params = Params::init(&graph, 1);
+    let mut calibration = Calibration::new(&*quantizer, &graph, &params).expect("a calibration");
+    calibration.see(&testing::input(1, 3, 8, 8)).expect("a forward");
+    let error = calibration.finish().expect_err("a panic").to_string();
+    assert!(error.contains("quantizes on purpose"), "{error}");
+}
+
+#[test]
+fn a_placement_on_ops_that_do_not_exist_is_refused_at_the_door() {
+    for (op, hint) in [
+        ("conv2dd", "did you mean `conv2d`"),
+        ("maxpool2", "`max-pool`"),
+        ("zzz", "there are input, conv2d"),
+    ] {
+        let error = far::<Box<dyn Quantizer>>("ranges", json!({"on": op})).expect_err("no such op");
+        assert!(error.contains(op) && error.contains(hint), "{error}");
+        let error = near::<Box<dyn Quantizer>>("ranges", json!({"on": op}))
+            .backend()
+            .check()
+            .expect_err("no such op")
+            .to_string();
+        assert!(error.contains(op) && error.contains(hint), "{error}");
+    }
+    let error = far::<Box<dyn Quantizer>>("ranges", json!({"bits": 17})).expect_err("too many");
+    assert!(error.contains("17 bits"), "{error}");
 }
 
 fn table() -> YoloPluginV1 {

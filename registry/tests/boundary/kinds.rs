@@ -5,7 +5,7 @@ use tch::{Kind, Tensor};
 use yolo_core::graph::CustomOp;
 use yolo_core::plugin::BlockRequest;
 use yolo_core::prune::GroupTensors;
-use yolo_core::quant::emit;
+use yolo_core::quant::{Ranges, TensorRange};
 use yolo_core::{
     Backbone, Graph, GraphBuilder, Mode, NeckBlock, Op, Params, Program, PruneMetric, Quantizer, Scale, testing,
 };
@@ -186,9 +186,17 @@ fn quantizers_place_and_write_the_same() {
         .iter()
         .filter(|node| matches!(node.op, Op::Conv2d { .. }))
         .collect();
-    let chosen =
-        |quantizer: &dyn Quantizer| -> Vec<bool> { graph.nodes.iter().map(|node| quantizer.quantizes(node)).collect() };
-    let conv_choices: Vec<bool> = convs.iter().map(|node| there.quantizes(node)).collect();
+    let chosen = |quantizer: &dyn Quantizer| -> Vec<bool> {
+        graph
+            .nodes
+            .iter()
+            .map(|node| quantizer.quantizes(node).expect("an answer"))
+            .collect()
+    };
+    let conv_choices: Vec<bool> = convs
+        .iter()
+        .map(|node| there.quantizes(node).expect("an answer"))
+        .collect();
     assert!(
         conv_choices.contains(&true) && conv_choices.contains(&false),
         "it has a say"
@@ -197,15 +205,15 @@ fn quantizers_place_and_write_the_same() {
         chosen(&*there).iter().filter(|yes| **yes).count(),
         conv_choices.iter().filter(|yes| **yes).count()
     );
-    let ranges = emit::Ranges {
-        activations: vec![emit::TensorRange {
+    let ranges = Ranges {
+        activations: vec![TensorRange {
             tensor: "model.0.act".into(),
             spec: here.backend().activation.spec(),
             scales: vec![0.1 + 0.2, 1.0 / 3.0, 1e-300],
             zero_points: vec![-0.0],
             extremes: Some((-1.0 / 7.0, f64::from(f32::MAX))),
         }],
-        ..emit::Ranges::default()
+        ..Ranges::default()
     };
     let files = there.artifacts("net", &ranges).expect("files");
     assert_eq!(

@@ -3,7 +3,7 @@
 use yolo_sdk::prelude::prune::{
     self, ChannelGroups, GroupTensors, MetricInputs, PruneHost, PrunePlan, Regulariser, Step,
 };
-use yolo_sdk::prelude::quant::{Artifact, BackendSpec, Placement, Scheme, emit};
+use yolo_sdk::prelude::quant::{Artifact, BackendSpec, Placement, Ranges, Scheme};
 use yolo_sdk::prelude::*;
 
 macro_rules! options {
@@ -309,14 +309,16 @@ impl Regulariser for Shrink {
 
 options! {
     /// Int8 with a table of ranges.
-    Ranges {
+    TableOfRanges {
         /// Bits of weights.
         bits: u32 = 7,
+        /// The op whose inputs are quantized besides those of sums.
+        on: String = "conv2d".into(),
     }
 }
 
 #[typetag::serde(name = "ranges")]
-impl Quantizer for Ranges {
+impl Quantizer for TableOfRanges {
     fn backend(&self) -> BackendSpec {
         let weight = Scheme {
             bits: self.bits,
@@ -326,16 +328,16 @@ impl Quantizer for Ranges {
         BackendSpec {
             weight,
             activation: Scheme::INT8,
-            placement: Placement::inputs_of(&["conv2d", "add"]),
+            placement: Placement::inputs_of(&[&self.on, "add"]),
             linear: false,
             ..BackendSpec::default()
         }
     }
-    fn quantizes(&self, node: &Node) -> bool {
+    fn quantizes(&self, node: &Node) -> Result<bool> {
         assert!(!node.name.contains("boom"), "quantizes on purpose");
-        !node.name.ends_with("cv1.conv")
+        Ok(!node.name.ends_with("cv1.conv"))
     }
-    fn artifacts(&self, model: &str, ranges: &emit::Ranges) -> Result<Vec<Artifact>> {
+    fn artifacts(&self, model: &str, ranges: &Ranges) -> Result<Vec<Artifact>> {
         let mut text = String::new();
         for range in ranges.activations.iter().chain(&ranges.weights) {
             text.push_str(&format!("{} {:?} {:?}\n", range.tensor, range.scales, range.extremes));
@@ -373,5 +375,5 @@ yolo_sdk::plugin! {
     }
     metric Spread = "spread" { summary: "Every fifth channel alike" }
     pruner Everything = "everything" { summary: "Uses everything that the host offers" }
-    quantizer Ranges = "ranges" { summary: "Int8 with a table of ranges" }
+    quantizer TableOfRanges = "ranges" { summary: "Int8 with a table of ranges" }
 }

@@ -1,4 +1,4 @@
-//! The ncnn format: `.param` and `.bin` written directly, without ONNX in between, and the int8 calibration table.
+//! The ncnn format: `.param` and `.bin` written directly, without ONNX in between.
 //!
 //! Blobs of ncnn have no batch axis: `[1, C, H, W]` is a blob of C channels, `[1, T, C]` a matrix. The outputs are the raw
 //! maps of the head as `out0`, `out1`, ..., each `[anchors, h * w, 5 + classes]` before sigmoid, the form that ncnn's YOLOv5
@@ -12,7 +12,6 @@ pub mod model;
 mod run;
 mod shape;
 pub mod steps;
-mod table;
 mod window;
 
 use std::path::{Path, PathBuf};
@@ -21,7 +20,6 @@ use yolo_core::{Graph, Params};
 
 pub use check::check;
 pub use run::run;
-pub use table::calibration_table;
 
 use crate::{Error, Result, file};
 use model::Net;

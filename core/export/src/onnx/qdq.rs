@@ -20,7 +20,7 @@ use yolo_core::{
 };
 
 use super::{builder::int, lower::Lowering};
-use crate::{Error, Result};
+use crate::Result;
 
 /// What a QDQ file is tuned for, or that it shall hold no quantizers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -184,6 +184,11 @@ pub fn is_quantized(graph: &Graph) -> bool {
 
 /// The grid of an activation quantizer.
 pub(crate) fn grid(node: &Node, params: &Params, spec: &FakeQuantSpec) -> Result<Grid> {
+    if spec.method == Method::PowerOfTwoUp {
+        // Sums and joins of values on grids of powers of two lie half way between two steps all the time.
+        let reason = "it rounds halves up, ONNX rounds them to even numbers; use the files of its backend";
+        return Err(Lowering::unsupported(node, reason));
+    }
     let (scales, zeros) = scales(node, params, &node.name, spec)?;
     match (scales.as_slice(), zeros.as_slice()) {
         (&[scale], &[zero]) => Ok(Grid {
@@ -423,18 +428,4 @@ pub fn strip(graph: &Graph, params: &Params) -> Result<(Graph, Params)> {
         rewriter.replace(plain);
     }
     Ok((rewriter.finish()?, stripped))
-}
-
-/// Scales of the activations by the name that each tensor has in the file.
-pub fn activation_scales(graph: &Graph, params: &Params, names: &[String]) -> Result<Vec<(String, f32)>> {
-    let mut scales = Vec::new();
-    for node in &graph.nodes {
-        if let Op::FakeQuant { quant } = &node.op {
-            let name = names.get(node.inputs[0].index()).cloned().ok_or_else(|| {
-                Error::Unsupported(format!("`{}` reads a value that has no name in the file", node.name))
-            })?;
-            scales.push((name, grid(node, params, quant)?.scale));
-        }
-    }
-    Ok(scales)
 }

@@ -154,15 +154,6 @@ fn integers_are_those_of_the_simulation() {
         own.raw > 0.5 * noise.raw && own.raw < 2.0 * noise.raw,
         "file {own:?}, simulation {noise:?}"
     );
-
-    let table = ncnn::calibration_table(&quantized, &weights).unwrap();
-    assert_eq!(table.lines().count(), 2 * int8);
-    let line = table.lines().find(|line| line.starts_with("model.0.conv ")).unwrap();
-    let scale: f32 = line.rsplit(' ').next().unwrap().parse().unwrap();
-    // The image lies in 0..1: 127 steps.
-    assert!((126.0..130.0).contains(&scale), "{line}");
-    let error = ncnn::calibration_table(&graph, &params).unwrap_err().to_string();
-    assert!(error.contains("calibrate"), "{error}");
 }
 
 #[test]

@@ -12,7 +12,6 @@ use yolo_core::{
 use yolo_export::{
     onnx::{self, Options, Profile, check, proto::ModelProto},
     ort::Session,
-    tensorrt,
 };
 
 use crate::support::{engine, fill, image, tiny};
@@ -333,7 +332,7 @@ fn learned_scales_may_be_negative_and_odd_grids_are_refused() {
         }
         graph
     };
-    // A scale of 0.011 becomes 2^-7: the largest power of two that is not above it.
+    // A scale becomes the smallest power of two that is not below it.
     let model = export(&with(Method::PowerOfTwo), &weights, Profile::TensorRt).model;
     let network = model.graph.unwrap();
     let node = network
@@ -349,11 +348,18 @@ fn learned_scales_may_be_negative_and_odd_grids_are_refused() {
         "{stored}"
     );
 
-    let logarithmic = with(Method::Gfpq);
+    // Halves that are rounded up are no halves that are rounded to even numbers.
     let options = Options {
         image: [96, 64],
         ..Options::default()
     };
+    let error = onnx::export(&with(Method::PowerOfTwoUp), &weights, &options)
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("rounds halves up"), "{error}");
+    export(&with(Method::PowerOfTwoUp), &weights, Profile::Strip);
+
+    let logarithmic = with(Method::Gfpq);
     let error = onnx::export(&logarithmic, &weights, &options).unwrap_err().to_string();
     assert!(error.contains("logarithmic"), "{error}");
     export(&logarithmic, &weights, Profile::Strip);
@@ -379,40 +385,4 @@ fn a_stripped_network_is_what_the_stripped_file_computes() {
     let mut session = Session::from_bytes(&bytes(&export(&quantized, &weights, Profile::Strip).model), 1).unwrap();
     let d = check(&mut session, &plain, &plain_weights, &x).unwrap();
     assert!(d.boxes < 0.05 && d.scores < 1e-3, "{d:?}");
-}
-
-#[test]
-fn the_calibration_cache_names_the_tensors_of_the_float_file() {
-    let graph = tiny(3);
-    let params = fill(&graph, 2.5);
-    let x = image(1, 3, 96, 64);
-    let act = range(-127, 127);
-    let (quantized, weights) = quantize(&graph, &params, &x, &act, 1.0);
-    let exported = export(&quantized, &weights, Profile::Strip);
-    let text = tensorrt::calibration_cache(&exported, "8501").unwrap();
-    let mut lines = text.lines();
-    assert_eq!(lines.next(), Some("TRT-8501-EntropyCalibration2"));
-    let values: std::collections::HashSet<&str> = exported
-        .model
-        .graph
-        .as_ref()
-        .unwrap()
-        .node
-        .iter()
-        .flat_map(|node| node.output.iter().map(String::as_str))
-        .chain(["images"])
-        .collect();
-    let mut entries = 0;
-    for line in lines {
-        let (name, bits) = line.rsplit_once(": ").unwrap();
-        assert!(values.contains(name), "{name} is no tensor of the file");
-        assert_eq!(bits.len(), 8);
-        assert!(f32::from_bits(u32::from_str_radix(bits, 16).unwrap()) > 0.0);
-        entries += 1;
-    }
-    assert!(entries > 30);
-    // The image lies in 0..1, so its scale is a little under 1/127.
-    let image = text.lines().find(|line| line.starts_with("images: ")).unwrap();
-    let scale = f32::from_bits(u32::from_str_radix(&image[8..], 16).unwrap());
-    assert!((scale * 127.0 - 1.0).abs() < 0.02, "{scale}");
 }

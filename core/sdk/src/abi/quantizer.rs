@@ -23,7 +23,7 @@ unsafe extern "C" fn describe(component: YoloSelf, request: YoloStr, reply: Yolo
 }
 
 unsafe extern "C" fn quantizes(component: YoloSelf, request: YoloStr, reply: YoloText, error: YoloText) -> i32 {
-    let quantizes = |quantizer: &(dyn Quantizer + 'static), node: Node| Ok(quantizer.quantizes(&node));
+    let quantizes = |quantizer: &(dyn Quantizer + 'static), node: Node| quantizer.quantizes(&node);
     // SAFETY: the host calls this on what `create` made for a quantizer.
     unsafe { json(component, request, reply, error, quantizes) }
 }

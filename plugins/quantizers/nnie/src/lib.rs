@@ -1,7 +1,8 @@
 //! HiSilicon NNIE: GFPQ, a logarithmic 8-bit grid with 16 steps per octave, per tensor.
 
-use yolo_sdk::prelude::quant::{Artifact, BackendSpec, Method, Observer, Placement, Scheme, emit};
+use yolo_sdk::prelude::quant::{Artifact, BackendSpec, LayerRange, Method, Observer, Placement, Ranges, Scheme};
 use yolo_sdk::prelude::*;
+use yolo_sdk::serde_json::{Map, Value, json};
 
 /// GFPQ for HiSilicon NNIE: logarithmic 8 bit.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
@@ -15,7 +16,7 @@ pub struct Nnie {
 #[typetag::serde(name = "nnie")]
 impl Quantizer for Nnie {
     fn backend(&self) -> BackendSpec {
-        let mut backend = BackendSpec {
+        BackendSpec {
             weight: Scheme {
                 method: Method::Gfpq,
                 observer: Observer::MinMax,
@@ -29,16 +30,40 @@ impl Quantizer for Nnie {
             placement: Placement::inputs_of(&["conv2d", "linear", "max-pool", "avg-pool", "upsample", "add", "mul"]),
             linear: true,
             ..BackendSpec::default()
-        };
-        if let Some(observer) = self.observer {
-            backend.activation.observer = observer;
         }
-        backend
+        .observed_by(self.observer)
     }
 
-    fn artifacts(&self, model: &str, ranges: &emit::Ranges) -> Result<Vec<Artifact>> {
-        Ok(vec![emit::nnie(model, ranges)?])
+    fn artifacts(&self, model: &str, ranges: &Ranges) -> Result<Vec<Artifact>> {
+        let mut clips: Map<String, Value> = Map::new();
+        let mut upsamples = 0;
+        for layer in ranges.layers.iter().filter(|layer| !is_skipped(layer)) {
+            let is_upsample = layer.op == "upsample";
+            let read = if is_upsample { 1 } else { usize::MAX };
+            let own: Vec<f64> = layer
+                .inputs
+                .iter()
+                .take(read)
+                .flatten()
+                .map(|range| range.scales[0])
+                .collect();
+            if own.is_empty() {
+                continue;
+            }
+            if is_upsample {
+                clips.insert(format!("{}_permute_{upsamples}", layer.name), json!(own));
+                upsamples += 1;
+            }
+            clips.insert(layer.name.clone(), json!(own));
+        }
+        let value = json!({"nnie": {"gfpq_param_dict": clips}});
+        Ok(vec![Artifact::json(format!("{model}_gfpq_param_dict.json"), &value)?])
     }
+}
+
+/// What the toolchain does not look up: element-wise and shape layers, grouped convolutions.
+fn is_skipped(layer: &LayerRange) -> bool {
+    matches!(&*layer.op, "act" | "reshape" | "softmax" | "mul" | "reduce" | "permute") || layer.groups != 1
 }
 
 yolo_sdk::plugin! {

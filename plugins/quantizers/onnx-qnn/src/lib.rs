@@ -15,7 +15,7 @@ pub struct OnnxQnn {
 #[typetag::serde(name = "onnx-qnn")]
 impl Quantizer for OnnxQnn {
     fn backend(&self) -> BackendSpec {
-        let mut backend = BackendSpec {
+        BackendSpec {
             weight: Scheme {
                 symmetric: false,
                 observer: Observer::MinMax,
@@ -26,17 +26,12 @@ impl Quantizer for OnnxQnn {
                 observer: Observer::MinMax,
                 ..Scheme::INT8
             },
-            placement: Placement {
-                outputs_of: ["conv2d", "add", "avg-pool"].map(str::to_owned).to_vec(),
-                ..Placement::inputs_of(&["conv2d", "add", "avg-pool"])
-            },
+            placement: Placement::inputs_of(&["conv2d", "add", "avg-pool"])
+                .and_outputs_of(&["conv2d", "add", "avg-pool"]),
             linear: false,
             ..BackendSpec::default()
-        };
-        if let Some(observer) = self.observer {
-            backend.activation.observer = observer;
         }
-        backend
+        .observed_by(self.observer)
     }
 }
 

@@ -26,7 +26,6 @@ impl Default for OnnxRuntime {
 #[typetag::serde(name = "onnxruntime")]
 impl Quantizer for OnnxRuntime {
     fn backend(&self) -> BackendSpec {
-        let outputs = ["conv2d", "add", "mul", "avg-pool", "reduce"];
         BackendSpec {
             weight: Scheme {
                 bits: if self.reduce_range { 7 } else { 8 },
@@ -40,12 +39,12 @@ impl Quantizer for OnnxRuntime {
                 ..Scheme::INT8
             },
             placement: Placement {
-                outputs_of: outputs.map(str::to_owned).to_vec(),
                 before_activations: true,
                 moved_is_quantized: true,
                 // The first convolution is faster in float, and more exact: three channels fill no vector of bytes.
                 image: false,
                 ..Placement::inputs_of(&["conv2d", "linear", "add", "mul", "avg-pool", "reduce"])
+                    .and_outputs_of(&["conv2d", "add", "mul", "avg-pool", "reduce"])
             },
             linear: true,
             integer_ops: true,

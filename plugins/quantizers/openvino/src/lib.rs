@@ -15,7 +15,7 @@ pub struct OpenVino {
 #[typetag::serde(name = "openvino")]
 impl Quantizer for OpenVino {
     fn backend(&self) -> BackendSpec {
-        let mut backend = BackendSpec {
+        BackendSpec {
             weight: Scheme {
                 bits: 7,
                 narrow: false,
@@ -29,11 +29,8 @@ impl Quantizer for OpenVino {
             placement: Placement::inputs_of(&["conv2d", "linear", "avg-pool", "add", "max-pool"]),
             linear: true,
             ..BackendSpec::default()
-        };
-        if let Some(observer) = self.observer {
-            backend.activation.observer = observer;
         }
-        backend
+        .observed_by(self.observer)
     }
 }
 

@@ -1,7 +1,13 @@
 //! OpenPPL: W8A16 and the CUDA scheme.
 
-use yolo_sdk::prelude::quant::{Artifact, BackendSpec, Observer, Placement, Scheme, emit};
+use std::fmt::Write as _;
+
+use yolo_sdk::prelude::quant::{Artifact, BackendSpec, Observer, Placement, Ranges, Scheme, TensorRange};
 use yolo_sdk::prelude::*;
+use yolo_sdk::serde_json::{Map, Value, json};
+
+/// Ops whose inputs and outputs are quantized.
+const OPS: [&str; 7] = ["conv2d", "linear", "max-pool", "avg-pool", "upsample", "add", "mul"];
 
 /// 8-bit weights, 16-bit activations for PPL.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
@@ -15,7 +21,7 @@ pub struct PplW8A16 {
 #[typetag::serde(name = "ppl-w8a16")]
 impl Quantizer for PplW8A16 {
     fn backend(&self) -> BackendSpec {
-        let mut backend = BackendSpec {
+        BackendSpec {
             weight: Scheme {
                 symmetric: false,
                 observer: Observer::MinMax,
@@ -28,23 +34,33 @@ impl Quantizer for PplW8A16 {
                 ..Scheme::INT8
             },
             placement: Placement {
-                outputs_of: ["conv2d", "linear", "max-pool", "avg-pool", "upsample", "add", "mul"]
-                    .map(str::to_owned)
-                    .to_vec(),
                 network_outputs: true,
-                ..Placement::inputs_of(&["conv2d", "linear", "max-pool", "avg-pool", "upsample", "add", "mul"])
+                ..Placement::inputs_of(&OPS).and_outputs_of(&OPS)
             },
             linear: true,
             ..BackendSpec::default()
-        };
-        if let Some(observer) = self.observer {
-            backend.activation.observer = observer;
         }
-        backend
+        .observed_by(self.observer)
     }
 
-    fn artifacts(&self, model: &str, ranges: &emit::Ranges) -> Result<Vec<Artifact>> {
-        Ok(vec![emit::ppl(model, ranges)?])
+    fn artifacts(&self, model: &str, ranges: &Ranges) -> Result<Vec<Artifact>> {
+        let one_or_all = |values: &[f64]| match values {
+            [one] => json!(one),
+            all => json!(all),
+        };
+        let entry = |range: &TensorRange| {
+            let (min, max) = range.limits();
+            json!({
+                "step": one_or_all(&range.scales), "zero_point": one_or_all(&range.zero_points), "min": min, "max": max,
+                "bit": range.bits(), "type": "biased",
+            })
+        };
+        let all = ranges.activations.iter().chain(&ranges.weights);
+        let entries: Map<String, Value> = all.map(|range| (range.tensor.clone(), entry(range))).collect();
+        Ok(vec![Artifact::json(
+            format!("{model}_clip_ranges.json"),
+            &json!({"ppl": entries}),
+        )?])
     }
 }
 
@@ -60,7 +76,7 @@ pub struct PplCuda {
 #[typetag::serde(name = "ppl-cuda")]
 impl Quantizer for PplCuda {
     fn backend(&self) -> BackendSpec {
-        let mut backend = BackendSpec {
+        BackendSpec {
             weight: Scheme {
                 symmetric: false,
                 per_channel: true,
@@ -73,23 +89,25 @@ impl Quantizer for PplCuda {
                 ..Scheme::INT8
             },
             placement: Placement {
-                outputs_of: ["conv2d", "linear", "max-pool", "avg-pool", "upsample", "add", "mul"]
-                    .map(str::to_owned)
-                    .to_vec(),
                 network_outputs: true,
-                ..Placement::inputs_of(&["conv2d", "linear", "max-pool", "avg-pool", "upsample", "add", "mul"])
+                ..Placement::inputs_of(&OPS).and_outputs_of(&OPS)
             },
             linear: true,
             ..BackendSpec::default()
-        };
-        if let Some(observer) = self.observer {
-            backend.activation.observer = observer;
         }
-        backend
+        .observed_by(self.observer)
     }
 
-    fn artifacts(&self, model: &str, ranges: &emit::Ranges) -> Result<Vec<Artifact>> {
-        Ok(vec![emit::ppl_cuda(model, ranges)])
+    fn artifacts(&self, model: &str, ranges: &Ranges) -> Result<Vec<Artifact>> {
+        let mut text = String::new();
+        for range in &ranges.activations {
+            let (min, max) = range.limits();
+            let _ = writeln!(text, "{}: {}", range.tensor, max.max(-min));
+        }
+        Ok(vec![Artifact {
+            name: format!("{model}_clip_ranges.json"),
+            text,
+        }])
     }
 }
 

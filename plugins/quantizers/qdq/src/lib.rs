@@ -15,7 +15,7 @@ pub struct Qdq {
 #[typetag::serde(name = "qdq")]
 impl Quantizer for Qdq {
     fn backend(&self) -> BackendSpec {
-        let mut backend = BackendSpec {
+        BackendSpec {
             weight: Scheme {
                 per_channel: true,
                 ..Scheme::INT8
@@ -24,11 +24,8 @@ impl Quantizer for Qdq {
             placement: Placement::inputs_of(&["conv2d", "linear", "max-pool", "avg-pool", "add", "mul"]),
             linear: true,
             ..BackendSpec::default()
-        };
-        if let Some(observer) = self.observer {
-            backend.activation.observer = observer;
         }
-        backend
+        .observed_by(self.observer)
     }
 }
 

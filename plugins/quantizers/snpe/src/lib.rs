@@ -1,7 +1,11 @@
 //! Qualcomm SNPE: asymmetric 8 bit per tensor for weights and activations, inputs and outputs of layers.
 
-use yolo_sdk::prelude::quant::{Artifact, BackendSpec, Observer, Placement, Scheme, emit};
+use yolo_sdk::prelude::quant::{Artifact, BackendSpec, Observer, Placement, Ranges, Scheme, TensorRange};
 use yolo_sdk::prelude::*;
+use yolo_sdk::serde_json::{Map, Value, json};
+
+/// Ops whose inputs and outputs are quantized.
+const OPS: [&str; 7] = ["conv2d", "linear", "max-pool", "avg-pool", "upsample", "add", "mul"];
 
 /// Asymmetric 8 bit for Qualcomm SNPE.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
@@ -15,7 +19,7 @@ pub struct Snpe {
 #[typetag::serde(name = "snpe")]
 impl Quantizer for Snpe {
     fn backend(&self) -> BackendSpec {
-        let mut backend = BackendSpec {
+        BackendSpec {
             weight: Scheme {
                 symmetric: false,
                 observer: Observer::MinMax,
@@ -27,23 +31,27 @@ impl Quantizer for Snpe {
                 ..Scheme::INT8
             },
             placement: Placement {
-                outputs_of: ["conv2d", "linear", "max-pool", "avg-pool", "upsample", "add", "mul"]
-                    .map(str::to_owned)
-                    .to_vec(),
                 network_outputs: true,
-                ..Placement::inputs_of(&["conv2d", "linear", "max-pool", "avg-pool", "upsample", "add", "mul"])
+                ..Placement::inputs_of(&OPS).and_outputs_of(&OPS)
             },
             linear: true,
             ..BackendSpec::default()
-        };
-        if let Some(observer) = self.observer {
-            backend.activation.observer = observer;
         }
-        backend
+        .observed_by(self.observer)
     }
 
-    fn artifacts(&self, model: &str, ranges: &emit::Ranges) -> Result<Vec<Artifact>> {
-        Ok(vec![emit::snpe(model, ranges)?])
+    fn artifacts(&self, model: &str, ranges: &Ranges) -> Result<Vec<Artifact>> {
+        let encoding = |range: &TensorRange| {
+            let (min, max) = range.limits();
+            json!([{"bitwidth": range.bits(), "min": min, "max": max}])
+        };
+        let encodings: Map<String, Value> = ranges
+            .activations
+            .iter()
+            .map(|range| (range.tensor.clone(), encoding(range)))
+            .collect();
+        let value = json!({"activation_encodings": encodings, "param_encodings": {}});
+        Ok(vec![Artifact::json(format!("{model}_clip_ranges.json"), &value)?])
     }
 }
 

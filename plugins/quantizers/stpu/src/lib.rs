@@ -1,7 +1,11 @@
 //! STPU: symmetric int8 per tensor, fixed ranges in a min-max file.
 
-use yolo_sdk::prelude::quant::{Artifact, BackendSpec, Observer, Placement, Scheme, emit};
+use yolo_sdk::prelude::quant::{Artifact, BackendSpec, Observer, Placement, Ranges, Scheme, TensorRange};
 use yolo_sdk::prelude::*;
+use yolo_sdk::serde_json::{Map, Value, json};
+
+/// Ops whose inputs and outputs are quantized.
+const OPS: [&str; 7] = ["conv2d", "linear", "max-pool", "avg-pool", "upsample", "add", "mul"];
 
 /// Symmetric int8 with min-max files for STPU.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
@@ -15,7 +19,7 @@ pub struct Stpu {
 #[typetag::serde(name = "stpu")]
 impl Quantizer for Stpu {
     fn backend(&self) -> BackendSpec {
-        let mut backend = BackendSpec {
+        BackendSpec {
             weight: Scheme {
                 observer: Observer::MinMax,
                 ..Scheme::INT8
@@ -25,23 +29,35 @@ impl Quantizer for Stpu {
                 ..Scheme::INT8
             },
             placement: Placement {
-                outputs_of: ["conv2d", "linear", "max-pool", "avg-pool", "upsample", "add", "mul"]
-                    .map(str::to_owned)
-                    .to_vec(),
                 network_outputs: true,
-                ..Placement::inputs_of(&["conv2d", "linear", "max-pool", "avg-pool", "upsample", "add", "mul"])
+                ..Placement::inputs_of(&OPS).and_outputs_of(&OPS)
             },
             linear: true,
             ..BackendSpec::default()
-        };
-        if let Some(observer) = self.observer {
-            backend.activation.observer = observer;
         }
-        backend
+        .observed_by(self.observer)
     }
 
-    fn artifacts(&self, model: &str, ranges: &emit::Ranges) -> Result<Vec<Artifact>> {
-        Ok(vec![emit::stpu(model, ranges)?])
+    fn artifacts(&self, model: &str, ranges: &Ranges) -> Result<Vec<Artifact>> {
+        let symmetric = |range: &TensorRange| json!({"min": -127.0 * range.scales[0], "max": 127.0 * range.scales[0]});
+        let mut entries: Map<String, Value> = ranges
+            .activations
+            .iter()
+            .map(|range| (range.tensor.clone(), symmetric(range)))
+            .collect();
+        for layer in &ranges.layers {
+            let (Some(weight), Some(Some(input))) = (&layer.weight, layer.inputs.first()) else {
+                continue;
+            };
+            entries.insert(format!("{}_weights", layer.name), symmetric(weight));
+            let span = |range: &TensorRange| 2.0 * 127.0 * range.scales[0] / 254.0;
+            entries.insert(
+                format!("{}_bias", layer.name),
+                json!({"alpha": span(weight) * span(input), "zero_point": 0}),
+            );
+        }
+        let value = Value::Object(entries);
+        Ok(vec![Artifact::json(format!("{model}_stpu_minmax.json"), &value)?])
     }
 }
 

@@ -1,7 +1,14 @@
 //! Tengine: asymmetric uint8 per tensor, inputs, outputs and the network's outputs.
 
-use yolo_sdk::prelude::quant::{Artifact, BackendSpec, Observer, Placement, Scheme, emit};
+use std::fmt::Write as _;
+
+use yolo_sdk::prelude::quant::{Artifact, BackendSpec, Observer, Placement, Ranges, Scheme};
 use yolo_sdk::prelude::*;
+
+/// Ops whose inputs and outputs are quantized.
+const OPS: [&str; 8] = [
+    "conv2d", "linear", "max-pool", "avg-pool", "upsample", "add", "mul", "concat",
+];
 
 /// Asymmetric uint8 for Tengine.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
@@ -15,7 +22,7 @@ pub struct Tengine {
 #[typetag::serde(name = "tengine-u8")]
 impl Quantizer for Tengine {
     fn backend(&self) -> BackendSpec {
-        let mut backend = BackendSpec {
+        BackendSpec {
             weight: Scheme {
                 symmetric: false,
                 observer: Observer::MinMax,
@@ -27,27 +34,25 @@ impl Quantizer for Tengine {
                 ..Scheme::INT8
             },
             placement: Placement {
-                outputs_of: [
-                    "conv2d", "linear", "max-pool", "avg-pool", "upsample", "add", "mul", "concat",
-                ]
-                .map(str::to_owned)
-                .to_vec(),
                 network_outputs: true,
-                ..Placement::inputs_of(&[
-                    "conv2d", "linear", "max-pool", "avg-pool", "upsample", "add", "mul", "concat",
-                ])
+                ..Placement::inputs_of(&OPS).and_outputs_of(&OPS)
             },
             linear: true,
             ..BackendSpec::default()
-        };
-        if let Some(observer) = self.observer {
-            backend.activation.observer = observer;
         }
-        backend
+        .observed_by(self.observer)
     }
 
-    fn artifacts(&self, model: &str, ranges: &emit::Ranges) -> Result<Vec<Artifact>> {
-        Ok(vec![emit::tengine(model, ranges)])
+    fn artifacts(&self, model: &str, ranges: &Ranges) -> Result<Vec<Artifact>> {
+        let mut text = String::new();
+        for range in &ranges.activations {
+            let (scale, zero_point) = (range.scales[0], range.zero_points[0].round() as i64);
+            let _ = writeln!(text, "{} {scale} {zero_point}", range.tensor);
+        }
+        Ok(vec![Artifact {
+            name: format!("{model}_for_tengine.scale"),
+            text,
+        }])
     }
 }
 

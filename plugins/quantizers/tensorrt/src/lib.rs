@@ -1,8 +1,9 @@
 //! TensorRT: symmetric int8 in -127..127, one scale per output channel of weights, one per activation tensor; scales are learned in QAT
 //! (LSQ). SiLU runs in float between a convolution and the next quantizer; the head's raw maps stay float.
 
-use yolo_sdk::prelude::quant::{Artifact, BackendSpec, Observer, Placement, Scheme, emit};
+use yolo_sdk::prelude::quant::{Artifact, BackendSpec, Observer, Placement, Ranges, Scheme, TensorRange};
 use yolo_sdk::prelude::*;
+use yolo_sdk::serde_json::{Map, Value, json};
 
 /// Int8 for TensorRT: per-channel weights, per-tensor activations.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
@@ -16,27 +17,28 @@ pub struct TensorRt {
 #[typetag::serde(name = "tensorrt")]
 impl Quantizer for TensorRt {
     fn backend(&self) -> BackendSpec {
-        let mut backend = BackendSpec {
+        BackendSpec {
             weight: Scheme {
                 per_channel: true,
                 ..Scheme::INT8
             },
             activation: Scheme { ..Scheme::INT8 },
-            placement: Placement {
-                fuse_conv_add: false,
-                ..Placement::inputs_of(&["conv2d", "linear", "max-pool", "avg-pool", "add"])
-            },
+            placement: Placement::inputs_of(&["conv2d", "linear", "max-pool", "avg-pool", "add"]),
             linear: true,
             ..BackendSpec::default()
-        };
-        if let Some(observer) = self.observer {
-            backend.activation.observer = observer;
         }
-        backend
+        .observed_by(self.observer)
     }
 
-    fn artifacts(&self, model: &str, ranges: &emit::Ranges) -> Result<Vec<Artifact>> {
-        Ok(vec![emit::tensorrt(model, ranges)?])
+    fn artifacts(&self, model: &str, ranges: &Ranges) -> Result<Vec<Artifact>> {
+        let amax = |range: &TensorRange| json!(range.scales[0] * range.spec.qmax.max(-range.spec.qmin) as f64);
+        let entries: Map<String, Value> = ranges
+            .activations
+            .iter()
+            .map(|range| (range.tensor.clone(), amax(range)))
+            .collect();
+        let value = json!({"tensorrt": {"blob_range": entries}});
+        Ok(vec![Artifact::json(format!("{model}_clip_ranges.json"), &value)?])
     }
 }
 
