@@ -154,7 +154,7 @@ mod tests {
         );
 
         // A pattern makes it a member already, where it lies in a folder for plugins.
-        let globbed = manifest.replace("plugins/metrics/l1\",\n]", "plugins/*s/*\", # plugins\n]");
+        let globbed = manifest.replace("plugins/metrics/l1\",\n]", "plugins/*s/*\",\n]");
         let dependency = "l1\" }\nyolo-plugin-my = ";
         let grown = with_member(&globbed, "plugins/metrics/my", "yolo-plugin-my").expect("TOML");
         assert_eq!(
@@ -166,7 +166,7 @@ mod tests {
         );
         for elsewhere in ["lab/my", "plugins/my", "plugins/metrics/of/mine"] {
             let grown = with_member(&globbed, elsewhere, "yolo-plugin-my").expect("TOML");
-            let members = globbed.replace("# plugins\n]", &format!("# plugins\n    \"{elsewhere}\",\n]"));
+            let members = globbed.replace("s/*\",\n]", &format!("s/*\",\n    \"{elsewhere}\",\n]"));
             let path = format!("{dependency}{{ path = \"{elsewhere}\" }}\n");
             assert_eq!(grown, members.replace("l1\" }\n", &path));
         }
