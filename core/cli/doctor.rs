@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 use yolo_export::ort;
+use yolo_registry::Entry;
 use yolo_torch::install::choose::{self, By};
 use yolo_torch::install::{build, find};
 use yolo_torch::native::bn_act;
@@ -104,12 +105,12 @@ pub fn run(args: &DoctorArgs) -> CliResult {
         .search()
         .paths()
         .map(|folder| {
-            let inside = |row: &&yolo_registry::Row| row.path.as_ref().is_some_and(|path| path.starts_with(folder));
-            (folder.to_owned(), index.rows().iter().filter(inside).count())
+            let inside = |entry: &&Entry| entry.path.as_ref().is_some_and(|path| path.starts_with(folder));
+            (folder.to_owned(), index.entries().iter().filter(inside).count())
         })
         .collect();
-    let broken = index.rows().iter().filter(|row| row.error.is_some()).count();
-    let builtin = index.rows().iter().filter(|row| row.path.is_none()).count();
+    let broken = index.entries().iter().filter(|entry| entry.error().is_some()).count();
+    let builtin = index.entries().iter().filter(|entry| entry.path.is_none()).count();
     let engine = ort::available();
     if args.json {
         let folders: Vec<Value> = folders

@@ -44,17 +44,14 @@ impl From<yolo_core::Error> for CliError {
             Error::Cancelled => Self::Interrupted("stopped".into()),
             Error::Located(error) => error.into(),
             Error::Config(_) | Error::Build { .. } | Error::Impossible(_) => Self::Usage(error.to_string()),
-            Error::Other(inner) => match inner.downcast::<yolo_registry::PluginError>() {
-                Ok(error) => (*error).into(),
-                Err(other) => Self::Failed(other.to_string()),
-            },
+            Error::Coded(error) => (*error).into(),
             other => Self::Failed(other.to_string()),
         }
     }
 }
 
-impl From<yolo_registry::PluginError> for CliError {
-    fn from(error: yolo_registry::PluginError) -> Self {
+impl From<yolo_core::PluginError> for CliError {
+    fn from(error: yolo_core::PluginError) -> Self {
         if error.code.is_usage() {
             Self::Usage(error.to_string())
         } else {

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value, json};
 use yolo_core::Kind;
 use yolo_core::model::diagram;
-use yolo_registry::{Description, Index, Row, Source};
+use yolo_registry::{Description, Entry, Index, Source};
 
 use crate::error::{CliError, CliResult, io_error};
 use crate::{load, plugins, ui};
@@ -38,21 +38,17 @@ pub struct InspectArgs {
 /// Runs the command.
 pub fn run(args: &InspectArgs) -> CliResult {
     let index = plugins::index()?;
-    let row = index.find_any(&args.name)?;
-    let about = index.describe(&row)?;
+    let entry = index.find_any(&args.name)?;
+    let about = entry.describe()?;
     if args.schema {
         return ui::print_json(&about.schema);
     }
-    // A module may be one that only its path finds.
-    let handle = match (&row.path, row.source) {
-        (Some(path), Source::Wasm) => path.display().to_string(),
-        _ => row.name.clone(),
-    };
+    let handle = entry.handle();
     let page = Page {
         outputs: measure::outputs(index, &about, &handle)?,
         facts: facts(index, &about, &handle)?,
         handle,
-        row: &row,
+        entry: &entry,
         about: &about,
     };
     if let Some(path) = &args.graph {
@@ -152,7 +148,7 @@ fn word(value: &impl serde::Serialize) -> String {
 
 /// All that is shown.
 struct Page<'a> {
-    row: &'a Row,
+    entry: &'a Entry,
     about: &'a Description,
     handle: String,
     outputs: Option<Outputs>,
@@ -169,7 +165,7 @@ impl Page<'_> {
     }
 
     fn to_json(&self) -> Value {
-        let mut json = self.row.to_json();
+        let mut json = self.entry.to_json();
         json["aliases"] = json!(self.about.aliases);
         json["stability"] = json!(self.about.stability);
         json["paper"] = json!(self.about.paper);
@@ -210,7 +206,7 @@ impl Page<'_> {
         if !about.authors.is_empty() {
             line("Authors", &about.authors.join(", "));
         }
-        if let Some(path) = &self.row.path {
+        if let Some(path) = &self.entry.path {
             line("File", &path.display().to_string());
         }
         for (label, value) in &self.facts {
@@ -236,7 +232,7 @@ impl Page<'_> {
 
     fn title(&self) -> String {
         let about = self.about;
-        let mut notes = vec![match self.row.source {
+        let mut notes = vec![match self.entry.source {
             Source::Builtin => format!("builtin, crate {}", about.package),
             source => format!("{}, package {}", source.name(), about.package),
         }];
@@ -285,7 +281,7 @@ impl Page<'_> {
     fn usage(&self) -> String {
         let example = self.example();
         let flowed = flow(&Value::Object(example.clone()));
-        let short = if self.row.source == Source::Wasm || example.len() == 1 {
+        let short = if self.entry.source == Source::Wasm || example.len() == 1 {
             self.handle.clone()
         } else {
             format!("'{flowed}'")

@@ -5,7 +5,7 @@ use std::io::Write as _;
 use glob::Pattern;
 use serde_json::json;
 use yolo_core::{Kind, suggest};
-use yolo_registry::{Index, PluginError, Row, Source, Status};
+use yolo_registry::{Entry, Index, Source};
 
 use crate::error::{CliError, CliResult};
 use crate::{plugins, ui};
@@ -46,13 +46,13 @@ pub fn run(args: &ListPluginsArgs) -> CliResult {
     if args.verify {
         index.verify();
     }
-    let rows: Vec<&Row> = index.rows().iter().filter(|row| filter.keeps(row)).collect();
+    let entries: Vec<&Entry> = index.entries().iter().filter(|entry| filter.keeps(entry)).collect();
     if args.json {
-        ui::print_json(&document(&index, &rows))?;
+        ui::print_json(&document(&index, &entries))?;
     } else {
-        print(&table(&index, &rows, args))?;
+        print(&table(&index, &entries, args))?;
     }
-    if args.verify && rows.iter().any(|row| row.error.is_some()) {
+    if args.verify && entries.iter().any(|entry| entry.error().is_some()) {
         return Err(CliError::Said(1));
     }
     Ok(())
@@ -90,28 +90,28 @@ impl Filter {
         })
     }
 
-    fn keeps(&self, row: &Row) -> bool {
+    fn keeps(&self, entry: &Entry) -> bool {
         let matches = |pattern: &Pattern| {
-            std::iter::once(&row.name)
-                .chain(&row.aliases)
+            std::iter::once(&entry.name)
+                .chain(&entry.aliases)
                 .any(|name| pattern.matches(name))
         };
         // What could not be read may be anything: it is shown unless names were asked for.
-        self.kind.is_none_or(|kind| row.kind.is_none_or(|own| own == kind))
-            && self.source.is_none_or(|source| row.source == source)
+        self.kind.is_none_or(|kind| entry.kind.is_none_or(|own| own == kind))
+            && self.source.is_none_or(|source| entry.source == source)
             && self.pattern.as_ref().is_none_or(matches)
             && !self.exclude.iter().any(matches)
     }
 }
 
-fn document(index: &Index, rows: &[&Row]) -> serde_json::Value {
+fn document(index: &Index, entries: &[&Entry]) -> serde_json::Value {
     json!({
         "schema": 1,
         "yolo": env!("CARGO_PKG_VERSION"),
         "abi": yolo_registry::abi_version(),
         "libtorch": yolo_registry::LIBTORCH,
         "searched": index.search().paths().map(|path| path.display().to_string()).collect::<Vec<_>>(),
-        "plugins": rows.iter().map(|row| row.to_json()).collect::<Vec<_>>(),
+        "plugins": entries.iter().map(|entry| entry.to_json()).collect::<Vec<_>>(),
     })
 }
 
@@ -136,35 +136,35 @@ struct Line {
 }
 
 impl Line {
-    fn of(row: &Row) -> Self {
+    fn of(entry: &Entry) -> Self {
         let dash = || "–".to_owned();
-        let options = row.options.map_or_else(dash, |count| count.to_string());
+        let options = entry.options.map_or_else(dash, |count| count.to_string());
         Self {
-            name: row.name.clone(),
-            version: if row.version.is_empty() {
+            name: entry.name.clone(),
+            version: if entry.version.is_empty() {
                 dash()
             } else {
-                row.version.clone()
+                entry.version.clone()
             },
-            source: row.source.name(),
-            paper: row.paper.as_ref().map_or_else(dash, |paper| clip(&paper.brief(), 40)),
+            source: entry.source.name(),
+            paper: entry.paper.as_ref().map_or_else(dash, |paper| clip(&paper.brief(), 40)),
             options,
-            note: note(row),
+            note: note(entry),
         }
     }
 }
 
 /// The last column: where it is, or why it can't be used.
-fn note(row: &Row) -> String {
-    let path = row
+fn note(entry: &Entry) -> String {
+    let path = entry
         .path
         .as_ref()
         .map(|path| tilde(&path.display().to_string()))
         .unwrap_or_default();
-    match (&row.error, row.status) {
-        (Some(PluginError { message, .. }), _) => format!("✗ {message}"),
-        (None, Status::Shadowed) => format!("{path}  (shadowed: an earlier folder has one of this name)"),
-        _ => path,
+    match entry.error() {
+        Some(error) => format!("✗ {}", error.message),
+        None if entry.fitness.is_shadowed() => format!("{path}  (shadowed: an earlier folder has one of this name)"),
+        None => path,
     }
 }
 
@@ -199,16 +199,16 @@ fn heading(kind: Option<Kind>) -> &'static str {
     }
 }
 
-fn table(index: &Index, rows: &[&Row], args: &ListPluginsArgs) -> String {
-    let lines: Vec<Line> = rows.iter().map(|row| Line::of(row)).collect();
+fn table(index: &Index, entries: &[&Entry], args: &ListPluginsArgs) -> String {
+    let lines: Vec<Line> = entries.iter().map(|entry| Line::of(entry)).collect();
     let width = |text: &dyn Fn(&Line) -> usize, least: usize| lines.iter().map(text).max().unwrap_or(0).max(least);
     let name = width(&|line| line.name.chars().count(), 12);
     let version = width(&|line| line.version.chars().count(), 7);
     let paper = width(&|line| line.paper.chars().count(), 5);
     let mut out = String::new();
     let mut last = None;
-    for (row, line) in rows.iter().zip(&lines) {
-        let title = heading(row.kind);
+    for (entry, line) in entries.iter().zip(&lines) {
+        let title = heading(entry.kind);
         if last.replace(title) != Some(title) {
             if !out.is_empty() {
                 out.push('\n');
@@ -225,18 +225,18 @@ fn table(index: &Index, rows: &[&Row], args: &ListPluginsArgs) -> String {
         );
         out += text.trim_end();
         out.push('\n');
-        if args.verbose && !row.summary.is_empty() {
-            out += &format!("  {:name$}  {}\n", "", row.summary);
+        if args.verbose && !entry.summary.is_empty() {
+            out += &format!("  {:name$}  {}\n", "", entry.summary);
         }
     }
-    out += &footer(index, rows, args);
+    out += &footer(index, entries, args);
     out
 }
 
-fn footer(index: &Index, rows: &[&Row], args: &ListPluginsArgs) -> String {
+fn footer(index: &Index, entries: &[&Entry], args: &ListPluginsArgs) -> String {
     let mut out = String::new();
-    if rows.is_empty() {
-        let names = index.rows().iter().map(|row| row.name.as_str());
+    if entries.is_empty() {
+        let names = index.entries().iter().map(|entry| entry.name.as_str());
         let hint = args
             .pattern
             .as_ref()
@@ -248,8 +248,11 @@ fn footer(index: &Index, rows: &[&Row], args: &ListPluginsArgs) -> String {
     } else {
         let mut parts = Vec::new();
         for kind in Kind::ALL.into_iter().map(Some).chain([None]) {
-            let of_kind = || rows.iter().filter(|row| row.kind == kind);
-            let (all, bad) = (of_kind().count(), of_kind().filter(|row| row.error.is_some()).count());
+            let of_kind = || entries.iter().filter(|entry| entry.kind == kind);
+            let (all, bad) = (
+                of_kind().count(),
+                of_kind().filter(|entry| entry.error().is_some()).count(),
+            );
             let title = kind.map_or("unreadable thing", Kind::title);
             match (all, bad) {
                 (0, _) => {}

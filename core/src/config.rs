@@ -7,6 +7,8 @@ use saphyr::{LoadableYamlNode, MarkedYaml, ScalarOwned, YamlData};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
+use crate::Code;
+
 /// Where something stands in a file; both count from 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Place {
@@ -14,31 +16,6 @@ pub struct Place {
     pub line: u32,
     /// Column.
     pub column: u32,
-}
-
-/// Kinds of complaints that have a page.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ConfigCode {
-    /// A plugin that does not exist.
-    UnknownName,
-    /// A plugin of another kind than the place takes.
-    WrongKind,
-    /// An option that does not exist.
-    UnknownOption,
-    /// A value of the wrong type or outside of its range.
-    BadValue,
-}
-
-impl ConfigCode {
-    /// The name that `yolo explain` knows.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::UnknownName => "yolo::config::unknown_name",
-            Self::WrongKind => "yolo::config::wrong_kind",
-            Self::UnknownOption => "yolo::config::unknown_option",
-            Self::BadValue => "yolo::config::bad_value",
-        }
-    }
 }
 
 /// A complaint about a configuration: `file:line:column: what` and what to do.
@@ -55,13 +32,13 @@ pub struct ConfigError {
     /// What to do about it.
     pub help: Option<String>,
     /// The failure's code, where it has a page (`yolo explain CODE`).
-    pub code: Option<ConfigCode>,
+    pub code: Option<Code>,
 }
 
 impl ConfigError {
     /// The same complaint under this code.
     #[must_use]
-    pub fn coded(mut self, code: ConfigCode) -> Self {
+    pub fn coded(mut self, code: Code) -> Self {
         self.code = Some(code);
         self
     }
@@ -296,19 +273,17 @@ impl Located {
                 format!("options: {}", known.join(", "))
             };
             let help = hint.map_or(all.clone(), |hint| format!("{hint} ({all})"));
-            return self.error(&at, &message, Some(&help)).coded(ConfigCode::UnknownOption);
+            return self.error(&at, &message, Some(&help)).coded(Code::UnknownOption);
         }
         if let Some((name, known)) = unknown_variant(text) {
             let message = format!("there is no `{name}`");
             let hint = crate::suggest::did_you_mean(&name, known.iter().map(String::as_str));
             let all = format!("there are: {}", known.join(", "));
             let help = hint.map_or(all.clone(), |hint| format!("{hint} ({all})"));
-            return self
-                .value_error(path, &message, Some(&help))
-                .coded(ConfigCode::BadValue);
+            return self.value_error(path, &message, Some(&help)).coded(Code::BadValue);
         }
         let text = text.split(" at line ").next().unwrap_or(text);
-        self.value_error(path, text, None).coded(ConfigCode::BadValue)
+        self.value_error(path, text, None).coded(Code::BadValue)
     }
 }
 

@@ -55,6 +55,9 @@ pub enum Error {
     /// JSON that crosses a boundary (graph files, plugin options) could not be read.
     #[error("JSON: {0}")]
     Json(#[from] serde_json::Error),
+    /// A failure that has a code and a page: a plugin that can't be loaded or used.
+    #[error(transparent)]
+    Coded(Box<crate::PluginError>),
     /// An error of a layer above (data, checkpoints) that passes through a core trait.
     #[error(transparent)]
     Other(Box<dyn std::error::Error + Send + Sync>),

@@ -3,21 +3,29 @@
 //! [`Index`] knows every plugin there is without loading any. It resolves the names in a configuration, and only what a
 //! configuration names is loaded.
 
+mod builtin;
+mod carrier;
 mod describe;
 pub mod dynamic;
+mod entry;
 mod error;
 mod index;
 mod leave;
 mod manifest;
+mod package;
 mod resolve;
+mod scan;
 mod search;
 pub mod wasm;
 
+pub use carrier::{Fact, Source};
 pub use describe::{Description, Paper};
+pub use entry::{Entry, Fitness};
 pub use error::{Code, PluginError, Result};
-pub use index::{Index, Package, Row, Source, Status};
+pub use index::Index;
 pub use leave::{hangup_ignored, ignore_hangup, leave};
 pub use manifest::{FILE_NAME as MANIFEST_FILE, Library, Manifest, Packing, Provides};
+pub use package::Package;
 pub use resolve::{backbone, metric, neck_block, pruner, quantizer};
 pub use search::{Level, SearchPath};
 

@@ -3,61 +3,65 @@
 use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 use yolo_core::config::Located;
 use yolo_core::model::Resolver;
 use yolo_core::model::names::{self, Found, NameError};
-use yolo_core::{Backbone, Kind, NeckBlock, PluginInfo, PruneMetric, Pruner, Quantizer};
+use yolo_core::{Backbone, Kind, NeckBlock, PruneMetric, Pruner, Quantizer};
 
-use crate::describe::Description;
+use crate::carrier::Source;
+use crate::entry::Entry;
 use crate::error::{Code, PluginError, Result};
-use crate::index::{Index, Package, Row, Source, Status, of_module};
-use crate::{dynamic, wasm};
+use crate::index::Index;
+use crate::scan::of_named_module;
+use crate::wasm;
 
 impl Index {
-    /// The row that `name` stands for, where a plugin of this kind is expected.
+    /// The entry that `name` stands for, where a plugin of this kind is expected.
     ///
     /// # Errors
     /// Two plugins of this name, where one is named on the command line; what is wrong with the only one; or an unknown name.
-    pub fn find(&self, kind: Kind, name: &str) -> Result<&Row, NameError> {
-        let rows = || {
-            self.rows()
+    pub fn find(&self, kind: Kind, name: &str) -> Result<&Entry, NameError> {
+        let named = || {
+            self.entries()
                 .iter()
-                .filter(|row| row.kind == Some(kind) && row.answers_to(name))
+                .filter(|entry| entry.kind == Some(kind) && entry.answers_to(name))
         };
-        let explicit = |row: &&Row| {
-            row.level
+        let explicit = |entry: &&Entry| {
+            entry
+                .level
                 .and_then(|at| self.search().levels.get(at))
                 .is_some_and(|level| level.explicit)
         };
         // What the user points at must not lose silently against a plugin of the same name.
-        if let Some(error) = rows().filter(explicit).find_map(|row| row.error.as_ref()) {
-            return Err(unusable(error.clone()));
+        if let Some(error) = named().filter(explicit).find_map(Entry::error) {
+            return Err(NameError::Unusable(error.clone()));
         }
-        if let Some(row) = rows().find(|row| row.source == Source::Builtin) {
-            return Ok(row);
+        if let Some(entry) = named().find(|entry| entry.source == Source::Builtin) {
+            return Ok(entry);
         }
-        match rows().find(|row| row.status != Status::Shadowed) {
-            Some(Row { error: Some(error), .. }) => Err(unusable(error.clone())),
-            Some(row) => Ok(row),
-            None => Err(self.unknown(kind, name)),
+        let winner = named().find(|entry| !entry.fitness.is_shadowed());
+        let winner = winner.ok_or_else(|| self.unknown(kind, name))?;
+        match winner.error() {
+            Some(error) => Err(NameError::Unusable(error.clone())),
+            None => Ok(winner),
         }
     }
 
     fn unknown(&self, kind: Kind, name: &str) -> NameError {
         let known: Vec<(Kind, &str)> = self
-            .rows()
+            .entries()
             .iter()
-            .filter_map(|row| Some((row.kind?, row.name.as_str())))
+            .filter_map(|entry| Some((entry.kind?, entry.name.as_str())))
             .collect();
         let elsewhere = self
-            .rows()
+            .entries()
             .iter()
-            .find(|row| row.kind.is_some() && row.answers_to(name));
-        let elsewhere = elsewhere.and_then(|row| Some((row.kind?, row.name.as_str())));
+            .find(|entry| entry.kind.is_some() && entry.answers_to(name));
+        let elsewhere = elsewhere.and_then(|entry| Some((entry.kind?, entry.name.as_str())));
         let error = names::unknown(kind, name, elsewhere, &known);
         // A plugin whose manifest can't be read has no name, so it may be the one that is meant.
-        let unreadable = self.rows().iter().filter(|row| row.kind.is_none()).count();
+        let unreadable = self.entries().iter().filter(|entry| entry.kind.is_none()).count();
         match error {
             NameError::Unknown { message, help, code } if unreadable > 0 => {
                 let help = format!("{help}\n  note: {unreadable} plugins could not be read, see `yolo list-plugins`");
@@ -71,10 +75,10 @@ impl Index {
     ///
     /// # Errors
     /// [`Code::UnknownName`], [`Code::AmbiguousName`], or what is wrong with the plugin.
-    pub fn find_any(&self, name: &str) -> Result<Row> {
+    pub fn find_any(&self, name: &str) -> Result<Entry> {
         if let Some(path) = module_path(Kind::Metric, name, "") {
-            let row = of_module_or_package(&path);
-            return row.error.clone().map_or(Ok(row), Err);
+            let entry = of_named_module(&path);
+            return entry.error().cloned().map_or(Ok(entry), Err);
         }
         let (kind, bare) = match name
             .split_once('/')
@@ -87,9 +91,9 @@ impl Index {
             .into_iter()
             .filter(|wanted| kind.is_none_or(|kind| kind == *wanted))
             .filter(|wanted| {
-                self.rows()
+                self.entries()
                     .iter()
-                    .any(|row| row.kind == Some(*wanted) && row.answers_to(bare))
+                    .any(|entry| entry.kind == Some(*wanted) && entry.answers_to(bare))
             })
             .collect();
         match kinds[..] {
@@ -104,42 +108,15 @@ impl Index {
         }
     }
 
-    /// How a plugin describes itself. Loads it, if it is not linked in.
-    ///
-    /// # Errors
-    /// What is wrong with its library or module.
-    pub fn describe(&self, row: &Row) -> Result<Description> {
-        if let Some(error) = &row.error {
-            return Err(error.clone());
-        }
-        let missing = || PluginError::new(Code::ManifestDrift, format!("`{}` is not in its library", row.name));
-        let (Some(kind), code) = (row.kind, &row.code) else {
-            return Err(missing());
-        };
-        match (row.source, code) {
-            (Source::Wasm, Some(package)) => Ok(wasm::load(package, &row.name)?.about.clone()),
-            (Source::Dynamic, Some(package)) => {
-                let library = dynamic::load_package(package)?;
-                library.description(kind, &row.name).cloned().ok_or_else(missing)
-            }
-            _ => {
-                let info = PluginInfo::linked()
-                    .into_iter()
-                    .find(|info| info.kind == kind && info.name == row.name);
-                info.map(Description::from).ok_or_else(missing)
-            }
-        }
-    }
-
     fn nowhere(&self, kind: Option<Kind>, name: &str) -> PluginError {
         if let Some(kind) = kind {
             return plain(self.unknown(kind, name));
         }
         let names = self
-            .rows()
+            .entries()
             .iter()
-            .filter(|row| row.kind.is_some())
-            .map(|row| row.name.as_str());
+            .filter(|entry| entry.kind.is_some())
+            .map(|entry| entry.name.as_str());
         let help = yolo_core::suggest::did_you_mean(name, names)
             .unwrap_or_else(|| "`yolo list-plugins` shows what there is".into());
         PluginError::new(Code::UnknownName, format!("there is no plugin `{name}`")).help(help)
@@ -148,30 +125,18 @@ impl Index {
 
 impl Resolver for Index {
     fn lookup(&self, kind: Kind, name: &str, file: &str) -> Result<Found, NameError> {
-        if let Some(path) = module_path(kind, name, file) {
-            let row = of_module_or_package(&path);
-            return match row.error {
-                Some(error) => Err(unusable(error)),
-                None => foreign(&row),
-            };
-        }
-        let row = self.find(kind, name)?;
-        match row.source {
-            Source::Builtin => PluginInfo::linked()
-                .into_iter()
-                .find(|info| info.kind == kind && info.name == row.name)
-                .map(|info| Found::Linked(info.name))
-                .ok_or_else(|| self.unknown(kind, name)),
-            Source::Dynamic | Source::Wasm => foreign(row),
-        }
+        let resolved = match module_path(kind, name, file) {
+            Some(path) => of_named_module(&path).resolve(),
+            None => self.find(kind, name)?.resolve(),
+        };
+        resolved.map_err(NameError::Unusable)
     }
 }
 
 /// The file that a metric's name points at, if it is a path: beside the configuration, else from the current folder.
 fn module_path(kind: Kind, name: &str, file: &str) -> Option<PathBuf> {
     let path = Path::new(name);
-    let is_module = path.extension().is_some_and(|e| e == "wasm" || e == "wat");
-    if kind != Kind::Metric || !is_module {
+    if kind != Kind::Metric || !wasm::is_module(path) {
         return None;
     }
     let beside = Path::new(file)
@@ -181,74 +146,20 @@ fn module_path(kind: Kind, name: &str, file: &str) -> Option<PathBuf> {
     Some(beside.unwrap_or_else(|| path.to_owned()))
 }
 
-/// The row of a module that is named by its path; one without a description of its own may have a manifest.
-fn of_module_or_package(path: &Path) -> Row {
-    let mut row = of_module(path);
-    let package = Package::at(path);
-    if let (
-        Some(PluginError {
-            code: Code::WasmMetadata,
-            ..
-        }),
-        Some(manifest),
-    ) = (&row.error, &package.manifest)
-        && let Some(entry) = manifest.provides.first()
-    {
-        row.name.clone_from(&entry.name);
-        row.kind = Some(entry.kind);
-        row.error = None;
-        row.code = Some(package.into());
-    }
-    row
-}
-
-/// Loads what stands behind a row and says how a configuration names it from now on.
-fn foreign(row: &Row) -> Result<Found, NameError> {
-    let Some(package) = &row.code else {
-        let message = format!("`{}` has no code", row.name);
-        return Err(unusable(PluginError::new(Code::NotFound, message)));
-    };
-    match row.source {
-        Source::Wasm => {
-            wasm::load(package, &row.name).map_err(unusable)?;
-            let fields = json!({"path": package.file, "name": row.name});
-            Ok(Found::Foreign {
-                tag: wasm::TAG,
-                fields: fields.as_object().cloned().unwrap_or_default(),
-            })
-        }
-        Source::Dynamic | Source::Builtin => {
-            dynamic::load_package(package).map_err(unusable)?;
-            let fields = json!({"plugin": package.name(), "name": row.name});
-            Ok(Found::Foreign {
-                tag: dynamic::TAG,
-                fields: fields.as_object().cloned().unwrap_or_default(),
-            })
-        }
-    }
-}
-
-fn unusable(error: PluginError) -> NameError {
-    NameError::Unusable(error.into())
-}
-
 /// A name error without a place in a file.
 fn plain(error: NameError) -> PluginError {
     match error {
-        NameError::Unknown { message, help, code } => PluginError::new(code.into(), message).help(help),
-        NameError::Unusable(error) => from_core(error),
+        NameError::Unknown { message, help, code } => PluginError::new(code, message).help(help),
+        NameError::Unusable(error) => error,
     }
 }
 
-/// A core error as one of ours: ours if it was one, else a complaint about a value.
+/// A core error as one with a code: the one that it is, else a complaint about a value.
 fn from_core(error: yolo_core::Error) -> PluginError {
     match error {
-        yolo_core::Error::Other(inner) => match inner.downcast::<PluginError>() {
-            Ok(ours) => *ours,
-            Err(other) => PluginError::new(Code::BadValue, other.to_string()),
-        },
+        yolo_core::Error::Coded(error) => *error,
         yolo_core::Error::Located(config) => {
-            let code = config.code.map_or(Code::BadValue, Code::from);
+            let code = config.code.unwrap_or(Code::BadValue);
             let error = PluginError::new(code, format!("{}: {}", config.file, config.message));
             match config.help {
                 Some(help) => error.help(help),

@@ -10,7 +10,7 @@ use yolo_core::model::names::{self, Found, NameError};
 use yolo_core::prune::{GroupTensors, checked_score};
 use yolo_core::{PruneMetric, testing};
 use yolo_registry::wasm::{self, section};
-use yolo_registry::{Code, Index, PluginError, metric};
+use yolo_registry::{Code, Fitness, Index, Level, PluginError, SearchPath, metric};
 
 fn guest(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/guests").join(name)
@@ -110,10 +110,10 @@ fn fate(file: &Path) -> PluginError {
 }
 
 fn ours(error: yolo_core::Error) -> PluginError {
-    let yolo_core::Error::Other(error) = error else {
-        panic!("{error}")
-    };
-    *error.downcast::<PluginError>().expect("an error of the registry")
+    match error {
+        yolo_core::Error::Coded(error) => *error,
+        other => panic!("{other}"),
+    }
 }
 
 #[test]
@@ -667,4 +667,52 @@ impl Resolver for NoPruners {
             _ => Index::linked().lookup(kind, name, file),
         }
     }
+}
+
+/// A folder whose name no configuration can hold: its modules are listed, and using one says why that can't be.
+#[test]
+fn a_path_that_is_no_text_is_listed_and_refused() {
+    use std::os::unix::ffi::OsStrExt as _;
+    let folder = tempfile::tempdir().expect("a folder");
+    let odd = folder.path().join(std::ffi::OsStr::from_bytes(b"odd\xff"));
+    std::fs::create_dir(&odd).expect("a folder");
+    write(&odd, "m.wasm", &Hostile::default().bytes());
+    let index = Index::scan(SearchPath {
+        levels: vec![Level {
+            name: "test".into(),
+            paths: vec![odd],
+            explicit: true,
+        }],
+    });
+    let entry = index.find(yolo_core::Kind::Metric, "hostile").expect("listed");
+    assert_eq!(entry.fitness, Fitness::Unverified);
+    let error = metric(&index, "hostile", Map::new()).expect_err("no name for it");
+    assert_eq!(error.code, Code::NotFound, "{error}");
+    assert!(error.message.contains("not UTF-8"), "{error}");
+}
+
+/// A module without a description of its own is what the manifest beside it says, however it is named.
+#[test]
+fn a_module_named_by_its_path_may_have_a_manifest() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let bytes = wat::parse_str("(module)").expect("text form");
+    let file = write(folder.path(), "m.wasm", &bytes);
+    let find = || Index::linked().find_any(&file.display().to_string());
+    assert_eq!(find().expect_err("no description").code, Code::WasmMetadata);
+    let manifest = "manifest = 1\nname = \"pack\"\nversion = \"3.1\"\nlicense = \"MIT\"\n[library]\nwasm = \"m.wasm\"\n\
+                    [[provides]]\nkind = \"metric\"\nname = \"mine\"\n";
+    write(folder.path(), "yolo-plugin.toml", manifest.as_bytes());
+    let entry = find().expect("described by its manifest");
+    assert_eq!(
+        (entry.name.as_str(), entry.version.as_str(), entry.package.as_str()),
+        ("mine", "3.1", "pack")
+    );
+    assert_eq!(
+        (entry.fitness.clone(), entry.handle()),
+        (Fitness::Unverified, file.display().to_string())
+    );
+    assert_eq!(
+        entry.describe().expect_err("it exports nothing").code,
+        Code::WasmExports
+    );
 }

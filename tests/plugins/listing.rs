@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tempfile::tempdir;
-use yolo_registry::{Code, Index, Level, SearchPath, Status};
+use yolo_registry::{Code, Fitness, Index, Level, SearchPath};
 
 use crate::support::{command, root, yolo};
 
@@ -376,9 +376,9 @@ fn a_hundred_manifests_are_read_in_no_time() {
     let (without, _) = scan(Vec::new());
     let (with, index) = scan(vec![dir.path().to_owned()]);
     let found = index
-        .rows()
+        .entries()
         .iter()
-        .filter(|row| row.status == Status::Unverified)
+        .filter(|entry| entry.fitness == Fitness::Unverified)
         .count();
     assert_eq!(found, 100);
     eprintln!("100 manifests: {with:?}, none: {without:?}");

@@ -146,15 +146,15 @@ fn sdk(named: Option<&Path>, here: &Path) -> CliResult<PathBuf> {
 /// Names are unique per kind.
 fn free(kind: Kind, name: &str) -> CliResult {
     let taken = plugins::index()?
-        .rows()
+        .entries()
         .iter()
-        .find(|row| row.kind == Some(kind) && row.answers_to(name));
+        .find(|entry| entry.kind == Some(kind) && entry.answers_to(name));
     match taken {
-        Some(row) => Err(CliError::Usage(format!(
+        Some(entry) => Err(CliError::Usage(format!(
             "there is a {} `{}` already ({})\n  help: choose another name",
             kind.title(),
-            row.name,
-            row.origin()
+            entry.name,
+            entry.origin()
         ))),
         None => Ok(()),
     }

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use glob::{MatchOptions, Pattern};
 use toml_edit::{DocumentMut, InlineTable, Item, Table, Value};
 
 use super::files::Names;
@@ -54,7 +55,17 @@ fn parse(text: &str) -> Result<DocumentMut, String> {
     text.parse().map_err(|error| format!("{error}"))
 }
 
-/// The workspace's manifest with one more member and its path among the dependencies.
+/// Whether a folder is among the members of a workspace: named, or met by a pattern. As in cargo, no wildcard stands for a `/`.
+fn is_member(members: &[&str], folder: &str) -> bool {
+    let options = MatchOptions {
+        require_literal_separator: true,
+        ..MatchOptions::new()
+    };
+    let meets = |pattern: &str| Pattern::new(pattern).is_ok_and(|pattern| pattern.matches_with(folder, options));
+    members.iter().any(|own| *own == folder || meets(own))
+}
+
+/// The workspace's manifest with the path of one more crate among the dependencies, and with one more member, unless a pattern meets it.
 fn with_member(text: &str, member: &str, package: &str) -> Result<String, String> {
     let mut document = parse(text)?;
     let workspace = document
@@ -65,7 +76,8 @@ fn with_member(text: &str, member: &str, package: &str) -> Result<String, String
         .get_mut("members")
         .and_then(Item::as_array_mut)
         .ok_or("[workspace] has no list of members")?;
-    if !members.iter().any(|own| own.as_str() == Some(member)) {
+    let own: Vec<&str> = members.iter().filter_map(Value::as_str).collect();
+    if !is_member(&own, member) {
         let mut value = Value::from(member);
         // On a line of its own, as the others. What stands before the last one may begin with the comment of the line above.
         let before = members
@@ -141,10 +153,48 @@ mod tests {
             builtin.replace("true\n\n", "true\nyolo-plugin-my.workspace = true\n\n")
         );
 
+        // A pattern makes it a member already, where it lies in a folder for plugins.
+        let globbed = manifest.replace("plugins/metrics/l1\",\n]", "plugins/*s/*\",\n]");
+        let dependency = "l1\" }\nyolo-plugin-my = ";
+        let grown = with_member(&globbed, "plugins/metrics/my", "yolo-plugin-my").expect("TOML");
+        assert_eq!(
+            grown,
+            globbed.replace(
+                "l1\" }\n",
+                &format!("{dependency}{{ path = \"plugins/metrics/my\" }}\n")
+            )
+        );
+        for elsewhere in ["lab/my", "plugins/my", "plugins/metrics/of/mine"] {
+            let grown = with_member(&globbed, elsewhere, "yolo-plugin-my").expect("TOML");
+            let members = globbed.replace("s/*\",\n]", &format!("s/*\",\n    \"{elsewhere}\",\n]"));
+            let path = format!("{dependency}{{ path = \"{elsewhere}\" }}\n");
+            assert_eq!(grown, members.replace("l1\" }\n", &path));
+        }
+
         let source = "//! Links.\n\nuse yolo_plugin_l1 as _;\n";
         let grown = with_use(source, "yolo_plugin_my");
         assert_eq!(grown, format!("{source}use yolo_plugin_my as _;\n"));
         assert_eq!(with_use(&grown, "yolo_plugin_my"), grown);
         assert!(with_member("x", "a", "b").is_err());
+    }
+
+    /// Wherever `yolo new-plugin --static` puts a crate by itself, the workspace's own patterns find it; templates are not met.
+    #[test]
+    fn every_folder_for_plugins_is_met_by_the_workspace() {
+        let manifest = parse(include_str!("../../../Cargo.toml")).expect("TOML");
+        let members = manifest["workspace"]["members"].as_array().expect("a list");
+        let members: Vec<&str> = members.iter().filter_map(Value::as_str).collect();
+        for kind in yolo_core::Kind::ALL {
+            let folder = format!("plugins/{}/x", super::super::files::folder(kind));
+            assert!(is_member(&members, &folder), "{folder}");
+        }
+        for other in [
+            "plugins/_template/src",
+            "plugins/builtin/src",
+            "core/cli",
+            "plugins/metrics/l1/src",
+        ] {
+            assert!(!is_member(&members, other), "{other}");
+        }
     }
 }

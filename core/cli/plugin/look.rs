@@ -9,7 +9,7 @@ use yolo_core::conformance::{self, Report};
 use yolo_core::model::names;
 use yolo_core::prune::GroupTensors;
 use yolo_core::{Kind, testing};
-use yolo_registry::{Code, Index, Level, Package, PluginError, Row, SearchPath, Source, dynamic, wasm};
+use yolo_registry::{Code, Entry, Fact, Index, Level, PluginError, SearchPath, dynamic};
 
 use crate::error::{CliError, CliResult};
 use crate::ui;
@@ -44,7 +44,7 @@ pub struct TestArgs {
 }
 
 /// What is at a path, next to the plugins that are linked in, loaded.
-fn open(file: &Path) -> CliResult<(Index, Vec<Row>)> {
+fn open(file: &Path) -> CliResult<(Index, Vec<Entry>)> {
     if !file.exists() {
         let error = PluginError::new(Code::NotFound, format!("there is nothing at `{}`", file.display()));
         return Err(error
@@ -59,37 +59,42 @@ fn open(file: &Path) -> CliResult<(Index, Vec<Row>)> {
     };
     let mut index = Index::scan(SearchPath { levels: vec![level] });
     index.verify();
-    let rows: Vec<Row> = index.rows().iter().filter(|row| row.level.is_some()).cloned().collect();
-    Ok((index, rows))
+    let entries: Vec<Entry> = index
+        .entries()
+        .iter()
+        .filter(|entry| entry.level.is_some())
+        .cloned()
+        .collect();
+    Ok((index, entries))
 }
 
 /// Runs `yolo plugin check`.
 pub fn check(args: &CheckArgs) -> CliResult {
-    let (_, rows) = open(&args.file)?;
+    let (_, entries) = open(&args.file)?;
     if args.json {
-        let plugins: Vec<Value> = rows
+        let plugins: Vec<Value> = entries
             .iter()
-            .map(|row| {
-                let mut json = row.to_json();
-                json["facts"] = facts(row)
+            .map(|entry| {
+                let mut json = entry.to_json();
+                json["facts"] = facts(entry)
                     .into_iter()
                     .map(|(label, value)| (label.to_owned(), json!(value)))
                     .collect();
                 json
             })
             .collect();
-        let ok = rows.iter().all(|row| row.error.is_none());
+        let ok = entries.iter().all(|entry| entry.error().is_none());
         ui::print_json(&json!({"file": args.file.display().to_string(), "ok": ok, "plugins": plugins}))?;
     } else {
-        for row in &rows {
-            print!("{}", text(row));
+        for entry in &entries {
+            print!("{}", text(entry));
         }
     }
-    verdict(&rows)
+    verdict(&entries)
 }
 
-fn verdict(rows: &[Row]) -> CliResult {
-    if rows.iter().any(|row| row.error.is_some()) {
+fn verdict(entries: &[Entry]) -> CliResult {
+    if entries.iter().any(|entry| entry.error().is_some()) {
         Err(CliError::Said(1))
     } else {
         Ok(())
@@ -98,130 +103,69 @@ fn verdict(rows: &[Row]) -> CliResult {
 
 /// `yolo plugin check` as the last step of something else.
 pub fn check_path(file: &Path) -> CliResult {
-    let (_, rows) = open(file)?;
-    for row in &rows {
-        print!("{}", text(row));
+    let (_, entries) = open(file)?;
+    for entry in &entries {
+        print!("{}", text(entry));
     }
-    verdict(&rows)
+    verdict(&entries)
 }
 
-fn text(row: &Row) -> String {
-    let kind = row.kind.map_or("plugin", Kind::title);
-    let mark = if row.error.is_some() { '✗' } else { '✓' };
-    let version = if row.version.is_empty() {
+fn text(entry: &Entry) -> String {
+    let kind = entry.kind.map_or("plugin", Kind::title);
+    let mark = if entry.error().is_some() { '✗' } else { '✓' };
+    let version = if entry.version.is_empty() {
         String::new()
     } else {
-        format!(" {}", row.version)
+        format!(" {}", entry.version)
     };
-    let mut out = format!("{mark} {kind} `{}`{version}\n", row.name);
-    for (label, value) in facts(row) {
+    let mut out = format!("{mark} {kind} `{}`{version}\n", entry.name);
+    for (label, value) in facts(entry) {
         out += &format!("    {label:10} {value}\n");
     }
-    if let Some(error) = &row.error {
+    if let Some(error) = entry.error() {
         out += &format!("    {}\n", error.to_string().replace('\n', "\n    "));
     }
     out
 }
 
-/// What is known about the code behind a row.
-fn facts(row: &Row) -> Vec<(&'static str, String)> {
+/// Where an entry is, and what is known about the code behind it.
+fn facts(entry: &Entry) -> Vec<Fact> {
     let mut facts = Vec::new();
-    if let Some(path) = &row.path {
+    if let Some(path) = &entry.path {
         facts.push(("file", path.display().to_string()));
     }
-    let Some(package) = row.code.as_ref().filter(|_| row.error.is_none()) else {
-        return facts;
-    };
-    match row.source {
-        Source::Wasm => facts.extend(wasm_facts(row, package)),
-        Source::Dynamic | Source::Builtin => facts.extend(library_facts(package)),
-    }
+    facts.extend(entry.facts());
     facts
-}
-
-fn wasm_facts(row: &Row, package: &Package) -> Vec<(&'static str, String)> {
-    let Ok(module) = wasm::load(package, &row.name) else {
-        return Vec::new();
-    };
-    let needs = module.needs;
-    let parts = [
-        (needs.weight, "weights"),
-        (needs.bn, "batch norm"),
-        (needs.grad, "gradients"),
-    ];
-    let looked: Vec<&str> = parts
-        .into_iter()
-        .filter(|(asked, _)| *asked)
-        .map(|(_, name)| name)
-        .collect();
-    vec![
-        ("metric ABI", format!("{}.{}", module.abi.0, module.abi.1)),
-        ("looks at", looked.join(", ")),
-        ("options", module.about.options().to_string()),
-        (
-            "sha256",
-            module.sha256.iter().map(|byte| format!("{byte:02x}")).collect(),
-        ),
-    ]
-}
-
-fn library_facts(package: &Package) -> Vec<(&'static str, String)> {
-    let Ok(library) = dynamic::load_package(package) else {
-        return Vec::new();
-    };
-    let facts = library.facts();
-    let or_none = |text: &str| {
-        if text.is_empty() {
-            "none of its own".to_owned()
-        } else {
-            text.to_owned()
-        }
-    };
-    vec![
-        ("crate", library.crate_name().to_owned()),
-        (
-            "ABI",
-            format!(
-                "{}.{} (this yolo speaks {})",
-                facts.abi.0,
-                facts.abi.1,
-                yolo_registry::abi_version()
-            ),
-        ),
-        ("libtorch", or_none(&facts.libtorch)),
-        ("built with", or_none(&facts.sdk)),
-        ("built for", or_none(&facts.target)),
-    ]
 }
 
 /// Runs `yolo plugin test`.
 pub fn test(args: &TestArgs) -> CliResult {
-    let (index, rows) = open(&args.file)?;
-    let wanted = |row: &&Row| args.name.as_ref().is_none_or(|name| row.answers_to(name));
-    let rows: Vec<&Row> = rows.iter().filter(wanted).collect();
-    if rows.is_empty() {
+    let (index, entries) = open(&args.file)?;
+    let wanted = |entry: &&Entry| args.name.as_ref().is_none_or(|name| entry.answers_to(name));
+    let entries: Vec<&Entry> = entries.iter().filter(wanted).collect();
+    if entries.is_empty() {
         let name = args.name.as_deref().unwrap_or_default();
         return Err(CliError::Usage(format!(
             "there is no `{name}` in {}",
             args.file.display()
         )));
     }
-    if let Some(error) = rows.iter().find_map(|row| row.error.as_ref()) {
+    if let Some(error) = entries.iter().find_map(|entry| entry.error()) {
         return Err(error.clone().into());
     }
     let mut tested = Vec::new();
     let mut failed = 0;
-    for row in rows {
-        let (report, speed) = one(&index, row)?;
+    for entry in entries {
+        let (report, speed) = one(&index, entry)?;
         let failures = report.failures().count();
         failed += failures;
         if !args.json {
-            print!("{}", shown(row, &report));
+            print!("{}", shown(entry, &report));
             if let Some(speed) = &speed {
                 println!("  {speed}");
             }
         }
-        tested.push(json!({"kind": row.kind.map(Kind::name), "name": row.name, "ok": failures == 0, "checks": report.checks, "speed": speed}));
+        tested.push(json!({"kind": entry.kind.map(Kind::name), "name": entry.name, "ok": failures == 0, "checks": report.checks, "speed": speed}));
     }
     if args.json {
         ui::print_json(&json!({"ok": failed == 0, "plugins": tested}))?;
@@ -229,8 +173,8 @@ pub fn test(args: &TestArgs) -> CliResult {
     if failed > 0 { Err(CliError::Said(1)) } else { Ok(()) }
 }
 
-fn shown(row: &Row, report: &Report) -> String {
-    let mut out = format!("{} `{}`\n", row.kind.map_or("plugin", Kind::title), row.name);
+fn shown(entry: &Entry, report: &Report) -> String {
+    let mut out = format!("{} `{}`\n", entry.kind.map_or("plugin", Kind::title), entry.name);
     for check in &report.checks {
         match &check.failure {
             None => out += &format!("  ✓ {}\n", check.what),
@@ -246,17 +190,10 @@ fn shown(row: &Row, report: &Report) -> String {
 }
 
 /// The checks of one component, made from its example.
-fn one(index: &Index, row: &Row) -> CliResult<(Report, Option<String>)> {
-    let about = index.describe(row)?;
+fn one(index: &Index, entry: &Entry) -> CliResult<(Report, Option<String>)> {
+    let about = entry.describe()?;
     let mut part: Map<String, Value> = about.example.as_object().cloned().unwrap_or_default();
-    // A file that only its path finds is found by it.
-    let handle = match (&row.path, row.source) {
-        (Some(path), Source::Wasm) if path.extension().is_some_and(|e| e == "wasm" || e == "wat") => {
-            path.display().to_string()
-        }
-        _ => row.name.clone(),
-    };
-    part.insert("type".into(), handle.into());
+    part.insert("type".into(), entry.handle().into());
     let mut config = Located::from_value("<example>", Value::Object(part));
     names::resolve(&mut config, "", about.kind, index)?;
     let report = conformance::component(about.kind, &config.value);

@@ -7,8 +7,8 @@
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use crate::config::{ConfigCode, ConfigError, Located};
-use crate::{Error, Kind, PluginInfo, Result, suggest};
+use crate::config::{ConfigError, Located};
+use crate::{Code, Kind, PluginError, PluginInfo, Result, suggest};
 
 /// What a name stands for.
 #[derive(Debug, Clone, PartialEq)]
@@ -34,10 +34,10 @@ pub enum NameError {
         /// What to do.
         help: String,
         /// An unknown name, or one of another kind.
-        code: ConfigCode,
+        code: Code,
     },
     /// The plugin is there but can't be used.
-    Unusable(Error),
+    Unusable(PluginError),
 }
 
 /// Finds the parts of a model that a configuration names.
@@ -70,13 +70,13 @@ pub fn unknown(kind: Kind, name: &str, elsewhere: Option<(Kind, &str)>, known: &
     let message = format!("there is no {} `{name}`", kind.title());
     let of_kind = || known.iter().filter(|(other, _)| *other == kind).map(|(_, name)| *name);
     let (help, code) = if let Some((other, name)) = elsewhere {
-        (format!("`{name}` is a {}", other.title()), ConfigCode::WrongKind)
+        (format!("`{name}` is a {}", other.title()), Code::WrongKind)
     } else if let Some(hint) = suggest::did_you_mean(name, of_kind()) {
-        (hint, ConfigCode::UnknownName)
+        (hint, Code::UnknownName)
     } else {
         (
             format!("there are: {}", of_kind().collect::<Vec<_>>().join(", ")),
-            ConfigCode::UnknownName,
+            Code::UnknownName,
         )
     };
     NameError::Unknown { message, help, code }
@@ -173,7 +173,7 @@ impl Walk<'_> {
                     let error: ConfigError = self.config.value_error(path, &message, Some(&help)).coded(code);
                     error.into()
                 }
-                NameError::Unusable(error) => error,
+                NameError::Unusable(error) => error.into(),
             })
     }
 }

@@ -148,10 +148,7 @@ impl From<yolo_core::Error> for Refusal {
     fn from(error: yolo_core::Error) -> Self {
         match error {
             yolo_core::Error::Build { reason, .. } => Self::Options(reason),
-            yolo_core::Error::Other(inner) => match inner.downcast::<PluginError>() {
-                Ok(ours) => Self::Other(*ours),
-                Err(other) => Self::Options(other.to_string()),
-            },
+            yolo_core::Error::Coded(error) => Self::Other(*error),
             other => Self::Options(other.to_string()),
         }
     }

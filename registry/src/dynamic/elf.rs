@@ -1,146 +1,175 @@
-//! What an ELF file says of itself, read from the file: nothing is loaded and no code runs. Enough to tell a plugin from any other
-//! library, to name what it lacks, and to read the versions in its table.
+//! What an ELF file says of itself, read from the file with `object`: nothing is loaded and no code runs. Enough to tell a plugin from
+//! any other library, to name what it lacks, and to read the versions in its table. Only the tables that are asked for are read, since
+//! a library with its debug information has hundreds of megabytes.
 
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 
+use object::LittleEndian as Little;
+use object::elf::{
+    self, DT_NEEDED, DT_NULL, ELFCLASS64, ELFDATA2LSB, ET_DYN, ET_EXEC, ET_REL, FileHeader64, SHN_UNDEF, SHT_DYNAMIC,
+    SHT_DYNSYM, SHT_NOBITS, STB_GLOBAL, STB_WEAK, SectionHeader64, Sym64,
+};
+use object::read::elf::{Dyn as _, FileHeader as _, SectionHeader as _, Sym as _};
+use object::read::{ReadCache, ReadRef as _, StringTable};
+
 /// A shared library for this machine.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug)]
 pub struct Elf {
     /// Names that it exports, with address and size.
     pub exports: Vec<(String, u64, u64)>,
     /// Libraries that it needs.
     pub needed: Vec<String>,
-    sections: Vec<Section>,
+    file: ReadCache<File>,
 }
 
-#[derive(Debug, Clone, Copy, Default)]
-struct Section {
-    kind: u32,
-    address: u64,
-    offset: u64,
-    size: u64,
-    link: u32,
-}
-
-const DYNAMIC: u32 = 6;
-const NOBITS: u32 = 8;
-const DYNSYM: u32 = 11;
 /// Largest table that is read: a library with a million symbols has 24 MiB of them.
 const MAX_TABLE: u64 = 64 << 20;
 
 #[cfg(target_arch = "x86_64")]
-const MACHINE: u16 = 62;
+const MACHINE: u16 = elf::EM_X86_64;
 #[cfg(target_arch = "aarch64")]
-const MACHINE: u16 = 183;
+const MACHINE: u16 = elf::EM_AARCH64;
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 const MACHINE: u16 = 0;
+
+type Header = FileHeader64<Little>;
+type Section = SectionHeader64<Little>;
 
 impl Elf {
     /// Reads a file; what is wrong with it, if it is no shared library for this machine.
     pub fn read(path: &Path) -> Result<Self, String> {
-        let mut file = File::open(path).map_err(|error| format!("it can't be read: {error}"))?;
-        let mut head = [0u8; 64];
-        let got = read_some(&mut file, &mut head).map_err(|error| format!("it can't be read: {error}"))?;
-        if let Some(other) = other_format(&head[..got]) {
-            return Err(other.into());
-        }
-        if got < head.len() {
-            return Err("it ends within its header".into());
-        }
-        if head[4] != 2 || head[5] != 1 {
-            return Err("it is an ELF file, but not a 64-bit little-endian one".into());
-        }
-        let machine = u16_at(&head, 18);
-        if machine != MACHINE && MACHINE != 0 {
-            return Err(format!(
-                "it was built for another machine (ELF machine {machine}, this one is {MACHINE})"
-            ));
-        }
-        match u16_at(&head, 16) {
-            3 => {}
-            1 => return Err("it is an object file (.o), not a shared library".into()),
-            2 => return Err("it is a program, not a shared library".into()),
-            other => return Err(format!("it is an ELF file of type {other}, not a shared library")),
-        }
-        let (start, entry, count) = (
-            u64_at(&head, 40),
-            u64::from(u16_at(&head, 58)),
-            u64::from(u16_at(&head, 60)),
-        );
-        if start == 0 || entry != 64 || count == 0 {
-            return Err("it has no section table (was it stripped of it?)".into());
-        }
-        let table = part(&mut file, start, entry * count)?;
-        let sections: Vec<Section> = table.chunks_exact(64).map(section).collect();
-        let mut elf = Self {
-            sections,
-            ..Self::default()
-        };
-        for section in elf.sections.clone() {
-            match section.kind {
-                DYNSYM => elf.read_symbols(&mut file, section)?,
-                DYNAMIC => elf.read_needed(&mut file, section)?,
+        let file = File::open(path).map_err(|error| format!("it can't be read: {error}"))?;
+        let file = ReadCache::new(file);
+        let sections = sections(&file)?;
+        let (mut exports, mut needed) = (Vec::new(), Vec::new());
+        for section in sections {
+            match section.sh_type(Little) {
+                SHT_DYNSYM => exports.extend(exported(&file, sections, section)?),
+                SHT_DYNAMIC => needed.extend(wanted(&file, sections, section)?),
                 _ => {}
             }
         }
-        Ok(elf)
-    }
-
-    fn read_symbols(&mut self, file: &mut File, section: Section) -> Result<(), String> {
-        let symbols = part(file, section.offset, section.size)?;
-        let names = self.strings(file, section)?;
-        for symbol in symbols.chunks_exact(24) {
-            let (name, info, home) = (u32_at(symbol, 0), symbol[4], u16_at(symbol, 6));
-            let global = matches!(info >> 4, 1 | 2);
-            if global && home != 0 {
-                let name = string(&names, name as usize);
-                self.exports.push((name, u64_at(symbol, 8), u64_at(symbol, 16)));
-            }
-        }
-        Ok(())
-    }
-
-    fn read_needed(&mut self, file: &mut File, section: Section) -> Result<(), String> {
-        let entries = part(file, section.offset, section.size)?;
-        let names = self.strings(file, section)?;
-        for entry in entries.chunks_exact(16) {
-            match u64_at(entry, 0) {
-                0 => break,
-                1 => self.needed.push(string(&names, u64_at(entry, 8) as usize)),
-                _ => {}
-            }
-        }
-        Ok(())
-    }
-
-    /// The strings that a section's names point into.
-    fn strings(&self, file: &mut File, section: Section) -> Result<Vec<u8>, String> {
-        let strings = self
-            .sections
-            .get(section.link as usize)
-            .ok_or("its section table is damaged")?;
-        part(file, strings.offset, strings.size)
+        Ok(Self { exports, needed, file })
     }
 
     /// The first `N` bytes at an exported name, as they stand in the file (pointers are not filled in yet).
-    pub fn bytes_at<const N: usize>(&self, path: &Path, name: &str) -> Option<[u8; N]> {
+    pub fn bytes_at<const N: usize>(&self, name: &str) -> Option<[u8; N]> {
+        let length = N as u64;
         let (_, address, size) = self.exports.iter().find(|(own, ..)| own == name)?;
-        if *size < N as u64 {
+        if *size < length {
             return None;
         }
-        let holds = |s: &&Section| {
-            s.address != 0 && s.kind != NOBITS && *address >= s.address && address - s.address + N as u64 <= s.size
+        let place = |section: &Section| {
+            let start = section.sh_addr(Little);
+            let within = address.checked_sub(start)?;
+            let loaded = start != 0 && section.sh_type(Little) != SHT_NOBITS;
+            let holds = within.checked_add(length)? <= section.sh_size(Little);
+            (loaded && holds).then(|| section.sh_offset(Little).checked_add(within))?
         };
-        let home = self.sections.iter().find(holds)?;
-        let mut file = File::open(path).ok()?;
-        file.seek(SeekFrom::Start(home.offset + (address - home.address)))
-            .ok()?;
-        let mut bytes = [0u8; N];
-        file.read_exact(&mut bytes).ok()?;
-        Some(bytes)
+        let offset = sections(&self.file).ok()?.iter().find_map(place)?;
+        (&self.file).read_bytes_at(offset, length).ok()?.try_into().ok()
     }
+}
+
+/// The section table of a shared library for this machine.
+fn sections(file: &ReadCache<File>) -> Result<&[Section], String> {
+    let length = file.len().map_err(|()| "its length can't be read")?;
+    let head = file.read_bytes_at(0, length.min(64)).map_err(|()| "it can't be read")?;
+    if let Some(other) = other_format(head) {
+        return Err(other.into());
+    }
+    if head.len() < 64 {
+        return Err("it ends within its header".into());
+    }
+    if head[4] != ELFCLASS64 || head[5] != ELFDATA2LSB {
+        return Err("it is an ELF file, but not a 64-bit little-endian one".into());
+    }
+    let header = Header::parse(file).map_err(|error| format!("its header is damaged: {error}"))?;
+    let machine = header.e_machine(Little);
+    if machine != MACHINE && MACHINE != 0 {
+        return Err(format!(
+            "it was built for another machine (ELF machine {machine}, this one is {MACHINE})"
+        ));
+    }
+    match header.e_type(Little) {
+        ET_DYN => {}
+        ET_REL => return Err("it is an object file (.o), not a shared library".into()),
+        ET_EXEC => return Err("it is a program, not a shared library".into()),
+        other => return Err(format!("it is an ELF file of type {other}, not a shared library")),
+    }
+    let entry = header.e_shentsize(Little);
+    if header.e_shoff(Little) == 0 || usize::from(entry) != size_of::<Section>() {
+        return Err("it has no section table (was it stripped of it?)".into());
+    }
+    match header.section_headers(Little, file) {
+        Ok([]) => Err("it has no section table (was it stripped of it?)".into()),
+        Ok(sections) => Ok(sections),
+        Err(_) => Err(CUT_OFF.into()),
+    }
+}
+
+/// What a file is that lacks what its tables speak of.
+const CUT_OFF: &str = "it is shorter than it says: was the copy cut off?";
+
+/// The global symbols of a symbol table that have a place in the library.
+fn exported(
+    file: &ReadCache<File>,
+    sections: &[Section],
+    section: &Section,
+) -> Result<Vec<(String, u64, u64)>, String> {
+    let strings = strings(file, sections, section)?;
+    let bytes = content(file, section)?;
+    let symbols: &[Sym64<Little>] =
+        object::pod::slice_from_all_bytes(bytes).map_err(|()| "its symbol table is damaged")?;
+    let exported = symbols
+        .iter()
+        .filter(|symbol| matches!(symbol.st_bind(), STB_GLOBAL | STB_WEAK) && symbol.st_shndx(Little) != SHN_UNDEF);
+    let named = exported.map(|symbol| {
+        let name = string(&strings, symbol.st_name(Little));
+        (name, symbol.st_value(Little), symbol.st_size(Little))
+    });
+    Ok(named.collect())
+}
+
+/// The libraries that a dynamic section asks for.
+fn wanted(file: &ReadCache<File>, sections: &[Section], section: &Section) -> Result<Vec<String>, String> {
+    let strings = strings(file, sections, section)?;
+    content(file, section)?;
+    let entries = section
+        .dynamic(Little, file)
+        .map_err(|_| "its dynamic section is damaged")?;
+    let entries = entries.map_or(&[][..], |(entries, _)| entries);
+    let needed = entries
+        .iter()
+        .take_while(|entry| entry.tag(Little) != DT_NULL)
+        .filter(|entry| entry.tag(Little) == DT_NEEDED);
+    Ok(needed
+        .map(|entry| entry.val32(Little).map_or(String::new(), |at| string(&strings, at)))
+        .collect())
+}
+
+/// The strings that a section's names point into.
+fn strings<'a>(file: &'a ReadCache<File>, sections: &[Section], section: &Section) -> Result<StringTable<'a>, String> {
+    let home = sections
+        .get(section.sh_link(Little) as usize)
+        .ok_or("its section table is damaged")?;
+    // As one piece: a read for each name of a large library takes seconds.
+    let bytes = content(file, home)?;
+    Ok(StringTable::new(bytes, 0, bytes.len() as u64))
+}
+
+/// The bytes of a section.
+fn content<'a>(file: &'a ReadCache<File>, section: &Section) -> Result<&'a [u8], String> {
+    let size = section.sh_size(Little);
+    if size > MAX_TABLE {
+        return Err(format!("it has a table of {size} bytes"));
+    }
+    section.data(Little, file).map_err(|_| CUT_OFF.to_owned())
+}
+
+fn string(table: &StringTable<'_>, at: u32) -> String {
+    String::from_utf8_lossy(table.get(at).unwrap_or_default()).into_owned()
 }
 
 /// What a file is that is no ELF file.
@@ -161,65 +190,6 @@ fn other_format(head: &[u8]) -> Option<&'static str> {
         text if text.iter().all(|b| b.is_ascii_graphic() || b.is_ascii_whitespace()) => "it is a text file",
         _ => "it is no ELF file",
     })
-}
-
-fn read_some(file: &mut File, buffer: &mut [u8]) -> std::io::Result<usize> {
-    let mut got = 0;
-    while got < buffer.len() {
-        match file.read(&mut buffer[got..])? {
-            0 => break,
-            n => got += n,
-        }
-    }
-    Ok(got)
-}
-
-fn part(file: &mut File, offset: u64, size: u64) -> Result<Vec<u8>, String> {
-    if size > MAX_TABLE {
-        return Err(format!("it has a table of {size} bytes"));
-    }
-    let mut bytes = vec![0; size as usize];
-    file.seek(SeekFrom::Start(offset))
-        .and_then(|_| file.read_exact(&mut bytes))
-        .map_err(|_| "it is shorter than it says: was the copy cut off?".to_owned())?;
-    Ok(bytes)
-}
-
-fn section(bytes: &[u8]) -> Section {
-    Section {
-        kind: u32_at(bytes, 4),
-        address: u64_at(bytes, 16),
-        offset: u64_at(bytes, 24),
-        size: u64_at(bytes, 32),
-        link: u32_at(bytes, 40),
-    }
-}
-
-fn string(table: &[u8], at: usize) -> String {
-    let rest = table.get(at..).unwrap_or_default();
-    let end = rest.iter().position(|b| *b == 0).unwrap_or(rest.len());
-    String::from_utf8_lossy(&rest[..end]).into_owned()
-}
-
-fn u16_at(bytes: &[u8], at: usize) -> u16 {
-    bytes
-        .get(at..at + 2)
-        .and_then(|b| b.try_into().ok())
-        .map_or(0, u16::from_le_bytes)
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    bytes
-        .get(at..at + 4)
-        .and_then(|b| b.try_into().ok())
-        .map_or(0, u32::from_le_bytes)
-}
-
-fn u64_at(bytes: &[u8], at: usize) -> u64 {
-    bytes
-        .get(at..at + 8)
-        .and_then(|b| b.try_into().ok())
-        .map_or(0, u64::from_le_bytes)
 }
 
 #[cfg(test)]
@@ -264,7 +234,7 @@ mod tests {
                 damaged[at.max(4)] = (random >> 20) as u8;
             }
             std::fs::write(&file, &damaged).expect("a file");
-            let _ = Elf::read(&file).map(|elf| elf.bytes_at::<16>(&file, "x"));
+            let _ = Elf::read(&file).map(|elf| elf.bytes_at::<16>("x"));
         }
         for (content, words) in [
             (&b"#!/bin/sh\n"[..], "text file"),

@@ -206,7 +206,7 @@ pub fn peek(path: &Path, crate_name: Option<&str>) -> Result<Peek> {
     };
     let symbol = format!("{SYMBOL_PREFIX}{found}");
     const HEAD: usize = offset_of!(YoloPluginV1, struct_size) + 4;
-    let Some(head) = elf.bytes_at::<HEAD>(path, &symbol) else {
+    let Some(head) = elf.bytes_at::<HEAD>(&symbol) else {
         return Err(PluginError::new(
             Code::BadTable,
             format!("{}: its entry table is cut off", path.display()),

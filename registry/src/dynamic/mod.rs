@@ -4,6 +4,7 @@
 //! A component of a library is `{type: "@dynamic", plugin, name, options}` wherever it is data: one implementation of each trait
 //! stands for all of them, and reading it loads the library.
 
+mod carrier;
 mod component;
 mod elf;
 mod fail;
@@ -18,6 +19,7 @@ mod quantizer;
 mod regulariser;
 mod table;
 
+pub(crate) use carrier::Libraries;
 pub use component::{Refusal, Source, TAG};
 pub use host::{Log, log_to};
 pub use library::{Facts, Library, Peek, peek};
@@ -29,7 +31,7 @@ pub use quantizer::DynamicQuantizer;
 pub use table::{Part, adopt, announce, announce_part, load};
 
 use crate::error::{Code, PluginError, Result};
-use crate::index::Package;
+use crate::package::{Package, sha256};
 
 /// Loads the library of a package and holds it against its manifest.
 ///
@@ -37,14 +39,14 @@ use crate::index::Package;
 /// Everything that can be wrong with a library, [`Code::Checksum`], [`Code::ManifestDrift`].
 pub fn load_package(package: &Package) -> Result<&'static Library> {
     let wanted = package.manifest.as_ref();
-    if wanted.is_some_and(|manifest| manifest.library.sha256.is_some()) {
+    if package.promised_sum().is_some() {
         let bytes = std::fs::read(&package.file).map_err(|error| {
             PluginError::new(
                 Code::NotFound,
                 format!("{} can't be read: {error}", package.file.display()),
             )
         })?;
-        crate::wasm::check_sum(package, &crate::wasm::hash(&bytes))?;
+        package.check_sum(&sha256(&bytes))?;
     }
     let crate_name = wanted.and_then(|manifest| manifest.library.crate_name.as_deref());
     let library = load(&package.file, crate_name)?;

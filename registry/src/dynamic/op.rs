@@ -154,10 +154,5 @@ impl CustomOp for DynamicOp {
 
 /// Whether the op just has no such form.
 fn unsupported(error: &yolo_core::Error) -> bool {
-    let yolo_core::Error::Other(inner) = error else {
-        return false;
-    };
-    inner
-        .downcast_ref::<crate::PluginError>()
-        .is_some_and(|error| error.code == crate::Code::Unsupported)
+    matches!(error, yolo_core::Error::Coded(error) if error.code == crate::Code::Unsupported)
 }

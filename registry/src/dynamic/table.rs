@@ -10,7 +10,7 @@ use yolo_core::{Kind, suggest};
 
 use super::library::Library;
 use crate::error::{Code, PluginError, Result};
-use crate::index::Package;
+use crate::package::Package;
 
 #[derive(Debug, Default)]
 struct Table {
@@ -132,9 +132,6 @@ pub fn adopt(name: &str, table: &'static yolo_abi::YoloPluginV1) -> Result<&'sta
     let path = PathBuf::from(format!("<{name}>"));
     let library: &'static Library = Box::leak(Box::new(Library::check(&path, name, table)?));
     write(|table| table.loaded.push((path.clone(), library)));
-    announce(&Package {
-        manifest: None,
-        file: path,
-    });
+    announce(&Package::bare(&path));
     Ok(library)
 }

@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 use wasmtime::{Engine, Module};
 
+use crate::package::hex;
+
 /// What an entry begins with.
 const MAGIC: &[u8; 8] = b"yolowasm";
 const HASH: usize = 32;
@@ -98,7 +100,7 @@ impl Cache {
         let mut hasher = DefaultHasher::new();
         engine.precompile_compatibility_hash().hash(&mut hasher);
         self.folder
-            .join(format!("{}-{:016x}.bin", super::hex(module), hasher.finish()))
+            .join(format!("{}-{:016x}.bin", hex(module), hasher.finish()))
     }
 
     fn forget_old(&self) {

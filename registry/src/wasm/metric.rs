@@ -12,7 +12,7 @@ use yolo_core::prune::{GroupTensors, MetricInputs, PruneMetric};
 use super::call::{self, Limits};
 use super::module::{Loaded, load};
 use crate::error::PluginError;
-use crate::index::Package;
+use crate::package::Package;
 
 /// Options that every WASM metric has besides its own.
 const FUEL: &str = "fuel_per_weight";

@@ -3,6 +3,7 @@
 
 mod cache;
 mod call;
+mod carrier;
 mod engine;
 mod metric;
 mod module;
@@ -10,12 +11,10 @@ pub mod section;
 
 use std::path::Path;
 
-use sha2::{Digest, Sha256};
-
 use crate::describe::Description;
 use crate::error::{Code, PluginError, Result};
-use crate::index::Package;
 
+pub(crate) use carrier::Modules;
 pub use metric::WasmMetric;
 pub use module::{Loaded, load};
 
@@ -38,6 +37,11 @@ pub fn describe(file: &Path) -> Result<Description> {
         PluginError::new(Code::WasmMetadata, format!("{} has no section `{SECTION}`", file.display()))
             .help(format!("`yolo plugin describe {} DESCRIPTION.json` adds one; the shortest: {{\"kind\": \"metric\", \"name\": \"my-metric\"}}", file.display()))
     })
+}
+
+/// Whether a path is that of a module, by its ending.
+pub(crate) fn is_module(path: &Path) -> bool {
+    path.extension().is_some_and(|e| e == "wasm" || e == "wat")
 }
 
 /// A module as bytes; text form (`.wat`) is translated.
@@ -109,44 +113,4 @@ pub fn parse(file: &Path, content: &[u8]) -> Result<Description> {
             .unwrap_or_default();
     }
     Ok(about)
-}
-
-/// Checks the file against the SHA-256 of its manifest.
-pub(crate) fn check_sum(package: &Package, hash: &[u8; 32]) -> Result<()> {
-    let Some(wanted) = package
-        .manifest
-        .as_ref()
-        .and_then(|manifest| manifest.library.sha256.as_ref())
-    else {
-        return Ok(());
-    };
-    let found = hex(hash);
-    if found == *wanted {
-        return Ok(());
-    }
-    let message = format!(
-        "{} is not the file that its manifest was written for",
-        package.file.display()
-    );
-    Err(PluginError::new(Code::Checksum, message)
-        .detail("manifest says", wanted)
-        .detail("the file has", found)
-        .help("if you rebuilt it yourself, update `sha256` in the manifest or leave it out"))
-}
-
-/// SHA-256.
-pub(crate) fn hash(bytes: &[u8]) -> [u8; 32] {
-    Sha256::digest(bytes).into()
-}
-
-/// Lower case hexadecimal.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes
-        .iter()
-        .fold(String::with_capacity(2 * bytes.len()), |mut out, byte| {
-            // Writing to a string can't fail.
-            let _ = write!(out, "{byte:02x}");
-            out
-        })
 }

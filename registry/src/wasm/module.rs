@@ -9,10 +9,10 @@ use yolo_core::prune::MetricInputs;
 
 use super::cache::Cache;
 use super::call::{Guest, State};
-use super::{ABI, check_sum, engine};
+use super::{ABI, engine};
 use crate::describe::Description;
 use crate::error::{Code, PluginError, Result};
-use crate::index::Package;
+use crate::package::{Package, sha256};
 
 /// Bits of `yolo_needs`.
 const NEEDS_WEIGHT: u32 = 1;
@@ -55,8 +55,8 @@ pub fn load(package: &Package, name: &str) -> Result<Arc<Loaded>> {
     type Table = Mutex<HashMap<([u8; 32], String), Arc<Loaded>>>;
     static TABLE: OnceLock<Table> = OnceLock::new();
     let bytes = super::read(&package.file)?;
-    let hash = super::hash(&bytes);
-    check_sum(package, &hash)?;
+    let hash = sha256(&bytes);
+    package.check_sum(&hash)?;
     let table = TABLE.get_or_init(Table::default);
     let key = (hash, name.to_owned());
     if let Some(known) = table.lock().unwrap_or_else(PoisonError::into_inner).get(&key) {

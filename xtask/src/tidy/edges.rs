@@ -18,7 +18,7 @@ pub(super) fn complaints() -> Outcome<Vec<String>> {
         return fail("tidy: ARCHITECTURE.md has no table below `## Allowed edges`");
     }
     let mut complaints = Vec::new();
-    for member in members(&read_toml("Cargo.toml")?) {
+    for member in members(&read_toml("Cargo.toml")?)? {
         let file = format!("{member}/Cargo.toml");
         complaints.extend(of_manifest(file.trim_start_matches("./"), &read_toml(&file)?, &allowed));
     }

@@ -5,7 +5,7 @@ use crate::{Outcome, root};
 
 /// Every plugin folder that lacks something.
 pub(super) fn complaints(files: &[String]) -> Outcome<Vec<String>> {
-    let members = members(&read_toml("Cargo.toml")?);
+    let members = members(&read_toml("Cargo.toml")?)?;
     let builtin = read_toml("plugins/builtin/Cargo.toml")?;
     let linked = |name: &str| {
         builtin
