@@ -65,8 +65,8 @@ fn texts(source: &str) -> Vec<(usize, String)> {
             let body = rest[open..].split(close).next().unwrap_or_default();
             found.push((line_of(at), body.to_owned()));
             at += open + body.len() + close.len();
-        } else if rest.starts_with('"') {
-            let (mut text, mut chars) = (String::new(), rest[1..].char_indices());
+        } else if let Some(inside) = rest.strip_prefix('"') {
+            let (mut text, mut chars) = (String::new(), inside.char_indices());
             let mut end = rest.len();
             while let Some((index, c)) = chars.next() {
                 match c {

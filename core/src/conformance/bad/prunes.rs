@@ -98,7 +98,9 @@ struct Spoils;
 impl Regulariser for Spoils {
     fn after_step(&mut self, groups: &ChannelGroups, params: &Params, _: Step) -> Result<()> {
         let key = &groups.norm_weights()[0];
-        tch::no_grad(|| Ok(drop(params.require(key)?.shallow_clone().f_fill_(f64::INFINITY)?)))
+        let mut weight = params.require(key)?.shallow_clone();
+        let _ = tch::no_grad(|| weight.f_fill_(f64::INFINITY))?;
+        Ok(())
     }
 }
 
