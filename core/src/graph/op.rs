@@ -91,7 +91,6 @@ impl Clone for Box<dyn CustomOp> {
 /// A primitive op. Maps are `[N, C, H, W]`, token sequences `[N, T, C]`; batch, height and width stay symbolic.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "op", rename_all = "kebab-case")]
-#[non_exhaustive]
 pub enum Op {
     /// The image, `[N, channels, H, W]`, values in 0..1.
     Input {

@@ -420,10 +420,11 @@ impl Lowering<'_> {
                     ),
                 ));
             }
-            other => {
+            // They don't depend on the image: `constants` has computed them.
+            Op::Parameter { .. } | Op::Constant { .. } | Op::WindowMask { .. } | Op::RelativePositionBias { .. } => {
                 return Err(Self::unsupported(
                     node,
-                    format!("no ncnn form of `{}` is known", other.name()),
+                    "its value is not known when the file is written",
                 ));
             }
         };
@@ -535,7 +536,7 @@ impl Lowering<'_> {
             Activation::Relu6 => Some((3, Some(Value::Floats(vec![0.0, 6.0])))),
             Activation::Sigmoid => Some((4, None)),
             Activation::Hardswish => Some((6, Some(Value::Floats(vec![1.0 / 6.0, 0.5])))),
-            _ => None,
+            Activation::Silu | Activation::Hardsigmoid | Activation::Gelu | Activation::Tanh => None,
         };
         let producer = node.inputs[0];
         let alone = matches!(self.graph.node(producer).op, Op::Conv2d { .. }) && self.readers[producer.index()] == 1;

@@ -365,12 +365,6 @@ impl<'a> Lowering<'a> {
                     ),
                 ));
             }
-            other => {
-                return Err(Self::unsupported(
-                    node,
-                    format!("no ONNX form of `{}` is known", other.name()),
-                ));
-            }
         })
     }
 
