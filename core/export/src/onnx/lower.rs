@@ -6,6 +6,8 @@
 //! the last five years read. What came later is composed from its ops (LayerNorm, HardSwish, GELU); only deformable
 //! convolution raises it, to 16 (GridSample).
 
+#![deny(clippy::wildcard_enum_match_arm)]
+
 use tch::{Kind, Tensor};
 use yolo_core::{
     Graph, Node, Op, Params, ValueId,
