@@ -339,8 +339,7 @@ fn sides_of(path: &Path, file: &ModelProto, asked: Option<usize>) -> CliResult<[
 
 /// Billions of operations for one image in the form that engines run.
 fn gflops(model: &Checkpoint, img: i64) -> CliResult<f64> {
-    let (graph, params) = passes::fuse(&model.graph, &model.params)?;
-    let (graph, _) = passes::upsample_late(&graph, &params)?;
+    let (graph, _) = passes::for_inference(&model.graph, &model.params)?;
     Ok(graph.cost(img)?.gflops())
 }
 

@@ -194,7 +194,6 @@ fn heading(kind: Option<Kind>) -> &'static str {
         Some(Kind::Pruner) => "PRUNERS",
         Some(Kind::Metric) => "PRUNE METRICS",
         Some(Kind::Quantizer) => "QUANTIZERS",
-        Some(_) => "OTHERS",
         None => "UNREADABLE",
     }
 }

@@ -6,7 +6,6 @@ use serde::{Deserialize, Serialize};
 /// What a plugin is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-#[non_exhaustive]
 pub enum Kind {
     /// Turns the image into feature maps.
     Backbone,
@@ -51,7 +50,7 @@ impl Kind {
             Self::NeckBlock => "neck block",
             Self::Op => "custom op",
             Self::Metric => "prune metric",
-            other => other.name(),
+            Self::Backbone | Self::Pruner | Self::Quantizer => self.name(),
         }
     }
 

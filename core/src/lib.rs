@@ -20,6 +20,7 @@ pub mod graph;
 pub mod info;
 pub mod model;
 pub mod nn;
+mod ops;
 pub mod params;
 pub mod passes;
 pub mod plugin;

@@ -176,7 +176,6 @@ pub fn folder(kind: Kind) -> &'static str {
         Kind::Pruner => "pruners",
         Kind::Metric => "metrics",
         Kind::Quantizer => "quantizers",
-        _ => "others",
     }
 }
 
@@ -194,7 +193,7 @@ fn source(kind: Kind) -> &'static str {
         Kind::Op => template!("src/op.rs"),
         Kind::Pruner => template!("src/pruner.rs"),
         Kind::Metric => template!("src/metric.rs"),
-        _ => template!("src/quantizer.rs"),
+        Kind::Quantizer => template!("src/quantizer.rs"),
     }
 }
 
@@ -209,7 +208,7 @@ fn provides(kind: Kind) -> &'static [(Kind, &'static str)] {
         ],
         Kind::Pruner => &[(Kind::Pruner, "The same share of every group, ranked by a metric")],
         Kind::Metric => &[(Kind::Metric, "Mean of the powers of absolute weights")],
-        _ => &[(Kind::Quantizer, "Int8 with a table of ranges as text")],
+        Kind::Quantizer => &[(Kind::Quantizer, "Int8 with a table of ranges as text")],
     }
 }
 

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use tch::{Kind, Tensor};
-use yolo_core::{Graph, Mode, Params, Program, testing};
+use yolo_core::{Graph, Mode, Params, Program, passes, testing};
 
 use prost::Message as _;
 
@@ -356,7 +356,7 @@ fn prepare_ncnn(graph: &Graph, params: &Params, request: &Request, path: &Path) 
 
 /// The folded network with the weights that a half file has.
 fn halved(graph: &Graph, params: &Params) -> Result<(Graph, Params)> {
-    let (graph, mut params) = onnx::prepare(graph, params)?;
+    let (graph, mut params) = passes::for_export(graph, params)?;
     for node in &graph.nodes {
         if matches!(node.op, yolo_core::Op::Conv2d { .. } | yolo_core::Op::Linear { .. }) {
             let key = format!("{}.weight", node.name);

@@ -3,8 +3,8 @@
 use tch::Tensor;
 use yolo_torch::native::bn_act::{self, Act, BatchNorm};
 
-use super::ops::missing;
 use crate::graph::{Activation, Graph, Op, ValueId};
+use crate::ops::norm::incomplete;
 use crate::{Params, Result};
 
 /// What a node computes when norms are fused.
@@ -54,7 +54,7 @@ fn kernel(act: Activation) -> Option<Act> {
 /// Batch norm in training with an activation.
 pub(super) fn norm(op: &Op, x: &Tensor, params: &[Tensor], act: Act) -> Result<Tensor> {
     let (Op::BatchNorm { eps, momentum, .. }, [weight, bias, running_mean, running_var, _]) = (op, params) else {
-        return Err(missing(op));
+        return Err(incomplete());
     };
     let norm = BatchNorm {
         weight,

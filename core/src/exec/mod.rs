@@ -4,20 +4,17 @@
 //! use. Training keeps what autograd needs because libtorch holds it. Device, memory format and kind are those of the tensors that
 //! are passed in: see [`Program::device`] and [`channels_last`]. No tensor is made anywhere else.
 
-mod deform;
 mod fused;
-mod ops;
-mod window;
 
-pub use window::mask_values as window_mask_values;
-pub use window::relative_position_index;
+pub use crate::ops::window::mask_values as window_mask_values;
+pub use crate::ops::window::relative_position_index;
 
 use tch::{Device, Tensor};
 
 use crate::graph::{Graph, Op, ValueId};
+use crate::ops::{Place, window::Masks};
 use crate::{Error, Params, Result};
 use fused::Fused;
-use window::Masks;
 
 /// Whether batch statistics, dropout and observers act.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -192,14 +189,15 @@ impl Program {
                     .map(|v| values[v.index()].as_ref())
                     .collect::<Option<_>>()
                     .ok_or_else(|| Error::Graph(format!("`{}` reads a value that is gone", node.name)))?;
-                let place = ops::Place {
+                let place = Place {
+                    train: mode == Mode::Train,
                     in_place: self.in_place[index],
                     masks: &self.masks,
                     norm: self.norm.as_deref(),
                 };
                 let fused = if fuse { self.fused[index] } else { Fused::Nothing };
                 let result = match fused {
-                    Fused::Nothing => ops::run(&node.op, &inputs, &self.tensors[index], mode, place),
+                    Fused::Nothing => node.op.with(|op| op.run(&inputs, &self.tensors[index], &place)),
                     Fused::Norm(act) => fused::norm(&node.op, inputs[0], &self.tensors[index], act),
                     Fused::Done => Ok(inputs[0].shallow_clone()),
                 };

@@ -4,7 +4,7 @@
 
 use serde::Serialize;
 
-use super::{Graph, Op, Shape};
+use super::{Graph, Shape};
 use crate::{ParamRole, ParamSpec, Result};
 
 /// One row of the layer table.
@@ -92,18 +92,6 @@ fn total(macs: &[i64]) -> i64 {
 
 fn node_macs(graph: &Graph, index: usize, shapes: &[Shape]) -> i64 {
     let node = &graph.nodes[index];
-    let out: i64 = shapes[index].iter().product();
-    match &node.op {
-        Op::Conv2d {
-            cin, kernel, groups, ..
-        } => out * (cin / groups) * kernel[0] * kernel[1],
-        Op::DeformConv2d { cin, kernel, .. } => out * cin * kernel[0] * kernel[1],
-        Op::Linear { cin, .. } => out * cin,
-        Op::MatMul { .. } => out * shapes[node.inputs[0].index()].last().copied().unwrap_or(1),
-        Op::Custom { custom } => {
-            let inputs: Vec<&[i64]> = node.inputs.iter().map(|v| shapes[v.index()].as_slice()).collect();
-            custom.macs(&inputs, &shapes[index])
-        }
-        _ => 0,
-    }
+    let inputs: Vec<&[i64]> = node.inputs.iter().map(|v| shapes[v.index()].as_slice()).collect();
+    node.op.work(&inputs, &shapes[index]).macs(&shapes[index])
 }

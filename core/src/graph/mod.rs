@@ -8,11 +8,9 @@ mod cost;
 mod edit;
 mod fragment;
 mod head;
-mod limits;
-mod names;
+pub(crate) mod limits;
 mod op;
 mod shape;
-mod spec;
 
 pub use builder::GraphBuilder;
 pub(crate) use builder::PROBE;
@@ -20,9 +18,10 @@ pub use cost::{LayerCost, ModelCost};
 pub use edit::Rewriter;
 pub use fragment::Fragment;
 pub use head::DetectHead;
-pub use op::{Activation, CustomOp, Dim, Op, ReduceKind};
+pub use op::{Activation, Dim, Op, ReduceKind};
 pub use shape::Shape;
-pub(crate) use shape::windows as window_counts;
+
+pub use crate::ops::CustomOp;
 
 use serde::{Deserialize, Serialize};
 

@@ -1,10 +1,14 @@
-//! The closed set of primitive ops. Adding one makes the compiler name every pass that must learn it.
+//! The closed set of primitive ops, as it stands in files. What each op is to the passes stands in `ops`, one file per family: a new
+//! variant makes the compiler name the table there, `name` and the exporters, and nothing else.
+
+#![deny(clippy::wildcard_enum_match_arm)]
 
 use serde::{Deserialize, Serialize};
 
+use crate::ParamRole;
+use crate::ops::CustomOp;
 use crate::params::Init;
 use crate::quant::FakeQuantSpec;
-use crate::{ParamRole, ParamSpec, Result};
 
 /// Point-wise non-linearities.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
@@ -56,42 +60,9 @@ pub enum Dim {
     Like(usize),
 }
 
-/// A primitive with a forward of its own: the way out for what the closed set can't express. It is left out of pruning
-/// (its channels are frozen) and of export, unless it lowers itself to primitive ops.
-#[typetag::serde(tag = "type")]
-pub trait CustomOp: std::fmt::Debug + Send + Sync {
-    /// Its name in tables and messages.
-    fn name(&self) -> &str;
-    /// Tensors it owns, keys relative to the node (`weight` becomes `NODE.weight`).
-    fn params(&self) -> Vec<ParamSpec> {
-        Vec::new()
-    }
-    /// Shape of its value.
-    fn shape(&self, inputs: &[&[i64]]) -> Result<Vec<i64>>;
-    /// Multiply-adds.
-    fn macs(&self, _inputs: &[&[i64]], _output: &[i64]) -> i64 {
-        0
-    }
-    /// Runs it; `params` in the order of [`CustomOp::params`].
-    fn forward(&self, inputs: &[&tch::Tensor], params: &[&tch::Tensor], train: bool) -> Result<tch::Tensor>;
-    /// The same as primitive ops, where that is possible.
-    fn lower(&self, _g: &mut super::GraphBuilder, _inputs: &[super::ValueId]) -> Option<Result<super::ValueId>> {
-        None
-    }
-    /// A copy.
-    fn boxed_clone(&self) -> Box<dyn CustomOp>;
-}
-
-impl Clone for Box<dyn CustomOp> {
-    fn clone(&self) -> Self {
-        self.boxed_clone()
-    }
-}
-
 /// A primitive op. Maps are `[N, C, H, W]`, token sequences `[N, T, C]`; batch, height and width stay symbolic.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "op", rename_all = "kebab-case")]
-#[non_exhaustive]
 pub enum Op {
     /// The image, `[N, channels, H, W]`, values in 0..1.
     Input {
@@ -354,6 +325,47 @@ pub enum Op {
 }
 
 impl Op {
+    /// What [`Op::name`] may give, in the order of the enum, for what is named by people.
+    pub const NAMES: [&str; 37] = [
+        "input",
+        "conv2d",
+        "deform-conv2d",
+        "batch-norm",
+        "layer-norm",
+        "linear",
+        "act",
+        "add",
+        "sub",
+        "mul",
+        "div",
+        "affine",
+        "concat",
+        "slice",
+        "channel-shuffle",
+        "space-to-depth",
+        "max-pool",
+        "avg-pool",
+        "pad",
+        "reduce",
+        "upsample",
+        "bilinear",
+        "matmul",
+        "softmax",
+        "reshape",
+        "permute",
+        "window-partition",
+        "window-merge",
+        "window-mask",
+        "relative-position-bias",
+        "add-window-mask",
+        "dropout",
+        "drop-path",
+        "parameter",
+        "constant",
+        "fake-quant",
+        "custom",
+    ];
+
     /// Name in tables and messages.
     pub fn name(&self) -> &'static str {
         match self {
@@ -395,23 +407,6 @@ impl Op {
             Self::FakeQuant { .. } => "fake-quant",
             Self::Custom { .. } => "custom",
         }
-    }
-
-    /// Whether the result holds elements of the inputs only.
-    pub fn moves_values(&self) -> bool {
-        matches!(
-            self,
-            Self::Concat { .. }
-                | Self::Slice { .. }
-                | Self::ChannelShuffle { .. }
-                | Self::SpaceToDepth
-                | Self::MaxPool { .. }
-                | Self::Upsample { .. }
-                | Self::Reshape { .. }
-                | Self::Permute { .. }
-                | Self::Dropout { .. }
-                | Self::DropPath { .. }
-        )
     }
 
     /// A plain convolution: bias and quantizer off, dilation 1.

@@ -41,7 +41,7 @@ pub fn fuse(graph: &Graph, params: &Params) -> Result<(Graph, Params)> {
                     rewriter.keep();
                 }
             }
-            Op::Dropout { .. } | Op::DropPath { .. } => rewriter.forward(rewriter.value(node.inputs[0])),
+            op if op.only_trains() => rewriter.forward(rewriter.value(node.inputs[0])),
             _ => {
                 rewriter.keep();
             }

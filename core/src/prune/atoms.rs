@@ -6,7 +6,8 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
 use crate::Result;
-use crate::graph::{Dim, Graph, Op, Shape, ValueId};
+use crate::graph::{Dim, Graph, Shape, ValueId};
+use crate::ops::Flow;
 
 /// The channel axis of a value and the atom of each of its channels.
 #[derive(Debug, Clone)]
@@ -172,70 +173,53 @@ impl Tracer<'_> {
         })
     }
 
-    fn fresh(&mut self, axis: usize, count: i64) -> Option<Channels> {
+    fn fresh(&mut self, index: usize, axis: usize) -> Option<Channels> {
         Some(Channels {
             axis,
-            atoms: self.ties.fresh(count, false),
+            atoms: self.ties.fresh(self.shapes[index][axis], false),
         })
     }
 
     fn node(&mut self, index: usize) -> Option<Channels> {
         let x = self.input(index, 0);
-        match &self.graph.nodes[index].op {
-            Op::Input { channels } => Some(Channels {
+        match self.graph.nodes[index].op.with(|op| op.flow()) {
+            Flow::Image => Some(Channels {
                 axis: 1,
-                atoms: self.ties.fresh(*channels, true),
+                atoms: self.ties.fresh(self.shapes[index][1], true),
             }),
-            Op::Conv2d { cout, groups: 1, .. } => self.fresh(1, *cout),
-            Op::Conv2d { cin, cout, groups, .. } if groups == cin => {
-                // Depthwise: every output channel belongs to one input channel.
-                let per_input = (cout / cin) as usize;
-                let atoms = x?
-                    .atoms
-                    .iter()
-                    .flat_map(|atom| std::iter::repeat_n(*atom, per_input))
-                    .collect();
-                Some(Channels { axis: 1, atoms })
-            }
-            Op::Conv2d { .. } => self.frozen_result(index),
-            Op::DeformConv2d { cout, .. } => {
-                for which in [1, 2] {
-                    let steering = self.input(index, which);
+            Flow::New { steering } => {
+                for which in steering {
+                    let steering = self.input(index, *which);
                     self.ties.freeze(steering.as_ref());
                 }
-                self.fresh(1, *cout)
+                self.fresh(index, 1)
             }
-            Op::Linear { cout, .. } => {
+            Flow::NewLast => {
                 let rank = self.shapes[index].len();
-                if x.as_ref().is_some_and(|c| c.axis + 1 != rank) {
+                if x.is_some_and(|c| c.axis + 1 != rank) {
                     return self.frozen_result(index);
                 }
-                self.fresh(rank - 1, *cout)
+                self.fresh(index, rank - 1)
             }
-            Op::BatchNorm { .. }
-            | Op::Act { .. }
-            | Op::Upsample { .. }
-            | Op::Bilinear { .. }
-            | Op::MaxPool { .. }
-            | Op::AvgPool { .. }
-            | Op::Dropout { .. }
-            | Op::DropPath { .. }
-            | Op::Pad { .. }
-            | Op::FakeQuant { .. } => x,
-            // A summand makes a silent channel speak.
-            Op::Affine { add, .. } if *add == 0.0 => x,
-            Op::Add | Op::Sub | Op::Mul => self.broadcast(index),
-            Op::Concat { dim } => self.concat(index, *dim),
-            Op::Slice { dim, start, len } => {
+            Flow::PerInput { times } => {
+                let atoms = x?.atoms.into_iter();
+                Some(Channels {
+                    axis: 1,
+                    atoms: atoms.flat_map(|atom| std::iter::repeat_n(atom, times)).collect(),
+                })
+            }
+            Flow::Same => x,
+            Flow::Together { product } => self.broadcast(index, product),
+            Flow::Joined { dim } => self.concat(index, dim),
+            Flow::Part { dim, start, len } => {
                 let mut x = x?;
-                if *dim == x.axis {
-                    x.atoms = x.atoms[*start as usize..(start + len) as usize].to_vec();
+                if dim == x.axis {
+                    x.atoms = x.atoms[start..start + len].to_vec();
                 }
                 Some(x)
             }
-            Op::ChannelShuffle { groups } => {
+            Flow::Interleaved { groups } => {
                 let x = x?;
-                let groups = *groups as usize;
                 let n = x.atoms.len() / groups;
                 // To stay a shuffle, the same positions must go in every group.
                 for i in 0..n {
@@ -246,43 +230,28 @@ impl Tracer<'_> {
                 let atoms = (0..n * groups).map(|i| x.atoms[i % groups * n + i / groups]).collect();
                 Some(Channels { axis: 1, atoms })
             }
-            Op::SpaceToDepth => {
-                let x = x?;
-                Some(Channels {
-                    axis: 1,
-                    atoms: x.atoms.repeat(4),
-                })
-            }
-            Op::Reduce { dims, .. } => {
-                if x.as_ref().is_some_and(|c| !dims.contains(&c.axis)) {
-                    x
-                } else {
-                    self.frozen_result(index)
-                }
-            }
-            Op::Permute { dims } => {
+            Flow::Repeated { times } => Some(Channels {
+                axis: 1,
+                atoms: x?.atoms.repeat(times),
+            }),
+            Flow::Without { dims } => match x {
+                Some(x) if !dims.contains(&x.axis) => Some(x),
+                _ => self.frozen_result(index),
+            },
+            Flow::Reordered { dims } => {
                 let x = x?;
                 let axis = dims.iter().position(|d| *d == x.axis)?;
                 Some(Channels { axis, ..x })
             }
-            Op::Reshape { dims } => self.reshape(index, dims),
-            Op::WindowPartition { .. } => Some(Channels { axis: 2, ..x? }),
-            Op::WindowMerge { .. } => Some(Channels { axis: 1, ..x? }),
-            Op::WindowMask { .. } => None,
-            Op::Parameter { .. } | Op::Constant { .. } => None,
-            Op::Affine { .. }
-            | Op::Div
-            | Op::LayerNorm { .. }
-            | Op::MatMul { .. }
-            | Op::Softmax { .. }
-            | Op::RelativePositionBias { .. }
-            | Op::AddWindowMask
-            | Op::Custom { .. } => self.frozen_result(index),
+            Flow::Reshaped { dims } => self.reshape(index, &dims),
+            Flow::OnAxis(axis) => Some(Channels { axis, ..x? }),
+            Flow::Nothing => None,
+            Flow::Frozen => self.frozen_result(index),
         }
     }
 
     /// Sum, difference, product: channels of both sides are tied where both have them.
-    fn broadcast(&mut self, index: usize) -> Option<Channels> {
+    fn broadcast(&mut self, index: usize, product: bool) -> Option<Channels> {
         let node = &self.graph.nodes[index];
         let (a, b) = (self.input(index, 0), self.input(index, 1));
         let single = |which: usize| {
@@ -317,8 +286,8 @@ impl Tracer<'_> {
                 }
             }
             // A scalar parameter scales all channels alike; only a product keeps silence.
-            (Some(a), None) if single(1) && matches!(node.op, Op::Mul) => Some(a),
-            (None, Some(b)) if single(0) && matches!(node.op, Op::Mul) => Some(b),
+            (Some(a), None) if single(1) && product => Some(a),
+            (None, Some(b)) if single(0) && product => Some(b),
             _ => self.frozen_result(index),
         }
     }

@@ -4,7 +4,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::{ChannelGroups, PrunePlan};
-use crate::graph::{Graph, Op};
+use crate::graph::Graph;
+use crate::ops::{Follows, OwnTensor, Work};
 use crate::{ParamRole, Result};
 
 /// A width: fixed channels plus, per group, how many channels each kept one counts for.
@@ -86,45 +87,31 @@ impl CostModel {
         let mut seen = std::collections::HashSet::new();
         for (value, node) in graph.values().zip(&graph.nodes) {
             let shape = &shapes[value.index()];
-            let product = |factor: i64, of_input: bool| Term {
-                factor,
-                a: width(value),
-                b: of_input.then(|| width(node.inputs[0])),
-            };
-            match &node.op {
-                Op::Conv2d { kernel, groups: 1, .. } | Op::DeformConv2d { kernel, .. } => {
-                    macs.push(product(shape[0] * shape[2] * shape[3] * kernel[0] * kernel[1], true));
-                }
-                Op::Conv2d {
-                    cin, kernel, groups, ..
-                } if groups == cin => {
-                    macs.push(product(shape[0] * shape[2] * shape[3] * kernel[0] * kernel[1], false));
-                }
-                Op::Linear { .. } => macs.push(product(shape[..shape.len() - 1].iter().product(), true)),
-                Op::Conv2d {
-                    cin, kernel, groups, ..
-                } => {
-                    fixed_macs += shape.iter().product::<i64>() * (cin / groups) * kernel[0] * kernel[1];
-                }
-                Op::MatMul { .. } => {
-                    let inner = shapes[node.inputs[0].index()].last().copied().unwrap_or(1);
-                    fixed_macs += shape.iter().product::<i64>() * inner;
-                }
-                Op::Custom { custom } => {
-                    let inputs: Vec<&[i64]> = node.inputs.iter().map(|v| shapes[v.index()].as_slice()).collect();
-                    fixed_macs += custom.macs(&inputs, shape);
-                }
-                _ => {}
+            let inputs: Vec<&[i64]> = node.inputs.iter().map(|v| shapes[v.index()].as_slice()).collect();
+            let places = |outputs: i64| shape.iter().product::<i64>() / outputs;
+            match node.op.work(&inputs, shape) {
+                Work::Fixed(count) => fixed_macs += count,
+                Work::Dense { outputs, taps, .. } => macs.push(Term {
+                    factor: places(outputs) * taps,
+                    a: width(value),
+                    b: Some(width(node.inputs[0])),
+                }),
+                Work::Depthwise { outputs, taps } => macs.push(Term {
+                    factor: places(outputs) * taps,
+                    a: width(value),
+                    b: None,
+                }),
             }
-            for spec in node.op.params(&node.name) {
+            for OwnTensor { spec, axes } in node.op.tensors(&node.name) {
                 if !spec.role.trainable() || spec.role == ParamRole::Quant || !seen.insert(spec.key.clone()) {
                     continue;
                 }
-                let axes = super::groups::cut_axes(&node.op, &spec.key, spec.shape.len());
                 let side = |axis: usize| {
-                    axes.iter()
-                        .find(|(a, _)| *a == axis)
-                        .map(|(_, of_input)| width(if *of_input { node.inputs[0] } else { value }))
+                    let (_, follows) = axes.iter().find(|(a, _)| *a == axis)?;
+                    Some(width(match follows {
+                        Follows::Input => node.inputs[0],
+                        Follows::Output => value,
+                    }))
                 };
                 let factor: i64 = (0..spec.shape.len())
                     .filter(|axis| side(*axis).is_none())

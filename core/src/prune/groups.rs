@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, HashMap};
 use serde::{Deserialize, Serialize};
 
 use super::atoms::Atoms;
-use crate::graph::{Graph, Op};
+use crate::graph::Graph;
+use crate::ops::{Follows, OwnTensor};
 use crate::{ParamRole, Result};
 
 /// What a tensor is to a channel.
@@ -107,12 +108,15 @@ impl ChannelGroups {
         // Root atom -> (cut, position).
         let mut members: BTreeMap<u32, Vec<(u32, u32)>> = BTreeMap::new();
         for (value, node) in graph.values().zip(&graph.nodes) {
-            for spec in node.op.params(&node.name) {
-                for (axis, of_input) in cut_axes(&node.op, &spec.key, spec.shape.len()) {
-                    let side = if of_input { Side::Consumer } else { Side::Producer };
+            for OwnTensor { spec, axes } in node.op.tensors(&node.name) {
+                for (axis, follows) in axes {
+                    let (side, source) = match follows {
+                        Follows::Input => (Side::Consumer, node.inputs[0]),
+                        Follows::Output => (Side::Producer, value),
+                    };
                     let cut = Cut {
                         key: spec.key.clone(),
-                        axis,
+                        axis: *axis,
                         side,
                         role: role(spec.role),
                     };
@@ -120,7 +124,6 @@ impl ChannelGroups {
                         cuts.push(cut);
                         cuts.len() as u32 - 1
                     });
-                    let source = if of_input { node.inputs[0] } else { value };
                     for (position, atom) in atoms.of(source).iter().enumerate() {
                         if !atoms.frozen[*atom as usize] {
                             members.entry(*atom).or_default().push((id, position as u32));
@@ -234,55 +237,5 @@ fn role(role: ParamRole) -> CutRole {
         ParamRole::NormWeight => CutRole::NormWeight,
         ParamRole::NormBias => CutRole::NormBias,
         ParamRole::Table | ParamRole::Quant | ParamRole::Buffer | ParamRole::Counter => CutRole::Other,
-    }
-}
-
-/// Axes of a parameter that follow channels: `(axis, of the input)`.
-pub(crate) fn cut_axes(op: &Op, key: &str, rank: usize) -> Vec<(usize, bool)> {
-    if rank == 0 {
-        return Vec::new();
-    }
-    let is_weight = key.ends_with(".weight");
-    match op {
-        Op::Conv2d {
-            groups: 1,
-            weight_quant,
-            ..
-        }
-        | Op::Linear { weight_quant, .. }
-            if true_plain(op) =>
-        {
-            quantized_axes(key, is_weight, weight_quant.as_ref().is_some_and(|q| q.per_channel))
-        }
-        Op::Conv2d {
-            cin,
-            groups,
-            weight_quant,
-            ..
-        } if groups == cin => {
-            if key.contains(".weight_quant.") && !weight_quant.as_ref().is_some_and(|q| q.per_channel) {
-                Vec::new()
-            } else {
-                vec![(0, false)]
-            }
-        }
-        Op::DeformConv2d { .. } => quantized_axes(key, is_weight, false),
-        Op::BatchNorm { .. } => vec![(0, false)],
-        _ => Vec::new(),
-    }
-}
-
-fn true_plain(op: &Op) -> bool {
-    matches!(op, Op::Conv2d { groups: 1, .. } | Op::Linear { .. })
-}
-
-fn quantized_axes(key: &str, is_weight: bool, per_channel: bool) -> Vec<(usize, bool)> {
-    if key.contains(".weight_quant.") {
-        return if per_channel { vec![(0, false)] } else { Vec::new() };
-    }
-    if is_weight {
-        vec![(0, false), (1, true)]
-    } else {
-        vec![(0, false)]
     }
 }

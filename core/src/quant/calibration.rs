@@ -25,10 +25,7 @@ impl<'a> Calibration<'a> {
     pub fn new(quantizer: &'a dyn Quantizer, graph: &Graph, params: &Params) -> Result<Self> {
         let backend = quantizer.backend();
         backend.check()?;
-        let (mut graph, params) = passes::fuse(graph, params)?;
-        if backend.integer_ops {
-            graph = passes::split_silu(&graph)?;
-        }
+        let (graph, params) = passes::for_quantization(graph, params, backend.integer_ops)?;
         let values = backend.placement.values(&graph);
         let watch = |_| Watch::new(backend.activation.observer, backend.activation.spec());
         Ok(Self {

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{FakeQuantSpec, Watch};
 use crate::graph::{Activation, Graph, Node, Op, Rewriter, ValueId};
+use crate::ops::Value;
 use crate::{Error, Params, Result};
 
 /// Which values get a quantizer, by the names of ops (`conv2d`, `add`, ...).
@@ -105,10 +106,7 @@ impl Placement {
     fn wants(&self, graph: &Graph, consumers: &[Vec<ValueId>], value: ValueId) -> bool {
         let has = |list: &[String], op: &Op| list.iter().any(|name| name == op.name());
         let node = graph.node(value);
-        if matches!(
-            node.op,
-            Op::Parameter { .. } | Op::Constant { .. } | Op::WindowMask { .. } | Op::RelativePositionBias { .. }
-        ) {
+        if matches!(node.op.value(), Value::Fixed | Value::Table) {
             return false;
         }
         if graph.outputs.contains(&value) {

@@ -1,6 +1,7 @@
-//! Checks that the compiler can't make: edges between crates, forbidden words, sizes, plugin folders.
+//! Checks that the compiler can't make: edges between crates, forbidden words, sizes, plugin folders, what an op touches.
 
 mod edges;
+mod ops;
 mod plugins;
 mod words;
 
@@ -14,6 +15,7 @@ pub fn tidy() -> Outcome {
     let files = tracked()?;
     let mut complaints = edges::complaints()?;
     complaints.extend(plugins::complaints(&files)?);
+    complaints.extend(ops::complaints(&files)?);
     for file in &files {
         let path = root().join(file);
         let Ok(meta) = path.metadata() else { continue };

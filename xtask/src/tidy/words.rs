@@ -46,13 +46,13 @@ fn machine_path(line: &str) -> Option<&'static str> {
 }
 
 /// Files that are tests as a whole, and what tests and scaffolds are made from.
-fn is_test(file: &str) -> bool {
+pub(super) fn is_test(file: &str) -> bool {
     file.split('/')
         .any(|part| matches!(part, "tests" | "tests.rs" | "fixtures" | "benches" | "_template"))
 }
 
 /// The part of a Rust file that ships: up to its test module.
-fn shipped(text: &str) -> &str {
+pub(super) fn shipped(text: &str) -> &str {
     let is_module = |at: usize| {
         let mut rest = text[at..]
             .lines()

@@ -56,10 +56,10 @@ pub fn recalibrate(graph: &Graph, params: &Params, images: &Loader, batches: usi
 fn batch_statistics(graph: &Graph) -> Graph {
     let mut graph = graph.clone();
     for node in &mut graph.nodes {
-        match &mut node.op {
-            Op::BatchNorm { momentum, .. } => *momentum = 1.0,
-            Op::Dropout { p } | Op::DropPath { p } => *p = 0.0,
-            _ => {}
+        if let Op::BatchNorm { momentum, .. } = &mut node.op {
+            *momentum = 1.0;
+        } else if node.op.only_trains() {
+            node.op = Op::Dropout { p: 0.0 };
         }
     }
     graph

@@ -61,8 +61,7 @@ impl Detector {
             .clone()
             .ok_or_else(|| Error::Settings("the model has no detection head".into()))?;
         let stride = usize::try_from(crate::checkpoint::max_stride(graph)).unwrap_or(1);
-        let (graph, params) = passes::fuse(graph, params)?;
-        let (graph, params) = passes::upsample_late(&graph, &params)?;
+        let (graph, params) = passes::for_inference(graph, params)?;
         let params: Params = params
             .iter()
             .map(|(key, tensor)| (key.to_owned(), channels_last(&tensor.detach())))

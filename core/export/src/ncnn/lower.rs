@@ -1,6 +1,8 @@
 //! The ncnn form of each op, at a concrete image size and batch 1. A blob is the value without its batch axis; inside
 //! windowed attention, where windows stand in the batch axis, it is the value as it is.
 
+#![deny(clippy::wildcard_enum_match_arm)]
+
 use std::collections::HashMap;
 
 use tch::Tensor;
@@ -72,11 +74,8 @@ pub(super) fn lower(graph: &Graph, params: &Params, options: &Options) -> Result
 fn constants(graph: &Graph, params: &Params, shapes: &[Shape]) -> Result<HashMap<ValueId, Tensor>> {
     let mut fixed = vec![false; graph.nodes.len()];
     for (index, node) in graph.nodes.iter().enumerate() {
-        fixed[index] = match &node.op {
-            Op::Parameter { .. } | Op::Constant { .. } | Op::WindowMask { .. } => true,
-            Op::Input { .. } => false,
-            _ => !node.inputs.is_empty() && node.inputs.iter().all(|v| fixed[v.index()]),
-        };
+        let of_fixed = !node.inputs.is_empty() && node.inputs.iter().all(|v| fixed[v.index()]);
+        fixed[index] = node.op.is_fixed() || of_fixed;
     }
     let mut found = HashMap::new();
     if fixed.contains(&true) {
@@ -132,7 +131,7 @@ impl Lowering<'_> {
         let shape = &self.shapes[value.index()];
         match &self.slots[value.index()] {
             Slot::Blob { dropped: true, .. } => shape[1..].to_vec(),
-            _ => shape.clone(),
+            Slot::Blob { dropped: false, .. } | Slot::Constant(_) => shape.clone(),
         }
     }
 
@@ -420,10 +419,11 @@ impl Lowering<'_> {
                     ),
                 ));
             }
-            other => {
+            // They don't depend on the image: `constants` has computed them.
+            Op::Parameter { .. } | Op::Constant { .. } | Op::WindowMask { .. } | Op::RelativePositionBias { .. } => {
                 return Err(Self::unsupported(
                     node,
-                    format!("no ncnn form of `{}` is known", other.name()),
+                    "its value is not known when the file is written",
                 ));
             }
         };
@@ -535,7 +535,7 @@ impl Lowering<'_> {
             Activation::Relu6 => Some((3, Some(Value::Floats(vec![0.0, 6.0])))),
             Activation::Sigmoid => Some((4, None)),
             Activation::Hardswish => Some((6, Some(Value::Floats(vec![1.0 / 6.0, 0.5])))),
-            _ => None,
+            Activation::Silu | Activation::Hardsigmoid | Activation::Gelu | Activation::Tanh => None,
         };
         let producer = node.inputs[0];
         let alone = matches!(self.graph.node(producer).op, Op::Conv2d { .. }) && self.readers[producer.index()] == 1;
@@ -564,7 +564,7 @@ impl Lowering<'_> {
     fn binary(&mut self, node: &Node, kind: i64) -> Result<String> {
         let scalar = |slot: &Slot| match slot {
             Slot::Constant(tensor) if tensor.numel() == 1 => floats(tensor).ok().and_then(|v| v.first().copied()),
-            _ => None,
+            Slot::Constant(_) | Slot::Blob { .. } => None,
         };
         let [a, b] = node.inputs[..] else {
             return Err(Self::unsupported(node, "it takes two inputs"));

@@ -16,7 +16,7 @@ mod window;
 
 use std::path::{Path, PathBuf};
 
-use yolo_core::{Graph, Params};
+use yolo_core::{Graph, Params, passes};
 
 pub use check::check;
 pub use run::run;
@@ -56,7 +56,7 @@ impl Default for Options {
 
 /// Lowers a network.
 pub fn export(graph: &Graph, params: &Params, options: &Options) -> Result<Net> {
-    let (graph, params) = crate::onnx::prepare(graph, params)?;
+    let (graph, params) = passes::for_export(graph, params)?;
     lower::lower(&graph, &params, options)
 }
 

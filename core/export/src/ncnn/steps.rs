@@ -6,15 +6,15 @@
 use std::collections::{HashMap, VecDeque};
 
 use tch::{Kind, Tensor};
-use yolo_core::{Graph, Mode, Node, Op, Params, Program, ValueId};
+use yolo_core::{Graph, Mode, Node, Op, Params, Program, ValueId, passes};
 
 use super::check::difference;
 use super::int8::int8_scales;
 use super::model::{Layer, Net, Weight};
 use super::run::{Force, quantized, run_forced};
+use crate::Result;
 use crate::onnx::Difference;
 use crate::steps::{Grid, Steps, differs};
-use crate::{Result, onnx};
 
 /// An int8 convolution of the simulation.
 #[derive(Debug)]
@@ -36,7 +36,7 @@ struct Convolution {
 /// # Errors
 /// Names the layer that runs in float, or that makes other values.
 pub fn check(net: &Net, graph: &Graph, params: &Params, image: &Tensor) -> Result<(Steps, Difference)> {
-    let (graph, params) = onnx::prepare(graph, params)?;
+    let (graph, params) = passes::for_export(graph, params)?;
     let (graph, convolutions) = as_ncnn_runs(&graph, &params)?;
     let mut wanted: HashMap<ValueId, Option<Tensor>> = HashMap::new();
     for c in &convolutions {

@@ -13,7 +13,7 @@ mod window;
 
 use std::path::Path;
 
-use yolo_core::{Graph, GraphBuilder, Op, Params, ValueId, passes};
+use yolo_core::{Graph, Params, passes};
 
 pub use check::{Difference, check};
 pub(crate) use check::{difference, larger, max_abs_diff};
@@ -126,7 +126,7 @@ pub struct Exported {
 
 /// Lowers a network.
 pub fn export(graph: &Graph, params: &Params, options: &Options) -> Result<Exported> {
-    let (graph, params) = prepare(graph, params)?;
+    let (graph, params) = passes::for_export(graph, params)?;
     // The head's strides alone are not enough: a network may go further down and up again.
     let step = graph.size_step()?;
     if let Some(side) = options.image.iter().find(|side| **side < 1 || **side % step != 0) {
@@ -241,29 +241,4 @@ fn metadata(graph: &Graph, options: &Options) -> Vec<(String, String)> {
         add("names", serde_json::json!(options.names));
     }
     entries
-}
-
-/// Folds batch norms, saves work at upsampled maps and replaces plugin ops by the primitive ops that they supply.
-pub(crate) fn prepare(graph: &Graph, params: &Params) -> Result<(Graph, Params)> {
-    let (graph, params) = passes::fuse(graph, params)?;
-    let (graph, params) = passes::upsample_late(&graph, &params)?;
-    if !graph.nodes.iter().any(|node| matches!(node.op, Op::Custom { .. })) {
-        return Ok((graph, params));
-    }
-    let mut g = GraphBuilder::new(graph.input_channels());
-    let mut map = vec![ValueId::IMAGE];
-    for node in &graph.nodes[1..] {
-        let inputs: Vec<ValueId> = node.inputs.iter().map(|v| map[v.index()]).collect();
-        let lowered = match &node.op {
-            // The op names its nodes relative to itself, so its parameters keep their keys.
-            Op::Custom { custom } => g.scope(node.name.clone(), |g| custom.lower(g, &inputs).transpose())?,
-            _ => None,
-        };
-        map.push(match lowered {
-            Some(value) => value,
-            None => g.add(&node.name, node.op.clone(), &inputs)?,
-        });
-    }
-    let outputs = graph.outputs.iter().map(|v| map[v.index()]).collect();
-    Ok((g.finish(outputs, graph.head.clone())?, params))
 }

@@ -12,6 +12,8 @@
 //! on integers only when it finds a pair on both sides. Such a value lies on the grid already, so quantizing it again
 //! changes nothing; a pair behind any other op would add an error that the simulation does not have, and is not written.
 
+#![deny(clippy::wildcard_enum_match_arm)]
+
 use tch::Tensor;
 use yolo_core::{
     Graph, Node, Op, Params, ValueId,
@@ -141,8 +143,37 @@ impl Quantizers {
             }
             // Padding of an average is zeros; padding of windows, too.
             Op::AvgPool { .. } | Op::WindowPartition { .. } => (hull().0.min(0.0), hull().1.max(0.0)),
-            _ if node.op.moves_values() => hull(),
-            _ => ANY,
+            Op::Concat { .. }
+            | Op::Slice { .. }
+            | Op::ChannelShuffle { .. }
+            | Op::SpaceToDepth
+            | Op::MaxPool { .. }
+            | Op::Upsample { .. }
+            | Op::Reshape { .. }
+            | Op::Permute { .. }
+            | Op::Dropout { .. }
+            | Op::DropPath { .. } => hull(),
+            Op::Conv2d { .. }
+            | Op::DeformConv2d { .. }
+            | Op::BatchNorm { .. }
+            | Op::LayerNorm { .. }
+            | Op::Linear { .. }
+            | Op::Sub
+            | Op::Mul
+            | Op::Div
+            | Op::Affine { .. }
+            | Op::Bilinear { .. }
+            | Op::Pad { .. }
+            | Op::Reduce { .. }
+            | Op::MatMul { .. }
+            | Op::Softmax { .. }
+            | Op::WindowMerge { .. }
+            | Op::WindowMask { .. }
+            | Op::RelativePositionBias { .. }
+            | Op::AddWindowMask
+            | Op::Parameter { .. }
+            | Op::Constant { .. }
+            | Op::Custom { .. } => ANY,
         };
         let grid = if node.op.moves_values() || matches!(node.op, Op::WindowPartition { .. }) {
             let first = node.inputs.first().and_then(|v| self.grids[v.index()].clone());
@@ -175,10 +206,13 @@ impl Grid {
 
 /// Whether a graph holds fake quantizers.
 pub fn is_quantized(graph: &Graph) -> bool {
-    graph.nodes.iter().any(|node| match &node.op {
-        Op::FakeQuant { .. } => true,
-        Op::Conv2d { weight_quant, .. } | Op::Linear { weight_quant, .. } => weight_quant.is_some(),
-        _ => false,
+    graph.nodes.iter().any(|node| {
+        let weight_quant = if let Op::Conv2d { weight_quant, .. } | Op::Linear { weight_quant, .. } = &node.op {
+            weight_quant.as_ref()
+        } else {
+            None
+        };
+        weight_quant.is_some() || matches!(node.op, Op::FakeQuant { .. })
     })
 }
 
@@ -328,7 +362,7 @@ impl Lowering<'_> {
     pub(super) fn repeat_pair(&mut self, value: ValueId, node: &Node, name: String) -> String {
         let repeats = self.quantizers.profile == Profile::Ort
             && (node.op.moves_values() || matches!(node.op, Op::WindowPartition { .. }))
-            && !matches!(node.op, Op::Dropout { .. } | Op::DropPath { .. });
+            && !node.op.only_trains();
         let Some(grid) = self.quantizers.grids[value.index()].clone().filter(|_| repeats) else {
             return name;
         };
@@ -411,19 +445,16 @@ pub fn strip(graph: &Graph, params: &Params) -> Result<(Graph, Params)> {
     let mut stripped = params.shallow_clone();
     let mut rewriter = Rewriter::new(graph);
     for node in &graph.nodes {
+        if matches!(node.op, Op::FakeQuant { .. }) {
+            let instead = rewriter.value(node.inputs[0]);
+            rewriter.forward(instead);
+            continue;
+        }
         let mut plain = node.clone();
-        match &mut plain.op {
-            Op::FakeQuant { .. } => {
-                let instead = rewriter.value(node.inputs[0]);
-                rewriter.forward(instead);
-                continue;
-            }
-            Op::Conv2d { weight_quant, .. } | Op::Linear { weight_quant, .. } => {
-                if let Some(spec) = weight_quant.take() {
-                    stripped.insert(format!("{}.weight", node.name), clip_weight(node, params, &spec)?);
-                }
-            }
-            _ => {}
+        if let Op::Conv2d { weight_quant, .. } | Op::Linear { weight_quant, .. } = &mut plain.op
+            && let Some(spec) = weight_quant.take()
+        {
+            stripped.insert(format!("{}.weight", node.name), clip_weight(node, params, &spec)?);
         }
         rewriter.replace(plain);
     }

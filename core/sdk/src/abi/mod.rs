@@ -102,7 +102,7 @@ unsafe extern "C" fn create(
             Some(Kind::Metric) => own::<dyn PruneMetric>(config)?,
             Some(Kind::Pruner) => own::<dyn Pruner>(config)?,
             Some(Kind::Quantizer) => own::<dyn Quantizer>(config)?,
-            _ => return Err(Error::Config(format!("this SDK knows no kind `{kind}`"))),
+            None => return Err(Error::Config(format!("this SDK knows no kind `{kind}`"))),
         };
         // SAFETY: the host gives a place for the result.
         unsafe { *out = made };
@@ -124,7 +124,7 @@ unsafe extern "C" fn destroy(kind: YoloStr, component: YoloSelf) {
                 Some(Kind::Metric) => free::<dyn PruneMetric>(component),
                 Some(Kind::Pruner) => free::<dyn Pruner>(component),
                 Some(Kind::Quantizer) => free::<dyn Quantizer>(component),
-                _ => {}
+                None => {}
             }
         }
         Ok(())
@@ -141,7 +141,7 @@ unsafe extern "C" fn vtable(kind: YoloStr) -> *const c_void {
         Some(Kind::Metric) => (&raw const metric::METRIC).cast(),
         Some(Kind::Pruner) => (&raw const pruner::PRUNER).cast(),
         Some(Kind::Quantizer) => (&raw const quantizer::QUANTIZER).cast(),
-        _ => std::ptr::null(),
+        None => std::ptr::null(),
     }
 }
 

@@ -157,3 +157,26 @@ fn passes_for_inference_leave_the_outputs() {
         }
     }
 }
+
+/// Checkpoints and shared libraries hold graphs in this form, byte for byte; the file was written by version 0.1.0.
+#[test]
+fn the_form_of_a_graph_in_files_stays() {
+    let text = include_str!("../../../../tests/fixtures/yolov5n.graph.json").trim_end();
+    let graph = graph("yolov5n");
+    assert_eq!(serde_json::to_string(&graph).expect("JSON"), text);
+    let again: Graph = serde_json::from_str(text).expect("a graph");
+    again.validate().expect("a valid graph");
+    assert_eq!(serde_json::to_string(&again).expect("JSON"), text);
+    // Another form is not the same graph, or none at all.
+    for (from, to) in [
+        ("\"op\":\"conv2d\"", "\"op\":\"convolution\""),
+        ("\"op\":\"conv2d\",\"cin\"", "\"op\":\"conv2d\",\"inputs\""),
+        ("\"act\":\"silu\"", "\"act\":\"swish\""),
+    ] {
+        let other = text.replace(from, to);
+        assert!(
+            other != text && serde_json::from_str::<Graph>(&other).is_err(),
+            "{from}"
+        );
+    }
+}

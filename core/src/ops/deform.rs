@@ -3,23 +3,86 @@
 
 use tch::Tensor;
 
+use super::shapes::{Taps, channels, map};
+use super::{BY_BOTH, BY_OUTPUT, Checked, Flow, Left, OwnTensor, Place, Primitive, Value, Work, conv};
+use crate::Result;
+use crate::graph::{Op, Shape};
+
+/// Inputs: map, offsets, mask.
+pub(super) struct DeformConv2d {
+    pub cin: i64,
+    pub cout: i64,
+    pub taps: Taps,
+    pub bias: bool,
+}
+
+impl Primitive for DeformConv2d {
+    fn limits(&self) -> Checked {
+        self.taps.limits(&[self.cin, self.cout])
+    }
+
+    fn shape(&self, inputs: &[&[i64]], _image: &[i64; 4]) -> Result<Shape, String> {
+        let [x, offset, mask] = inputs else {
+            return Err(format!("it takes 3 inputs (map, offsets, mask), not {}", inputs.len()));
+        };
+        let [n, c, h, w] = map(x)?;
+        channels(c, self.cin)?;
+        let ([ho, wo], taps) = (self.taps.places(h, w), self.taps.count());
+        if *offset != [n, 2 * taps, ho, wo] || *mask != [n, taps, ho, wo] {
+            return Err(format!(
+                "offsets {offset:?} and mask {mask:?} do not fit {taps} taps at {ho} x {wo}"
+            ));
+        }
+        Ok(vec![n, self.cout, ho, wo])
+    }
+
+    fn tensors(&self, name: &str) -> Vec<OwnTensor> {
+        let [kh, kw] = self.taps.kernel;
+        let shape = vec![self.cout, self.cin, kh, kw];
+        conv::weighted(name, shape, self.bias, self.cin * kh * kw, None, [BY_BOTH, BY_OUTPUT])
+    }
+
+    fn flow(&self) -> Flow {
+        Flow::New { steering: &[1, 2] }
+    }
+
+    fn work(&self, _inputs: &[&[i64]], _output: &[i64]) -> Work {
+        Work::Dense {
+            inputs: self.cin,
+            outputs: self.cout,
+            taps: self.taps.count(),
+        }
+    }
+
+    fn resize(&self, op: &mut Op, left: &Left<'_>) -> Checked {
+        if let Op::DeformConv2d { cin, cout, .. } = op {
+            (*cin, *cout) = (left.inputs, left.outputs);
+        }
+        Ok(())
+    }
+
+    fn value(&self) -> Value {
+        Value::Computed
+    }
+
+    fn run(&self, x: &[&Tensor], params: &[Tensor], _place: &Place<'_>) -> Result<Tensor> {
+        let bias = self.bias.then(|| &params[1]);
+        Ok(deform_conv2d([x[0], x[1], x[2]], &params[0], bias, &self.taps)?)
+    }
+}
+
 type Torch<T> = Result<T, tch::TchError>;
 
 /// # Shapes
 /// `x [N, C, H, W]`, `offset [N, 2 * taps, Ho, Wo]` in (dy, dx) order per tap, `mask [N, taps, Ho, Wo]`,
 /// `weight [O, C, kh, kw]`; result `[N, O, Ho, Wo]`.
-#[allow(clippy::too_many_arguments)] // the arguments of a convolution
-pub(super) fn deform_conv2d(
-    x: &Tensor,
-    offset: &Tensor,
-    mask: &Tensor,
-    weight: &Tensor,
-    bias: Option<&Tensor>,
-    kernel: [i64; 2],
-    stride: [i64; 2],
-    padding: [i64; 2],
-    dilation: [i64; 2],
-) -> Torch<Tensor> {
+fn deform_conv2d([x, offset, mask]: [&Tensor; 3], weight: &Tensor, bias: Option<&Tensor>, at: &Taps) -> Torch<Tensor> {
+    let Taps {
+        kernel,
+        stride,
+        padding,
+        dilation,
+    } = *at;
     let (n, c, h, w) = x.size4()?;
     let (_, taps, ho, wo) = mask.size4()?;
     let options = (x.kind(), x.device());
