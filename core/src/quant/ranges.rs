@@ -79,7 +79,11 @@ impl Ranges {
                     .into_iter()
                     .map(f64::abs)
                     .collect(),
-                zero_points: floats(&format!("{quantizer}.zero_point"))?,
+                // As the simulation uses them: training leaves fractions.
+                zero_points: floats(&format!("{quantizer}.zero_point"))?
+                    .into_iter()
+                    .map(|zero| zero.round_ties_even().clamp(spec.qmin as f64, spec.qmax as f64))
+                    .collect(),
                 extremes: None,
             })
         };
