@@ -128,7 +128,8 @@ pub struct Exported {
 pub fn export(graph: &Graph, params: &Params, options: &Options) -> Result<Exported> {
     let (graph, params) = passes::for_export(graph, params)?;
     // The head's strides alone are not enough: a network may go further down and up again.
-    let step = graph.size_step()?;
+    // Without a head nothing has to be divided evenly.
+    let step = if graph.head.is_some() { graph.size_step()? } else { 1 };
     if let Some(side) = options.image.iter().find(|side| **side < 1 || **side % step != 0) {
         return Err(Error::Unsupported(format!(
             "an image side of {side} is no multiple of {step}, the largest stride of the network"
