@@ -170,9 +170,15 @@ impl Found {
     pub fn finish(&mut self, source: &Path) {
         self.spread();
         for (reason, (count, first)) in std::mem::take(&mut self.bare) {
+            // Whole words, so that a test finds them among the flags.
+            let flag = match reason {
+                "crowd" => "--keep-crowd",
+                "difficult" => "--keep-difficult",
+                _ => "--keep-ignored",
+            };
             let message = format!(
-                "{count} images have no object but such as are left out ({reason}) and become background, the first is {first}; \\
-                 --keep-{reason} keeps these objects"
+                "{count} images have no object but such as are left out ({reason}) and become background, the first is {first}; {flag} keeps \
+                 these objects"
             );
             self.note(source, 0, "only-left-out", message);
         }
