@@ -407,3 +407,165 @@ fn channels_and_sizes_that_do_not_fit_name_the_layer() {
     said.fails(1, &["[N, 3, H, W]"]);
     assert!(!folder.path().join("y.safetensors").exists());
 }
+
+/// Values that make no sense are refused before anything is written, with key and place.
+#[test]
+fn settings_that_make_no_sense_are_refused_before_the_work() {
+    let (folder, weights) = place();
+    let data = text(&small_data(folder.path(), 12, 64));
+    let weights = text(&weights);
+    write(folder.path(), "four.yaml", format!("{}channels: 4\n", support::TINY));
+    write(folder.path(), "flip.yaml", "lr0: 0.01\nfliplr: 5\n");
+    write(folder.path(), "lr.yaml", "lr0: -0.1\n");
+    let recipe = |name: &str, stages: &str| {
+        let head = format!("name: x\ndata: {data}\nweights: {weights}\nimg: 64\nbatch-size: 4\nout: out\nstages:\n");
+        write(folder.path(), name, head + stages)
+    };
+    recipe(
+        "share.yaml",
+        "  - train: {epochs: 1}\n  - prune: {pruner: {type: slimming}, flops: 60}\n",
+    );
+    recipe(
+        "order.yaml",
+        "  - quantize: {backend: {type: tensorrt}}\n  - prune: {pruner: {type: slimming}, flops: 0.5}\n",
+    );
+    recipe("hyp.yaml", "  - train: {epochs: 1, hyp: {momentum: 5}}\n");
+    recipe(
+        "format.yaml",
+        "  - train: {epochs: 1}\n  - export: {formats: [onnx-qdq]}\n",
+    );
+    recipe("backend.yaml", "  - quantize: {backend: {type: tensort}}\n");
+    let before = files(folder.path());
+    let train = [
+        "train",
+        "--cfg",
+        "tiny.yaml",
+        "--data",
+        &data,
+        "--img",
+        "64",
+        "--epochs",
+        "1",
+        "--noplots",
+    ];
+    for (arguments, texts) in [
+        (
+            [&train[..], &["--hyp", "flip.yaml"]].concat(),
+            &["flip.yaml:2", "fliplr: 5 makes no sense"][..],
+        ),
+        ([&train[..], &["--hyp", "lr.yaml"]].concat(), &["lr.yaml:1", "above 0"]),
+        (
+            [&train[..], &["--freeze", "0", "99"]].concat(),
+            &["--freeze 99", "layers"],
+        ),
+        (vec!["compress", "share.yaml"], &["flops: 60", "at most 1"]),
+        (vec!["compress", "order.yaml"], &["2-prune", "quantized by 1-quantize"]),
+        (vec!["compress", "hyp.yaml"], &["momentum: 5"]),
+        (vec!["compress", "format.yaml"], &["onnx-qdq", "quantize stage"]),
+        (
+            vec!["compress", "backend.yaml"],
+            &["tensort", "did you mean `tensorrt`"],
+        ),
+        (
+            vec![
+                "quantize",
+                "--weights",
+                &weights,
+                "--data",
+                &data,
+                "--calib-batches",
+                "0",
+                "--out",
+                "q",
+            ],
+            &["--calib-batches 0"],
+        ),
+        (
+            vec![
+                "prune",
+                "--weights",
+                &weights,
+                "--data",
+                &data,
+                "--flops",
+                "0.5",
+                "--out",
+                &weights,
+            ],
+            &["weights that are pruned"],
+        ),
+        (
+            vec!["val", "--weights", &weights, "--data", &data, "--max-det", "0"],
+            &["--max-det 0"],
+        ),
+    ] {
+        yolo(folder.path(), &arguments).fails(2, texts);
+        assert_eq!(files(folder.path()), before, "{arguments:?} left something behind");
+    }
+    let mut other = train.to_vec();
+    other[2] = "four.yaml";
+    yolo(folder.path(), &other).fails(2, &["reads 4 channels"]);
+    assert_eq!(files(folder.path()), before);
+}
+
+/// Results never take the place of what they are made of.
+#[test]
+fn pictures_and_labels_of_a_data_set_are_not_overwritten() {
+    let (folder, weights) = place();
+    let data = small_data(folder.path(), 12, 64);
+    let weights = text(&weights);
+    let inside = files(&folder.path().join("data"));
+    let image = inside
+        .iter()
+        .find(|file| file.starts_with("images/"))
+        .expect("an image");
+    let source = folder.path().join("data").join(image);
+    let place = text(source.parent().expect("a folder"));
+    let read = || -> Vec<Vec<u8>> {
+        let all = files(&folder.path().join("data"));
+        all.iter()
+            .map(|file| std::fs::read(folder.path().join("data").join(file)).expect("a file"))
+            .collect()
+    };
+    let before = read();
+    let detect = [
+        "detect",
+        "--weights",
+        &weights,
+        "--source",
+        &place,
+        "--img",
+        "64",
+        "--save-dir",
+    ];
+    yolo(folder.path(), &[&detect[..], &[&place]].concat()).fails(2, &["this source would be overwritten"]);
+    // `labels/` below a folder of the split's own name holds what people made.
+    let split = folder.path().join("data/labels");
+    let labels = std::fs::read_dir(&split)
+        .expect("labels")
+        .flatten()
+        .next()
+        .expect("a split")
+        .path();
+    let own = folder.path().join("own");
+    std::fs::create_dir(&own).expect("a folder");
+    std::os::unix::fs::symlink(&labels, own.join("labels")).expect("a link");
+    let (data, own) = (text(&data), text(&own));
+    let split = labels.file_name().expect("a name").to_string_lossy().into_owned();
+    let val = [
+        "val",
+        "--weights",
+        &weights,
+        "--data",
+        &data,
+        "--task",
+        &split,
+        "--img",
+        "64",
+        "--save-txt",
+        "--save-dir",
+        &own,
+    ];
+    yolo(folder.path(), &val).fails(2, &["labels of the data would be overwritten"]);
+    assert_eq!(read(), before);
+}

@@ -248,5 +248,14 @@ pub fn hyp(file: Option<&PathBuf>, overrides: &[&serde_json::Value]) -> CliResul
     if located.value.is_null() {
         return Ok(Hyp::default());
     }
-    Ok(located.read()?)
+    sensible(&located)
+}
+
+/// Hyper-parameters whose values are in their ranges.
+pub fn sensible(located: &yolo_core::config::Located) -> CliResult<Hyp> {
+    let hyp: Hyp = located.read()?;
+    match hyp.misfit() {
+        Some((key, text)) => Err(located.value_error(key, &format!("{key}: {text}"), None).into()),
+        None => Ok(hyp),
+    }
 }

@@ -14,6 +14,7 @@ use yolo_report::{Canvas, Letters, Mark, MarkStyle, draw_marks};
 
 use crate::device::DeviceArgs;
 use crate::error::{CliError, CliResult};
+use crate::outputs::{self, Source, Writes};
 use crate::val::label_text;
 use crate::{load, plots, settings, source, ui};
 
@@ -111,7 +112,7 @@ pub fn run(args: &DetectArgs) -> CliResult {
         iou: args.iou_thres,
         classes: classes(&args.classes, &names)?,
         agnostic: args.agnostic_nms,
-        max_det: args.max_det,
+        max_det: settings::at_least_one("--max-det", args.max_det)?,
         ..NmsOptions::default()
     };
     let detector = Detector::new(&checkpoint.graph, &checkpoint.params).map_err(load::failed)?;
@@ -119,6 +120,19 @@ pub fn run(args: &DetectArgs) -> CliResult {
         Some(folder) => folder.clone(),
         None => settings::run_folder(&args.project, &args.name, args.exist_ok),
     };
+    let sources: Vec<Source> = files
+        .iter()
+        .map(|image| Source {
+            image: image.clone(),
+            label: yolo_data::dataset::label_path(image),
+        })
+        .collect();
+    let writes = Writes {
+        pictures: !args.nosave,
+        labels: args.save_txt,
+        over: args.exist_ok,
+    };
+    outputs::check(&folder, writes, &sources)?;
     let output = Output {
         args,
         folder: &folder,
@@ -384,7 +398,7 @@ fn widened(low: f32, high: f32, end: usize) -> [usize; 2] {
 }
 
 /// The file's name without its ending; pictures of the same name from different folders get numbers.
-fn free_stem(path: &Path, taken: &mut HashSet<String>) -> String {
+pub fn free_stem(path: &Path, taken: &mut HashSet<String>) -> String {
     let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     let mut free = stem.clone();
     let mut number = 2;

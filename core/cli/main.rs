@@ -22,6 +22,7 @@ mod list_plugins;
 mod load;
 mod model;
 mod new_plugin;
+mod outputs;
 mod plots;
 mod plugin;
 mod plugins;

@@ -98,6 +98,15 @@ pub fn run(args: &PruneArgs) -> CliResult {
             args.out.display()
         )));
     }
+    let same = |a: &std::path::Path, b: &std::path::Path| {
+        a.canonicalize().is_ok_and(|a| b.canonicalize().is_ok_and(|b| a == b))
+    };
+    if same(&args.out, &args.weights) {
+        return Err(CliError::Usage(format!(
+            "--out {}: these are the weights that are pruned; give another file",
+            args.out.display()
+        )));
+    }
     let value = components::with_metric(
         components::configuration(&args.pruner, &args.options)?,
         args.metric.as_deref(),

@@ -78,6 +78,11 @@ pub struct QuantizeArgs {
 
 /// Runs the command.
 pub fn run(args: &QuantizeArgs) -> CliResult {
+    if args.calib_batches == 0 {
+        return Err(CliError::Usage(
+            "--calib-batches 0: ranges are found on images, at least 1 batch is needed".into(),
+        ));
+    }
     let value = components::configuration(&args.backend, &args.options)?;
     let quantizer = components::quantizer("--backend", &value)?;
     let device = args.device.one()?;

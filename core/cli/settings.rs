@@ -44,6 +44,14 @@ pub fn multiple_of_stride(size: usize, stride: i64) -> CliResult<usize> {
     Ok(rounded)
 }
 
+/// A number that can't be 0.
+pub fn at_least_one(option: &str, value: usize) -> CliResult<usize> {
+    if value == 0 {
+        return Err(CliError::Usage(format!("{option} 0: 1 or more is needed")));
+    }
+    Ok(value)
+}
+
 /// Thresholds are shares.
 pub fn shares(options: &[(&str, f32)]) -> CliResult {
     match options.iter().find(|(_, value)| !(0.0..=1.0).contains(value)) {

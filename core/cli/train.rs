@@ -10,6 +10,7 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use yolo_data::{Dataset, Loader};
+use yolo_engine::Checkpoint;
 use yolo_engine::eval::NmsOptions;
 use yolo_engine::train::{Decay, NOMINAL_BATCH, OptimizerKind, Outcome, Sampling, TrainOptions, anchors, norms};
 use yolo_report::Letters;
@@ -290,6 +291,11 @@ fn train((mut args, folder, resume): Asked, json: bool, device: tch::Device, ran
     } else if let Some(weights) = args.weights.as_deref().filter(|_| !resume) {
         data_args::other_names(weights, &start.meta.names, data, &dataset.names);
     }
+    fits_pictures(&start)?;
+    layers_exist(&args.freeze, &start)?;
+    if !resume {
+        other_class_count(&args, dataset.names.len())?;
+    }
     let sparsify = args.sparsify.as_deref().map(plugin_value).transpose()?;
     let mut start = start.to_device(device);
     let mut options = TrainOptions {
@@ -389,6 +395,44 @@ fn device_memory(device: tch::Device) -> Option<i64> {
             .ok()
             .map(|(held, _)| held)
     })?
+}
+
+/// Pictures have three channels.
+fn fits_pictures(start: &Checkpoint) -> CliResult {
+    match start.graph.input_channels() {
+        3 => Ok(()),
+        n => Err(CliError::Usage(format!(
+            "the model reads {n} channels, and pictures have 3\n  help: take `ch` (or `channels`) out of its configuration"
+        ))),
+    }
+}
+
+/// Layers to freeze must be there.
+fn layers_exist(freeze: &[usize], start: &Checkpoint) -> CliResult {
+    let layers = start.graph.layers.len();
+    let absent = match freeze {
+        // One number counts layers.
+        [count] => (*count > layers).then_some(*count),
+        several => several.iter().copied().find(|layer| *layer >= layers),
+    };
+    absent.map_or(Ok(()), |layer| {
+        Err(CliError::Usage(format!(
+            "--freeze {layer}: the model has {layers} layers, 0 to {}",
+            layers.saturating_sub(1)
+        )))
+    })
+}
+
+/// Says that the classes of the data replace the number in the model's configuration.
+fn other_class_count(args: &TrainArgs, classes: usize) -> CliResult {
+    let Some(cfg) = args.cfg.as_deref().filter(|cfg| Path::new(cfg).is_file()) else {
+        return Ok(());
+    };
+    let config = load::config_with(cfg, &args.set)?;
+    if let Some(own) = config.value["nc"].as_u64().filter(|own| *own != classes as u64) {
+        ui::say(format!("{cfg}: `nc: {own}` becomes {classes}, the classes of the data"));
+    }
+    Ok(())
 }
 
 /// The settings of the engine.

@@ -2,6 +2,7 @@
 
 mod coco;
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
@@ -11,8 +12,10 @@ use yolo_engine::eval::{Detection, NmsOptions};
 use yolo_engine::val::{Detector, ImageResult, Report};
 use yolo_report::Letters;
 
+use crate::detect::free_stem;
 use crate::device::DeviceArgs;
 use crate::error::{CliError, CliResult};
+use crate::outputs::{self, Source, Writes};
 use crate::plots::{self, Pictures};
 use crate::{data_args, load, settings, ui};
 
@@ -106,7 +109,7 @@ pub fn run(args: &ValArgs) -> CliResult {
     let options = NmsOptions {
         conf: args.conf_thres,
         iou: args.iou_thres,
-        max_det: args.max_det,
+        max_det: settings::at_least_one("--max-det", args.max_det)?,
         agnostic: args.single_cls,
         one_class: args.single_cls,
         ..NmsOptions::validation()
@@ -116,9 +119,22 @@ pub fn run(args: &ValArgs) -> CliResult {
         Some(folder) => folder.clone(),
         None => settings::run_folder(&args.project, &args.name, args.exist_ok),
     };
+    let sources: Vec<Source> = (loader.samples().iter())
+        .map(|sample| Source {
+            image: sample.image.clone(),
+            label: sample.label.clone(),
+        })
+        .collect();
+    let writes = Writes {
+        labels: args.save_txt,
+        over: args.exist_ok,
+        ..Writes::default()
+    };
+    outputs::check(&folder, writes, &sources)?;
     let mut labels = args.save_txt.then(|| LabelFiles {
         folder: folder.join("labels"),
         confidence: args.save_conf,
+        taken: HashSet::new(),
     });
     let mut predictions = args.save_json.then(|| coco::Predictions::new(dataset.names.len()));
     let mut extra = |result: &ImageResult<'_>| -> CliResult {
@@ -267,11 +283,13 @@ fn print(report: &Report, names: &[String]) {
 struct LabelFiles {
     folder: PathBuf,
     confidence: bool,
+    /// Names in use: images of several folders may share one.
+    taken: HashSet<String>,
 }
 
 impl LabelFiles {
     fn write(&mut self, result: &ImageResult<'_>) -> CliResult {
-        let stem = result.origin.path.file_stem().unwrap_or_default().to_string_lossy();
+        let stem = free_stem(&result.origin.path, &mut self.taken);
         let [h, w] = result.origin.original;
         let text = label_text(result.detections, w, h, self.confidence);
         yolo_report::save_text(&self.folder.join(format!("{stem}.txt")), &text).map_err(plots::failed)

@@ -64,8 +64,18 @@ impl<'a> Context<'a> {
     /// Reads everything that the stages name: plugins, options, formats, engines. What can't be is said before any of them works.
     pub fn check(&self) -> CliResult {
         let (mut float, mut quantized) = (self.recipe.weights.is_some(), false);
+        let mut integers = None;
         for (index, stage) in self.recipe.stages.iter().enumerate() {
             let name = format!("{}-{}", index + 1, stage.kind());
+            if let (Some(before), Stage::Sparsify(_) | Stage::Prune(_) | Stage::Quantize(_)) = (&integers, stage) {
+                return Err(CliError::Usage(format!(
+                    "{name}: the model is quantized by {before}; put {} before it",
+                    stage.kind()
+                )));
+            }
+            if matches!(stage, Stage::Quantize(_)) {
+                integers = Some(name.clone());
+            }
             match stage {
                 Stage::Train(options) | Stage::FineTune(options) => {
                     self.hyp(options.hyp.as_ref())?;
@@ -77,6 +87,11 @@ impl<'a> Context<'a> {
                     float = true;
                 }
                 Stage::Prune(options) => {
+                    let budget = Budget {
+                        flops: options.flops,
+                        params: options.params,
+                    };
+                    budget.check()?;
                     components::pruner(&format!("{name}.pruner"), &options.pruner)?;
                     float = true;
                 }
@@ -161,7 +176,7 @@ impl<'a> Context<'a> {
         if let Some(over) = overrides {
             yolo_core::config::merge(&mut value, over.clone());
         }
-        Ok(yolo_core::config::Located::from_value("hyp of the stage", value).read()?)
+        data_args::sensible(&yolo_core::config::Located::from_value("hyp of the stage", value))
     }
 
     fn options(&self, epochs: usize, cosine: bool, hyp: Hyp) -> TrainOptions {

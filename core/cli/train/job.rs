@@ -180,6 +180,14 @@ impl Job<'_> {
         };
         let result = yolo_engine::train::train(start, &self.options, train, Some(val), place, &mut hooks, &mut listen);
         bar.finish();
+        if let Ok(outcome) = &result
+            && outcome.epochs < epochs
+        {
+            ui::say(format!(
+                "stopped after {} of {epochs} epochs: no better fitness for {} epochs (--patience)",
+                outcome.epochs, self.options.patience
+            ));
+        }
         Ok(result)
     }
 
@@ -199,6 +207,8 @@ impl Job<'_> {
                 last.display()
             )),
             Error::Lost(reason) => CliError::Failed(ranks::with_advice(&reason, Some(&self.folder.to_owned()))),
+            // Without a finished epoch the same command ends in the same place.
+            other if !last.is_file() => load::failed(other),
             other => match load::failed(other) {
                 CliError::Failed(text) => CliError::Failed(format!(
                     "{text}\n  help: every finished epoch is kept: when the cause is gone, continue with {again}"

@@ -8,7 +8,7 @@ use yolo_engine::train::STATE;
 
 use super::TrainArgs;
 use crate::error::{CliError, CliResult, io_error};
-use crate::{load, settings};
+use crate::{load, settings, ui};
 
 /// File of a run's folder with the options of its command line.
 const OPTIONS: &str = "options.json";
@@ -52,7 +52,14 @@ pub fn resumed(args: &TrainArgs, given: &[String]) -> CliResult<(TrainArgs, Path
     let started = folder.filter(|folder| [OPTIONS, STATE].iter().any(|file| folder.join(file).is_file()));
     match (started, &args.data, wanted) {
         // The whole command was given again: a run that was ended before it wrote anything starts anew.
-        (None, Some(_), None) => Ok((args.clone(), args.project.join(&args.name), false)),
+        (None, Some(_), None) => {
+            let folder = args.project.join(&args.name);
+            ui::say(format!(
+                "{}: there is no unfinished run; a new one starts there",
+                folder.display()
+            ));
+            Ok((args.clone(), folder, false))
+        }
         (None, _, _) => {
             let place = wanted.clone().unwrap_or_else(|| args.project.join(&args.name));
             Err(CliError::Usage(format!(
@@ -65,6 +72,13 @@ pub fn resumed(args: &TrainArgs, given: &[String]) -> CliResult<(TrainArgs, Path
             let text = std::fs::read_to_string(&path).map_err(|error| io_error("can't read", &path, &error))?;
             let saved: Value = serde_json::from_str(&text)
                 .map_err(|error| CliError::Failed(format!("{}: {error}; start a new run", path.display())))?;
+            let moved = |name: &&String| matches!(name.as_str(), "project" | "name" | "exist_ok");
+            if wanted.is_some() && given.iter().any(|name| moved(&name)) {
+                ui::say(format!(
+                    "--project, --name and --exist-ok don't move a run: it goes on in {}",
+                    folder.display()
+                ));
+            }
             let args = merged(&saved, args, given, &folder)?;
             // A run that was ended before its first state starts anew, in its folder.
             let resume = args.evolve.is_some() || folder.join(STATE).is_file();

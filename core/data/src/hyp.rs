@@ -69,6 +69,60 @@ pub struct Hyp {
     pub label_smoothing: f64,
 }
 
+impl Hyp {
+    /// The first value outside of what makes sense: its key, and what it must be.
+    pub fn misfit(&self) -> Option<(&'static str, String)> {
+        let (zero, any) = (0.0, f64::INFINITY);
+        let ranges = [
+            ("lr0", self.lr0, f64::MIN_POSITIVE, 10.0),
+            ("lrf", self.lrf, zero, 10.0),
+            ("momentum", self.momentum, zero, 1.0 - f64::EPSILON),
+            ("weight_decay", self.weight_decay, zero, 1.0),
+            ("warmup_epochs", self.warmup_epochs, zero, 1e6),
+            ("warmup_momentum", self.warmup_momentum, zero, 1.0 - f64::EPSILON),
+            ("warmup_bias_lr", self.warmup_bias_lr, zero, 10.0),
+            ("box", self.box_gain, zero, any),
+            ("cls", self.cls, zero, any),
+            ("cls_pw", self.cls_pw, f64::MIN_POSITIVE, any),
+            ("obj", self.obj, zero, any),
+            ("obj_pw", self.obj_pw, f64::MIN_POSITIVE, any),
+            ("iou_t", self.iou_t, zero, 1.0),
+            ("anchor_t", self.anchor_t, 1.0 + f64::EPSILON, any),
+            ("anchors", self.anchors, zero, 100.0),
+            ("fl_gamma", self.fl_gamma, zero, any),
+            ("hsv_h", self.hsv_h, zero, 1.0),
+            ("hsv_s", self.hsv_s, zero, 1.0),
+            ("hsv_v", self.hsv_v, zero, 1.0),
+            ("degrees", self.degrees, zero, 360.0),
+            ("translate", self.translate, zero, 1.0),
+            ("scale", self.scale, zero, 1.0),
+            ("shear", self.shear, zero, 89.0),
+            ("perspective", self.perspective, zero, 0.1),
+            ("flipud", self.flipud, zero, 1.0),
+            ("fliplr", self.fliplr, zero, 1.0),
+            ("mosaic", self.mosaic, zero, 1.0),
+            ("mixup", self.mixup, zero, 1.0),
+            ("copy_paste", self.copy_paste, zero, 1.0),
+            ("label_smoothing", self.label_smoothing, zero, 1.0 - f64::EPSILON),
+        ];
+        let (key, value, least, most) = ranges
+            .into_iter()
+            .find(|(_, value, least, most)| !(value.is_finite() && least <= value && value <= most))?;
+        let tiny = |bound: f64| (bound - bound.round()).abs() < 1e-9;
+        let least = if tiny(least) && least != least.round() {
+            format!("above {}", least.round())
+        } else {
+            format!("at least {least}")
+        };
+        let most = match most {
+            most if most == any => String::new(),
+            most if tiny(most) && most != most.round() => format!(" and below {}", most.round()),
+            most => format!(" and at most {most}"),
+        };
+        Some((key, format!("{value} makes no sense: it must be {least}{most}")))
+    }
+}
+
 impl Default for Hyp {
     fn default() -> Self {
         Self {
@@ -103,5 +157,46 @@ impl Default for Hyp {
             copy_paste: 0.0,
             label_smoothing: 0.0,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_that_make_no_sense_are_named_with_their_range() {
+        assert_eq!(Hyp::default().misfit(), None);
+        let of = |change: fn(&mut Hyp)| {
+            let mut hyp = Hyp::default();
+            change(&mut hyp);
+            let (key, text) = hyp.misfit().expect("a misfit");
+            format!("{key}: {text}")
+        };
+        assert_eq!(
+            of(|h| h.lr0 = 0.0),
+            "lr0: 0 makes no sense: it must be above 0 and at most 10"
+        );
+        assert_eq!(
+            of(|h| h.momentum = 1.0),
+            "momentum: 1 makes no sense: it must be at least 0 and below 1"
+        );
+        assert_eq!(
+            of(|h| h.anchor_t = 1.0),
+            "anchor_t: 1 makes no sense: it must be above 1"
+        );
+        assert_eq!(
+            of(|h| h.fliplr = 5.0),
+            "fliplr: 5 makes no sense: it must be at least 0 and at most 1"
+        );
+        assert_eq!(
+            of(|h| h.box_gain = -1.0),
+            "box: -1 makes no sense: it must be at least 0"
+        );
+        assert_eq!(
+            of(|h| h.cls = f64::NAN),
+            "cls: NaN makes no sense: it must be at least 0"
+        );
+        assert_eq!(of(|h| h.obj_pw = -0.0), "obj_pw: -0 makes no sense: it must be above 0");
     }
 }

@@ -47,6 +47,8 @@ pub struct Outcome {
     pub metrics: Metrics,
     /// Its epoch.
     pub best_epoch: usize,
+    /// Epochs that were done: fewer than asked for where nothing got better for long.
+    pub epochs: usize,
     /// Training images per second, without validation and saving; of the epochs of this process.
     pub images_per_second: f64,
     /// Files `best.safetensors` and `last.safetensors`.

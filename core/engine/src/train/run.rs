@@ -317,8 +317,19 @@ impl Run {
         Ok(())
     }
 
-    /// Measures the average model; the report is rank 0's.
+    /// Measures the average model; the report is rank 0's. Outputs that are no numbers are the training's fault, not a file's.
     fn validate(
+        &self,
+        loader: &Loader,
+        progress: &mut dyn FnMut(usize, usize) -> Result<()>,
+    ) -> Result<Option<val::Report>> {
+        self.measured(loader, progress).map_err(|error| match error {
+            Error::NotFinite => diverged("what the average model gives", self.state.epochs_done - 1, 0),
+            other => other,
+        })
+    }
+
+    fn measured(
         &self,
         loader: &Loader,
         progress: &mut dyn FnMut(usize, usize) -> Result<()>,
@@ -536,6 +547,7 @@ impl Run {
             last,
             metrics,
             best_epoch: self.state.best_epoch,
+            epochs: self.state.epochs_done,
             images_per_second: self.seen as f64 / self.seconds.max(1e-9),
             weights,
         })

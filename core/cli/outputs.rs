@@ -1,0 +1,126 @@
+//! Where results may be written: never over what they are made of.
+//!
+//! What must not live here: writing.
+
+use std::path::{Path, PathBuf};
+
+use crate::error::{CliError, CliResult};
+
+/// A picture that is looked at, and the file of its labels, whether or not that exists.
+pub struct Source {
+    /// The picture.
+    pub image: PathBuf,
+    /// Its labels.
+    pub label: PathBuf,
+}
+
+/// What a command will write into its folder.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Writes {
+    /// Pictures named after the sources.
+    pub pictures: bool,
+    /// `labels/NAME.txt` of each.
+    pub labels: bool,
+    /// What an earlier run has written there may go.
+    pub over: bool,
+}
+
+/// Refuses a folder in which results would take the place of a source, of hand-made labels, or of somebody's earlier results.
+///
+/// # Errors
+/// Names the file that would be lost.
+pub fn check(folder: &Path, writes: Writes, sources: &[Source]) -> CliResult {
+    let Ok(own) = folder.canonicalize() else {
+        // Nothing is there yet.
+        return Ok(());
+    };
+    let lost = |file: &Path, what: &str, help: &str| {
+        Err(CliError::Usage(format!(
+            "{}: {what} would be overwritten\n  help: {help}",
+            file.display()
+        )))
+    };
+    let stands_in = |file: &Path, folder: &Path| {
+        let place = file.parent().filter(|place| !place.as_os_str().is_empty());
+        place
+            .unwrap_or(Path::new("."))
+            .canonicalize()
+            .is_ok_and(|place| place == folder)
+    };
+    if writes.pictures
+        && let Some(source) = sources.iter().find(|source| stands_in(&source.image, &own))
+    {
+        return lost(
+            &source.image,
+            "this source",
+            "give another folder (--save-dir, --project, --name), or --nosave",
+        );
+    }
+    if !writes.labels {
+        return Ok(());
+    }
+    let Ok(labels) = own.join("labels").canonicalize() else {
+        return Ok(());
+    };
+    for Source { image, label } in sources {
+        if label.is_file() && stands_in(label, &labels) {
+            return lost(
+                label,
+                "labels of the data",
+                "give another folder (--save-dir, --project, --name)",
+            );
+        }
+        let target = labels.join(image.file_stem().unwrap_or_default()).with_extension("txt");
+        if !writes.over && target.is_file() {
+            return lost(
+                &target,
+                "this file",
+                "give another folder, or --exist-ok to write over it",
+            );
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sources_and_their_labels_are_never_overwritten() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let at = |name: &str| folder.path().join(name);
+        for place in ["data/images", "data/labels", "old/labels"] {
+            std::fs::create_dir_all(at(place)).expect("a folder");
+        }
+        for file in [
+            "data/images/a.jpg",
+            "data/labels/a.txt",
+            "old/labels/a.txt",
+            "old/a.jpg",
+        ] {
+            std::fs::write(at(file), "x").expect("a file");
+        }
+        let sources = [Source {
+            image: at("data/images/a.jpg"),
+            label: at("data/labels/a.txt"),
+        }];
+        let both = Writes {
+            pictures: true,
+            labels: true,
+            over: false,
+        };
+        let over = Writes { over: true, ..both };
+        let refused = |place: &str, writes| check(&at(place), writes, &sources).err().map(|error| error.to_string());
+        assert_eq!(refused("new", both), None);
+        assert!(refused("data/images", over).is_some_and(|text| text.contains("a.jpg: this source")));
+        assert!(refused("data", over).is_some_and(|text| text.contains("a.txt: labels of the data")));
+        assert!(refused("old", both).is_some_and(|text| text.contains("--exist-ok")));
+        assert_eq!(refused("old", over), None);
+        let pictures = Writes {
+            pictures: true,
+            ..Writes::default()
+        };
+        assert_eq!(refused("old", pictures), None, "drawn pictures may be drawn again");
+    }
+}
