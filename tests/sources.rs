@@ -184,7 +184,7 @@ fn videos_streams_cameras_and_pages_are_refused_with_what_to_do() {
         ),
         (
             "mixed/photo.heic",
-            &["photo.heic", ".heic", "convert it to JPEG or PNG"],
+            &["photo.heic", ".heic", "convert them to JPEG or PNG"],
         ),
         ("mixed/README", &["README", "no picture"]),
     ] {

@@ -57,7 +57,11 @@ pub fn replace(module: &[u8], name: &str, content: &[u8]) -> Result<Vec<u8>, Mal
             continue;
         }
         if let Some((id, range)) = payload.as_section() {
-            let data = &module[range];
+            // The size of a section that ends the module is only its own word.
+            let data = module.get(range.clone()).ok_or_else(|| Malformed {
+                reason: "a section is longer than the module".to_owned(),
+                offset: range.start,
+            })?;
             out.section(&RawSection { id, data });
         }
     }
