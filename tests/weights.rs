@@ -441,3 +441,51 @@ fn the_official_network_with_changed_modules_keeps_its_boxes() {
     };
     assert_eq!((count("person"), count("bus")), (4, 1));
 }
+
+#[test]
+fn boxes_are_decoded_with_the_anchors_of_the_weights() {
+    let mut net = network();
+    let Py::Tensor { values, .. } = net.module("model.10").at("_buffers").at("anchors") else {
+        panic!("the anchors are a tensor");
+    };
+    for (index, side) in values.iter_mut().enumerate() {
+        *side *= 1.25 + index as f32 / 16.0;
+    }
+    let folder = place("model.pt", &checkpoint(net.clone()));
+    let state = dict(vec![
+        ("state_dict", Py::Ordered(net.state_dict(""))),
+        ("names", Py::List(vec![text("left"), text("right")])),
+    ]);
+    python::save(&folder.path().join("state.pt"), &state);
+    let convert = |input: &str, output: &str| {
+        let said = yolo(folder.path(), &["convert", input, output, "--cfg", "list.yaml"]).ok();
+        assert!(
+            said.err
+                .contains("its anchors (`model.10.anchors`) are others than those of `list.yaml`"),
+            "{}",
+            said.err
+        );
+    };
+    convert("state.pt", "from_pt.safetensors");
+    let plain = ["convert", "model.pt", "state.safetensors", "--state-dict"];
+    yolo(folder.path(), &plain).ok();
+    convert("state.safetensors", "back.safetensors");
+    let whole = boxes(detect(folder.path(), "model.pt"));
+    assert!(whole.as_array().is_some_and(|boxes| !boxes.is_empty()), "{whole}");
+    assert_eq!(whole, boxes(detect(folder.path(), "back.safetensors")));
+    let renamed = boxes(detect(folder.path(), "from_pt.safetensors"));
+    assert_eq!(without_names(&whole), without_names(&renamed));
+    // Names beside a state dict come along.
+    assert!(
+        renamed[0]["name"] == "left" || renamed[0]["name"] == "right",
+        "{renamed}"
+    );
+
+    // A training has those of its configuration.
+    let said = train(folder.path(), &["--cfg", "list.yaml", "--weights", "state.pt"]).ok();
+    assert!(
+        said.err.contains("its anchors are others than those of `list.yaml`"),
+        "{}",
+        said.err
+    );
+}

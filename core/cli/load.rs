@@ -1,12 +1,16 @@
 //! From what a person names (a model, a file) to graphs and checkpoints.
 
-use std::path::{Path, PathBuf};
+mod tensors;
+
+use std::path::Path;
 
 use yolo_core::config::Located;
 use yolo_core::model;
 use yolo_core::{Graph, Params, suggest};
 use yolo_engine::checkpoint::{self, Checkpoint, Meta, Stage};
 use yolo_engine::pt::{self, PtModel};
+
+use tensors::Tensors;
 
 use crate::differences;
 use crate::error::{CliError, CliResult, io_error};
@@ -222,6 +226,7 @@ fn named_model(
             report.summary()
         )));
     }
+    weights.anchors_into(cfg, &mut graph)?;
     if let Some(first) = report.dropped.iter().find(|key| !key.ends_with("anchor_grid")) {
         ui::say(format!(
             "{}: {} tensors are not in `{cfg}` (`{first}`, ...)",
@@ -247,6 +252,13 @@ pub fn checkpoint_of(
     let names = if tensors.names.len() as i64 == classes {
         tensors.names
     } else {
+        if !tensors.names.is_empty() {
+            ui::say(format!(
+                "{}: it names {} classes, but its head has {classes}: the names are left out",
+                weights.display(),
+                tensors.names.len()
+            ));
+        }
         (0..classes).map(|class| class.to_string()).collect()
     };
     let meta = Meta {
@@ -264,125 +276,6 @@ pub fn checkpoint_of(
         ..Meta::default()
     };
     Ok((Checkpoint::new(graph, params, meta), report))
-}
-
-/// The tensors of a weights file of any kind, and what it says about the network that they are of.
-struct Tensors {
-    path: PathBuf,
-    tensors: Vec<(String, tch::Tensor)>,
-    names: Vec<String>,
-    graph: Option<Graph>,
-    /// Why there is no graph, where there are modules.
-    unknown: Option<String>,
-}
-
-impl Tensors {
-    fn read(path: &Path) -> CliResult<Self> {
-        // Ops of shared libraries are in the graph by name; the index is what finds them.
-        plugins::index()?;
-        if pt::is_checkpoint(path) {
-            let source = pt::read(path).map_err(failed)?;
-            let tensors = source
-                .state
-                .iter()
-                .map(|(key, raw)| Ok((key.clone(), raw.to_tensor()?)));
-            let tensors = tensors.collect::<Result<_, yolo_engine::Error>>().map_err(failed)?;
-            for note in source.notes.iter().filter(|_| source.tree.is_none()) {
-                ui::say(format!("{}: {note}", path.display()));
-            }
-            // Its tensors fit the model that was named, or don't, whatever its own modules compute.
-            let (graph, unknown) = match source.graph(path) {
-                Ok(graph) => (graph.map(|(graph, _)| graph), None),
-                Err(error) => (None, Some(error.to_string())),
-            };
-            return Ok(Self {
-                path: path.to_owned(),
-                tensors,
-                graph,
-                unknown,
-                names: source.names,
-            });
-        }
-        let file = checkpoint::read_tensors(path).map_err(failed)?;
-        let graph = file
-            .metadata
-            .get("graph")
-            .and_then(|text| serde_json::from_str(text).ok());
-        let names = match file.metadata.get("meta") {
-            Some(text) => serde_json::from_str::<Meta>(text).map(|meta| meta.names).ok(),
-            None => file
-                .metadata
-                .get("names")
-                .and_then(|text| serde_json::from_str(text).ok()),
-        };
-        let keys = checkpoint::plain_keys(file.tensors.keys().map(String::as_str));
-        Ok(Self {
-            path: path.to_owned(),
-            tensors: keys.into_iter().zip(file.tensors.into_values()).collect(),
-            names: names.unwrap_or_default(),
-            graph,
-            unknown: None,
-        })
-    }
-
-    fn keys(&self) -> impl Iterator<Item = &str> {
-        self.tensors.iter().map(|(key, _)| key.as_str())
-    }
-
-    /// How many classes the head has whose tensors these are.
-    fn classes(&self, graph: &Graph) -> Option<i64> {
-        let head = graph.head.as_ref()?;
-        let bias = format!("{}.m.0.bias", head.prefix);
-        let (_, bias) = self.tensors.iter().find(|(key, _)| *key == bias)?;
-        let (outputs, anchors) = (bias.size1().ok()?, head.anchors_per_level());
-        (outputs % anchors == 0 && outputs / anchors > 5).then(|| outputs / anchors - 5)
-    }
-
-    /// Says where the network of these tensors computes something else than the one that was named.
-    fn compare(&self, cfg: &str, graph: &Graph) {
-        if let Some(reason) = &self.unknown {
-            ui::say(format!(
-                "only tensors are taken, the network is that of `{cfg}`: {reason}"
-            ));
-        }
-        if let Some(d) = self.graph.as_ref().and_then(|own| differences::between(own, graph)) {
-            ui::say(format!(
-                "{}: these are weights of another network than `{cfg}`: `{}` is {} there and {} in `{cfg}`{}",
-                self.path.display(),
-                d.node,
-                d.left,
-                d.right,
-                and_more(d.count)
-            ));
-        }
-    }
-
-    /// Copies what fits.
-    fn copy_into(&self, params: &Params) -> CliResult<checkpoint::TransferReport> {
-        checkpoint::transfer(
-            params,
-            self.tensors.iter().map(|(key, tensor)| (key.as_str(), tensor)),
-            &|_| false,
-        )
-        .map_err(failed)
-    }
-
-    /// As [`Tensors::copy_into`], for a training that starts from them.
-    fn start_from(&self, model: &str, params: &Params, partial: bool) -> CliResult<checkpoint::TransferReport> {
-        if checkpoint::is_folded(params, self.keys()) {
-            return Err(CliError::Usage(format!("{}: {FOLDED}", self.path.display())));
-        }
-        let report = self.copy_into(params)?;
-        if report.is_poor() && !partial {
-            return Err(CliError::Usage(format!(
-                "{}: {}, less than half of `{model}`: training would start from noise\n  help: name the model of the weights with --cfg, \
-                 leave out --weights, or say --partial-weights to start from what fits",
-                self.path.display(),
-                report.summary()
-            )));
-        }
-        Ok(report)
-    }
 }
 
 /// Where a training starts.
@@ -447,6 +340,7 @@ pub fn for_training(
             let report = weights.start_from(model, &params, partial)?;
             if cfg.is_some() {
                 weights.compare(model, &graph);
+                weights.compare_anchors(model, &graph);
             }
             Some(report)
         }

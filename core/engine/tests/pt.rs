@@ -212,6 +212,7 @@ fn files_that_are_something_else_are_named() {
             "damaged or cut off",
         ),
         ("noise.pt", b"hello", "not a PyTorch checkpoint"),
+        ("onnx.pt", b"\x08\x08\x12\x07pytorch", "yolo bench --weights"),
     ] {
         let path = folder.path().join(name);
         std::fs::write(&path, bytes).unwrap();
@@ -249,4 +250,24 @@ fn files_that_are_something_else_are_named() {
     zip.finish().unwrap();
     let error = pt::read(&path).unwrap_err().to_string();
     assert!(error.contains("no checkpoint needs that"), "{error}");
+}
+
+#[test]
+fn a_flipped_bit_is_found_by_the_checksum_of_its_record() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("flipped.pt");
+    let values: Vec<u8> = [1.0f32, 2.0, 3.25, 4.0].iter().flat_map(|v| v.to_le_bytes()).collect();
+    write_archive(&path, &state_pickle("FloatStorage", 4, 0, &[4], &[1]), &values);
+    assert_eq!(pt::read(&path).unwrap().state["w"].to_f64(), [1.0, 2.0, 3.25, 4.0]);
+    let whole = std::fs::read(&path).unwrap();
+    let at = whole.windows(values.len()).position(|part| part == values).unwrap();
+    for byte in [0, 7, values.len() - 1] {
+        let mut bytes = whole.clone();
+        bytes[at + byte] ^= 1;
+        std::fs::write(&path, bytes).unwrap();
+        let error = pt::read(&path).unwrap_err().to_string();
+        for word in ["flipped.pt", "`data/0`", "damaged", "again"] {
+            assert!(error.contains(word), "`{word}` is missing in: {error}");
+        }
+    }
 }

@@ -558,6 +558,25 @@ fn tensors_of_a_state_dict_get_their_plain_names() {
     let several = dict(vec![("student", state("")), ("teacher", state(""))]);
     let error = read(&several).unwrap_err().to_string();
     assert!(error.contains("student, teacher"), "{error}");
+    // Of two that have usual names one is taken, and which one is said.
+    let two = dict(vec![("model_state_dict", state("")), ("ema_state_dict", state(""))]);
+    let model = read(&two).unwrap();
+    assert_eq!(model.state.len(), network().state_dict("").len());
+    assert!(
+        model.notes.len() == 1 && model.notes[0].contains("`ema_state_dict` is taken, `model_state_dict` is not"),
+        "{:?}",
+        model.notes
+    );
+    // Names of classes beside it.
+    let names = |names: Py| read(&dict(vec![("state_dict", state("")), ("names", names)])).unwrap();
+    let model = names(Py::List(vec![text("cell"), text("gap")]));
+    assert_eq!((model.names.join(" ").as_str(), model.notes.len()), ("cell gap", 0));
+    let model = names(dict(vec![("cell", Py::Int(0))]));
+    assert!(
+        model.names.is_empty() && model.notes.len() == 1 && model.notes[0].contains("`names`"),
+        "{:?}",
+        model.notes
+    );
     // What is no tensor is said.
     let mut odd = network().state_dict("");
     odd.push((text("loss.weight"), Py::Int(3)));
@@ -749,6 +768,91 @@ fn arguments_of_a_layer_list_are_used_or_refused_with_their_line() {
         assert!(
             error.contains(words) && error.starts_with("list.yaml:"),
             "{to}: {error}"
+        );
+    }
+}
+
+#[test]
+fn models_of_other_families_are_named() {
+    type Edit = fn(&mut Py);
+    let cases: [(Edit, &[&str]); 4] = [
+        (
+            |m| m.module("model.10").reclass("models.yolo.IDetect"),
+            &["`model.10`", "`models.yolo.IDetect`", "another family"],
+        ),
+        (
+            |m| m.module("model.10").reclass("models.yolo.Segment"),
+            &["`model.10`", "`models.yolo.Segment`", "another family"],
+        ),
+        (
+            |m| m.reclass("models.yolo.SegmentationModel"),
+            &["`models.yolo.SegmentationModel`", "segmentation", "another family"],
+        ),
+        (
+            |m| m.reclass("ultralytics.nn.tasks.DetectionModel"),
+            &["`ultralytics.nn.tasks.DetectionModel`", "YOLOv8", "another family"],
+        ),
+    ];
+    for (edit, words) in cases {
+        let mut net = network();
+        edit(&mut net);
+        let error = graph(&checkpoint(net)).unwrap_err();
+        for word in words.iter().chain(&["model.pt"]) {
+            assert!(error.contains(word), "`{word}` is missing in: {error}");
+        }
+        assert!(!error.contains("one is expected"), "{error}");
+    }
+}
+
+#[test]
+fn integers_are_no_weights() {
+    let place = Place::new();
+    let path = place.file("model.pt", &checkpoint(network()));
+    let mut source = pt::read(&path).unwrap();
+    let (graph, _) = source.graph(&path).unwrap().unwrap();
+    let model = checkpoint::adopt(&path, &source, graph.clone(), 64).unwrap().0;
+    let key = "model.0.conv.weight";
+    let raw = &mut source.state[key];
+    raw.bytes = vec![7; raw.numel()];
+    raw.dtype = safetensors::Dtype::U8;
+    let error = checkpoint::adopt(&path, &source, graph, 64).unwrap_err().to_string();
+    assert!(
+        error.contains("model.pt") && error.contains(key) && error.contains("integers (Uint8)"),
+        "{error}"
+    );
+    // The same in a file of ours.
+    let mut model = model;
+    let codes = model.params.get(key).unwrap().to_kind(tch::Kind::Int8);
+    model.params.insert(key.to_owned(), codes);
+    let path = place.0.path().join("model.safetensors");
+    checkpoint::save(&path, &model).unwrap();
+    let error = checkpoint::load(&path).unwrap_err().to_string();
+    assert!(
+        error.contains("model.safetensors") && error.contains(key) && error.contains("integers (Int8)"),
+        "{error}"
+    );
+}
+
+#[test]
+fn anchors_of_our_file_are_those_of_its_graph() {
+    let place = Place::new();
+    let path = place.0.path().join("model.safetensors");
+    let mut model = adopted(&checkpoint(network()));
+    let head = model.graph.head.clone().unwrap();
+    let (key, cells) = (head.anchors_key(), head.anchors_in_cells());
+    // Rounding is no difference.
+    model.params.insert(key.clone(), cells.to_kind(tch::Kind::Half));
+    checkpoint::save(&path, &model).unwrap();
+    let back = checkpoint::load(&path).unwrap();
+    assert_eq!(back.graph.head.unwrap().anchors, head.anchors);
+    assert_eq!(back.params.get(&key), Some(&cells));
+    for (wrong, words) in [(&cells * 1.01, "other anchors"), (cells.unsqueeze(0), "shape")] {
+        model.params.insert(key.clone(), wrong);
+        checkpoint::save(&path, &model).unwrap();
+        let error = checkpoint::load(&path).unwrap_err().to_string();
+        assert!(
+            error.contains("model.safetensors") && error.contains(&key) && error.contains(words),
+            "{error}"
         );
     }
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use tch::{Kind, Tensor};
 use yolo_core::{Graph, Params};
 
-use super::{Checkpoint, Meta, Stage, TransferReport, transfer, write_tensors};
+use super::{Checkpoint, Meta, Stage, TransferReport, refuse_integers, transfer, write_tensors};
 use crate::pt::PtModel;
 use crate::{Error, Result};
 
@@ -27,6 +27,7 @@ pub fn adopt(path: &Path, source: &PtModel, graph: Graph, image_size: i64) -> Re
             Ok((key.as_str(), tensor))
         })
         .collect::<Result<_>>()?;
+    refuse_integers(path, &params, tensors.iter().map(|(key, tensor)| (*key, tensor)))?;
     let report = transfer(&params, tensors.iter().map(|(key, tensor)| (*key, tensor)), &|_| false)?;
     // Models before PyTorch 0.4.1 have no counters.
     if let Some(first) = report.missing.iter().find(|key| !key.ends_with("num_batches_tracked")) {

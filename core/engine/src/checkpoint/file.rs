@@ -7,9 +7,11 @@ use std::path::Path;
 use indexmap::IndexMap;
 use safetensors::{Dtype, SafeTensors, View};
 use tch::{Kind, Tensor};
-use yolo_core::{Graph, Params};
+use yolo_core::graph::DetectHead;
+use yolo_core::{Graph, ParamRole, Params};
 
-use super::{Checkpoint, FORMAT_VERSION, Meta, finite, write_atomically};
+use super::transfer::integers;
+use super::{Checkpoint, FORMAT_VERSION, Meta, finite, foreign, other_anchors, write_atomically};
 use crate::raw::{RawTensor, tensor_from_bytes};
 use crate::{Error, Result};
 
@@ -42,7 +44,7 @@ pub struct TensorFile {
 /// Reads any `.safetensors` file. A tensor with a value that is not finite is an error that names it.
 pub fn read_tensors(path: &Path) -> Result<TensorFile> {
     let bytes = std::fs::read(path).map_err(Error::io(path, "read it"))?;
-    let damaged = |error: safetensors::SafeTensorError| Error::file(path, explain(&bytes, &error));
+    let damaged = |error: safetensors::SafeTensorError| Error::file(path, explain(path, &bytes, &error));
     let (_, header) = SafeTensors::read_metadata(&bytes).map_err(damaged)?;
     let file = SafeTensors::deserialize(&bytes).map_err(damaged)?;
     let mut names = file.names();
@@ -65,7 +67,7 @@ pub fn read_tensors(path: &Path) -> Result<TensorFile> {
     })
 }
 
-fn explain(bytes: &[u8], error: &safetensors::SafeTensorError) -> String {
+fn explain(path: &Path, bytes: &[u8], error: &safetensors::SafeTensorError) -> String {
     if bytes.is_empty() {
         "the file is empty".into()
     } else if bytes.starts_with(b"PK\x03\x04") {
@@ -74,6 +76,8 @@ fn explain(bytes: &[u8], error: &safetensors::SafeTensorError) -> String {
         "this is a Git LFS pointer, not the weights; run `git lfs pull` where it came from".into()
     } else if bytes.len() > 9 && bytes[8] == b'{' {
         format!("the file is damaged or cut off ({error}); copy it again, or go back to an earlier checkpoint")
+    } else if let Some(text) = foreign::describe(path, bytes) {
+        text
     } else {
         format!("this is not a `.safetensors` file ({error})")
     }
@@ -184,6 +188,10 @@ pub(super) fn model_from(
     for spec in graph.param_specs() {
         match tensors.shift_remove(&spec.key) {
             Some(tensor) if tensor.size() == spec.shape => {
+                let weights = spec.role.trainable() && spec.role != ParamRole::Quant;
+                if weights && !tensor.is_floating_point() {
+                    return Err(fail(integers(&spec.key, &tensor)));
+                }
                 let tensor = if tensor.is_floating_point() {
                     tensor.f_to_kind(Kind::Float)?
                 } else {
@@ -215,13 +223,29 @@ pub(super) fn model_from(
     }
     if let Some(head) = &graph.head {
         let key = head.anchors_key();
-        tensors.shift_remove(&key);
+        if let Some(tensor) = tensors.shift_remove(&key) {
+            anchors_agree(&key, head, &tensor).map_err(fail)?;
+        }
         params.insert(key, head.anchors_in_cells());
     }
     for (key, tensor) in tensors {
         params.insert(key, tensor);
     }
     Ok(Checkpoint { graph, params, meta })
+}
+
+/// The anchors stand in the graph and, as in any state dict, in a tensor: a file where they differ was changed by hand, and one of them
+/// is wrong.
+fn anchors_agree(key: &str, head: &DetectHead, tensor: &Tensor) -> Result<(), String> {
+    let reason = match other_anchors(head, tensor) {
+        Ok(None) => return Ok(()),
+        Ok(Some(_)) => "holds other anchors than its model".to_owned(),
+        Err(reason) => reason,
+    };
+    Err(format!(
+        "tensor `{key}` {reason}: the file was changed after it was written; use the original, or `yolo convert` with --cfg to take the \
+         tensor's anchors"
+    ))
 }
 
 #[cfg(test)]

@@ -3,20 +3,23 @@
 //! What lives here: reading and writing checkpoints and training states, taking weights over from other models and formats.
 //! What must not: building graphs from configurations, training.
 
+mod anchors;
 mod atomic;
 mod convert;
 mod file;
 pub(crate) mod finite;
+pub(crate) mod foreign;
 mod keys;
 mod state;
 mod transfer;
 
+pub use anchors::other_anchors;
 pub use atomic::{TEMPORARY, write_atomically};
 pub use convert::{adopt, state_dict};
 pub use file::{TensorFile, load, read_tensors, save, write_tensors};
 pub use keys::plain_keys;
 pub use state::{TrainState, load_state, save_state, state_numbers};
-pub use transfer::{TransferReport, is_folded, transfer};
+pub use transfer::{TransferReport, is_folded, refuse_integers, transfer};
 
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};

@@ -1,12 +1,13 @@
 //! Takes weights over into another model, by name and shape, and says what did not fit.
 
 use std::collections::HashSet;
+use std::path::Path;
 
 use serde::Serialize;
 use tch::Tensor;
 use yolo_core::Params;
 
-use crate::Result;
+use crate::{Error, Result};
 
 /// What happened to each tensor.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -85,6 +86,30 @@ pub fn is_folded<'a>(target: &Params, source: impl IntoIterator<Item = &'a str>)
             && target.get(&bias).is_none()
             && !source.contains(format!("{block}bn.running_mean").as_str())
     })
+}
+
+/// Refuses integers where `target` has weights: copied as numbers they would be the codes of another scale.
+pub fn refuse_integers<'a>(
+    path: &Path,
+    target: &Params,
+    source: impl IntoIterator<Item = (&'a str, &'a Tensor)>,
+) -> Result<()> {
+    for (key, tensor) in source {
+        let weights = target.get(key).is_some_and(Tensor::is_floating_point);
+        if weights && !tensor.is_floating_point() {
+            return Err(Error::file(path, integers(key, tensor)));
+        }
+    }
+    Ok(())
+}
+
+/// Why a tensor of integers is no weight.
+pub(super) fn integers(key: &str, tensor: &Tensor) -> String {
+    format!(
+        "tensor `{key}` holds integers ({:?}) where the model has floating-point weights: they are codes without their scale; use the file \
+         from before it was quantized",
+        tensor.kind()
+    )
 }
 
 /// Copies the values of `source` into the tensors of `target` that have the same key and shape. Keys for which `skip` is true

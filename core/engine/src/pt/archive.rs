@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use zip::ZipArchive;
 
 use super::legacy::{self, Legacy};
+use crate::checkpoint::foreign;
 use crate::{Error, Result};
 
 /// Largest pickle that is read: far above any model, far below the memory.
@@ -51,7 +52,7 @@ impl Archive {
         } else if head.starts_with(ZIP) {
             Zip::open(path, file).map(Self::Zip)
         } else {
-            Err(Error::file(path, not_a_checkpoint(&head)))
+            Err(Error::file(path, not_a_checkpoint(path, &head)))
         }
     }
 
@@ -147,21 +148,26 @@ impl Zip {
         bytes
             .try_reserve_exact(size as usize)
             .map_err(|_| fail(format!("needs {size} bytes, which are not available")))?;
+        // One byte more than there should be: the checksum is compared at the end of the record, which has to be asked for.
         entry
             .by_ref()
-            .take(size)
+            .take(size.saturating_add(1))
             .read_to_end(&mut bytes)
-            .map_err(|error| fail(format!("is damaged or cut off ({error})")))?;
+            .map_err(|error| {
+                fail(format!(
+                    "is damaged or cut off ({error}); download or copy the file again, or use an earlier checkpoint"
+                ))
+            })?;
         if bytes.len() as u64 != size {
-            return Err(fail(format!("is cut off: {} of {size} bytes", bytes.len())));
+            return Err(fail(format!("is damaged or cut off: {} of {size} bytes", bytes.len())));
         }
         Ok(bytes)
     }
 }
 
 /// What a file is that is no checkpoint.
-fn not_a_checkpoint(head: &[u8]) -> &'static str {
-    if head.is_empty() {
+fn not_a_checkpoint(path: &Path, head: &[u8]) -> String {
+    let text = if head.is_empty() {
         "the file is empty"
     } else if head.starts_with(b"version https://git-lfs") {
         "this is a Git LFS pointer, not the weights; run `git lfs pull` where it came from"
@@ -169,7 +175,10 @@ fn not_a_checkpoint(head: &[u8]) -> &'static str {
         "this is a web page, not weights; the download went wrong"
     } else if head.len() > 9 && head[8] == b'{' {
         "this looks like a `.safetensors` file; give it that ending"
+    } else if let Some(text) = foreign::describe(path, head) {
+        return text;
     } else {
         "this is not a PyTorch checkpoint (a zip archive is expected)"
-    }
+    };
+    text.to_owned()
 }

@@ -76,6 +76,17 @@ pub(super) fn read_model(tensors: &mut Tensors<'_>) -> Result<PtModel> {
         None => {
             model.source = Source::StateDict;
             state_dict(tensors, &mut model)?;
+            if let Some(id) = present("names") {
+                match names::read(&path, pickle, id, None) {
+                    Ok(read) => {
+                        model.names = read.names;
+                        model.notes.extend(read.notes);
+                    }
+                    Err(_) => model
+                        .notes
+                        .push("its `names` are no names of classes and are left out".into()),
+                }
+            }
         }
     }
     if model.state.is_empty() {
@@ -239,8 +250,19 @@ fn state_dict(tensors: &mut Tensors<'_>, model: &mut PtModel) -> Result<()> {
             .is_some_and(|pairs| pairs.iter().any(|(_, value)| is_tensor(pickle, *value)))
     };
     let named = |key: &str| pickle.get(root, key).filter(|id| holds_tensors(*id));
-    let dict = match STATE_KEYS.iter().find_map(|key| named(key)) {
-        Some(dict) => dict,
+    let found = STATE_KEYS.iter().filter_map(|key| Some((*key, named(key)?)));
+    let found: Vec<(&str, Id)> = found.collect();
+    if let [(taken, _), others @ ..] = &found[..]
+        && !others.is_empty()
+    {
+        let others: Vec<String> = others.iter().map(|(key, _)| format!("`{key}`")).collect();
+        model.notes.push(format!(
+            "it holds several dicts of tensors: `{taken}` is taken, {} is not",
+            others.join(", ")
+        ));
+    }
+    let dict = match found.first() {
+        Some((_, dict)) => *dict,
         None if holds_tensors(root) => root,
         None => {
             let all = pickle.pairs(root).unwrap_or_default();
@@ -267,6 +289,7 @@ fn state_dict(tensors: &mut Tensors<'_>, model: &mut PtModel) -> Result<()> {
             Some(tensor) if pickle.str(*key).is_some() => {
                 model.state.insert(name.to_owned(), tensor);
             }
+            _ if dict == root && name == "names" => {}
             _ => model
                 .notes
                 .push(format!("`{name}` in it is no tensor with a name and is left out")),

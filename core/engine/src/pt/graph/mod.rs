@@ -92,7 +92,7 @@ fn network(cx: &Context<'_>, tree: &PtModule) -> Result<Graph> {
         tree.class.strip_prefix("yolov5.").unwrap_or(&tree.class),
         "models.yolo.Model" | "models.yolo.DetectionModel"
     ) {
-        return Err(leaf::unknown(tree));
+        return Err(other_family(tree).unwrap_or_else(|| leaf::unknown(tree)));
     }
     tree.only_parts(&[], &["model"])?;
     let rows = tree.child("model")?;
@@ -112,6 +112,16 @@ fn network(cx: &Context<'_>, tree: &PtModule) -> Result<Graph> {
             finished = Some(detect(cx, &mut g, row, &inputs)?);
             continue;
         }
+        if index + 1 == rows.children.len() && inputs.len() > 1 && !blocks::is_concat(row) {
+            return Err(refuse(
+                row,
+                format!(
+                    "its head is of class `{}`, so it is a model of another family (YOLOv7, YOLOv8, segmentation, ...): only YOLOv5 \
+                     detectors, whose head is `Detect`, are read",
+                    row.class
+                ),
+            ));
+        }
         let feat = g.layer(&kind(row), &inputs, |g| match inputs.as_slice() {
             _ if blocks::is_concat(row) => blocks::concat(cx, g, row, &inputs),
             [one] => blocks::module(cx, g, "", row, one.value),
@@ -124,6 +134,26 @@ fn network(cx: &Context<'_>, tree: &PtModule) -> Result<Graph> {
     }
     let (outputs, head) = finished.ok_or_else(|| refuse(tree, "its last layer is not `Detect` of YOLOv5"))?;
     g.finish(outputs, Some(head))
+}
+
+/// Why a model that is no YOLOv5 detector as a whole is refused, where its class says what it is.
+fn other_family(tree: &PtModule) -> Option<yolo_core::Error> {
+    let what = if tree.class.starts_with("ultralytics.") {
+        "a model of the package `ultralytics` (YOLOv8 and later, and YOLOv5u)"
+    } else {
+        match tree.kind() {
+            "SegmentationModel" => "a segmentation model",
+            "ClassificationModel" => "a classification model",
+            _ => return None,
+        }
+    };
+    Some(refuse(
+        tree,
+        format!(
+            "`{}` is {what}, another family: only detectors of YOLOv5 (`models.yolo.DetectionModel`) are read",
+            tree.class
+        ),
+    ))
 }
 
 /// Channels of the image: what the first convolution reads.
