@@ -59,6 +59,7 @@ fn convert_voc(inside: &str, incomplete: bool) -> Converted {
     }
     let mut settings = Settings::new(Format::Voc, dir.path());
     settings.keep.incomplete = incomplete;
+    settings.val_share = 0.0;
     run(&settings, &dir.path().join("out")).expect("the first is good")
 }
 
