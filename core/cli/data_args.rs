@@ -43,11 +43,11 @@ pub fn samples(dataset: &Dataset, split: Split, strict: bool) -> CliResult<Sampl
     Ok(samples)
 }
 
-/// Notes in a line or two: pictures that are not read are named, the rest is counted.
+/// Notes in a line or two: what concerns many pictures at once is said in full, the rest is counted.
 fn notes(split: Split, samples: &Samples) {
     let mut kinds: std::collections::BTreeMap<&str, usize> = std::collections::BTreeMap::new();
     for note in samples.problems.iter().filter(|p| !p.fatal) {
-        if note.kind == "image-left-out" {
+        if ["image-left-out", "label-missing", "path-missing"].contains(&note.kind) {
             ui::say(format!("note: {note}"));
         } else {
             *kinds.entry(note.kind).or_default() += 1;

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rayon::prelude::*;
 
-use crate::dataset::{Listed, Read, image_problem, label_path, shared_labels};
+use crate::dataset::{Listed, Read, image_problem, label_path, shared_labels, unlabelled};
 use crate::labels::Problem;
 use crate::{Dataset, Error, Image, Policy, Result, Split, files};
 
@@ -75,6 +75,11 @@ pub fn check(data: &Dataset, decode: bool, progress: &(dyn Fn(usize, usize) -> b
             Err(error) => problems.push(of_split(data, split, &error)),
         }
     }
+    for split in [Split::Train, Split::Val].into_iter().filter(|split| !data.has(*split)) {
+        if let Err(error) = data.list(split) {
+            problems.push(of_split(data, split, &error));
+        }
+    }
     let images: BTreeSet<&Path> = splits
         .iter()
         .flat_map(|(_, images)| images)
@@ -98,6 +103,10 @@ pub fn check(data: &Dataset, decode: bool, progress: &(dyn Fn(usize, usize) -> b
     problems.extend(seen.iter().flat_map(|seen| seen.problems.iter().cloned()));
     problems.extend(shared_labels(&images));
     problems.extend(without_boxes(data, &splits, &by_path));
+    for (split, images) in &splits {
+        let labelled: Vec<bool> = images.iter().map(|image| by_path[image.as_path()].labelled).collect();
+        problems.extend(unlabelled(&data.file, data.line(*split), *split, images, &labelled));
+    }
     problems.extend(orphans(&images)?);
     problems.extend(copies(&images, &seen));
     problems.extend(overlaps(data, &splits, &by_path));
@@ -243,12 +252,15 @@ fn orphans(images: &[&Path]) -> Result<Vec<Problem>> {
     let mut problems = Vec::new();
     for folder in folders.into_iter().filter(|folder| folder.is_dir()) {
         for file in files::listing(folder)? {
-            let is_label = file.extension().is_some_and(|e| e == "txt");
+            let is_label = file.extension().is_some_and(|e| e.eq_ignore_ascii_case("txt"));
+            // Some systems make no difference between `.TXT` and `.txt`.
+            let read_as = file.with_extension("txt");
+            let is_read = labels.contains(&read_as) && read_as.exists();
             // Labelling tools leave the names of the classes there.
             let is_names = file.file_stem().is_some_and(|stem| stem == "classes");
             // Lists of images may stand beside the images.
             let beside_images = images.iter().any(|image| image.parent() == file.parent());
-            if is_label && !is_names && !beside_images && !labels.contains(&file) {
+            if is_label && !is_names && !beside_images && !is_read {
                 let message = "there is no image for this label file".to_owned();
                 problems.push(note(&file, 0, "label-orphan", false, message));
             }

@@ -18,9 +18,9 @@ pub struct Problem {
     pub line: usize,
     /// A stable word. Of label files: `label-columns`, `label-number`, `label-class`, `label-range`, `label-encoding`,
     /// `label-empty-box`, `label-duplicate`, `label-polygon`, `label-keypoints`, `label-unreadable`, `label-orphan`,
-    /// `label-shared`; of images: `image-unreadable`, `image-remark`, `image-small`, `image-duplicate`, `image-missing`,
-    /// `image-listed-twice`, `image-left-out`; of the whole: `split-unusable`, `split-overlap`, `class-empty`; of sources that are
-    /// converted: `annotation-broken`, `annotation-missing`, `annotation-polygon`, `box-left-out`, `image-left-out`,
+    /// `label-shared`, `label-missing`; of images: `image-unreadable`, `image-remark`, `image-small`, `image-duplicate`, `image-missing`,
+    /// `image-listed-twice`, `image-left-out`; of the whole: `path-missing`, `split-unusable`, `split-overlap`, `class-empty`; of sources that are
+    /// converted: `annotation-broken`, `annotation-missing`, `annotation-polygon`, `box-left-out`, `box-cut`, `image-left-out`,
     /// `image-without-split`, `size-mismatch`, `name-clash`, `name-changed`, `only-left-out`, `split-empty`.
     pub kind: &'static str,
     /// What is wrong and what to do.

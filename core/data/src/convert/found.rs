@@ -18,6 +18,8 @@ pub(super) struct Found {
     pub splits: BTreeSet<&'static str>,
     /// Images of which only objects were there that are left out on purpose, by reason: how many, and the first.
     bare: BTreeMap<&'static str, (usize, String)>,
+    /// Boxes of which a good part lies outside of their image, by file: how many, the line of the first and what it is.
+    cut: BTreeMap<PathBuf, (usize, usize, String)>,
 }
 
 /// One image of the source.
@@ -57,6 +59,8 @@ pub(super) struct Boxes {
     incomplete: bool,
     /// Why an object was left out on purpose.
     left_out: Option<&'static str>,
+    /// An object has no area or lies outside of the image.
+    lost: bool,
 }
 
 impl Found {
@@ -113,7 +117,16 @@ impl Found {
             };
             let message = format!("the box {x1},{y1} to {x2},{y2} {what}; it is left out");
             self.note(place.file, place.line, "box-left-out", place.says(&message));
+            boxes.lost = true;
             return self.drop(reason);
+        }
+        let beyond = |side: f64, low: f64, high: f64| (-low).max(high - side) > (side * 0.02).max(2.0);
+        if beyond(w, x1, x2) || beyond(h, y1, y2) {
+            let first = || {
+                let message = format!("the box {x1},{y1} to {x2},{y2} of an image of {w} x {h}");
+                (0, place.line, place.says(&message))
+            };
+            self.cut.entry(place.file.to_owned()).or_insert_with(first).0 += 1;
         }
         let shares = [inside[0] / w, inside[1] / h, inside[2] / w, inside[3] / h];
         let [x1, y1, x2, y2] = view.turned(shares);
@@ -138,10 +151,18 @@ impl Found {
             labels,
             incomplete,
             left_out,
+            lost,
         } = boxes;
         if incomplete && !settings.keep.incomplete {
             let message = format!(
                 "{} is left out, since not all of its objects can be read (--keep-incomplete keeps it)",
+                name_of(&image)
+            );
+            return self.note(file, 0, "image-left-out", message);
+        }
+        if lost && labels.is_empty() && !settings.keep.incomplete {
+            let message = format!(
+                "{} is left out, since its objects have no area or lie outside of it (--keep-incomplete keeps it as background)",
                 name_of(&image)
             );
             return self.note(file, 0, "image-left-out", message);
@@ -181,6 +202,13 @@ impl Found {
                  these objects"
             );
             self.note(source, 0, "only-left-out", message);
+        }
+        for (file, (count, line, first)) in std::mem::take(&mut self.cut) {
+            let message = format!(
+                "{count} boxes reach far out of their images and are cut, the first is {first}: are they x1 y1 x2 y2, or of another image \
+                 size?"
+            );
+            self.note(&file, line, "box-cut", message);
         }
         let named: BTreeSet<&'static str> = self.items.iter().map(|item| item.split).collect();
         for split in self.splits.union(&named).copied().collect::<Vec<_>>() {

@@ -1,14 +1,16 @@
 //! A data set: its YAML file, the images of a split and their labels.
 
 mod places;
+mod unlabelled;
 mod yaml;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 
 pub use self::places::label_path;
+pub(crate) use self::unlabelled::unlabelled;
 
 use self::places::Entry;
 use crate::labels::{self, Label, Problem, Rows};
@@ -63,6 +65,8 @@ pub struct Dataset {
     /// Names of the classes.
     pub names: Vec<String>,
     roots: Vec<PathBuf>,
+    /// `path` and its line, where there is no such folder.
+    missing: Option<(String, usize)>,
     sources: Vec<Source>,
     /// `kpt_shape`: rows have key points behind the box.
     keypoints: Option<[usize; 2]>,
@@ -152,12 +156,22 @@ impl Dataset {
             .find(|source| source.split == split)
             .ok_or_else(|| Error::dataset(&self.file, format!("it names no `{}` images", split.name())))?;
         let mut listed = Listed::default();
+        let mut repeats = Repeats::default();
         for entry in entries {
+            let before = listed.images.len();
             let Some(place) = entry.found() else {
                 let (split, first, places) = (split.name(), entry.first().display(), entry.places());
                 let reason = format!("`{split}` points at {first}, which does not exist; looked at {places}");
                 return Err(Error::dataset_line(&self.file, *line, reason));
             };
+            // An absolute place needs no `path`.
+            if let Some((path, line)) = self.missing.as_ref().filter(|_| place != entry.first()) {
+                let message = path_missing(path, split, place);
+                let file = self.file.display().to_string();
+                listed
+                    .problems
+                    .push(Problem::note(file, *line, "path-missing", message));
+            }
             if place.is_dir() {
                 let found = files::pictures(place, true)?;
                 if let Some(message) = endings::left_out(&found.left_out) {
@@ -176,6 +190,12 @@ impl Dataset {
             } else {
                 self.read_list(place, &mut listed)?;
             }
+            repeats.add(&listed.images[before..]);
+        }
+        if let Some(message) = repeats.message(split) {
+            let file = self.file.display().to_string();
+            let note = Problem::note(file, *line, "image-listed-twice", message);
+            listed.problems.push(note);
         }
         listed.images.sort();
         listed.images.dedup();
@@ -258,21 +278,25 @@ impl Dataset {
             items: Vec::new(),
             problems,
         };
-        let mut with_labels = 0;
+        let mut with_labels = Vec::with_capacity(images.len());
         for read in read {
             let Read {
                 sample,
                 labelled,
                 problems,
             } = read?;
-            with_labels += usize::from(labelled);
+            with_labels.push(labelled);
             samples.problems.extend(problems);
             samples.items.extend(sample);
         }
         samples.problems.extend(shared_labels(&images));
+        let line = self.line(split);
+        samples
+            .problems
+            .extend(unlabelled(&self.file, line, split, &images, &with_labels));
         let boxes: usize = samples.items.iter().map(|sample| sample.boxes.len()).sum();
         if boxes == 0 {
-            let reason = self.why_no_boxes(split, &images[0], with_labels > 0, &samples.problems);
+            let reason = self.why_no_boxes(split, &images[0], with_labels.contains(&true), &samples.problems);
             return Err(Error::dataset_line(&self.file, self.line(split), reason));
         }
         Ok(samples)
@@ -349,6 +373,45 @@ pub(crate) struct Read {
     pub sample: Option<Sample>,
     pub labelled: bool,
     pub problems: Vec<Problem>,
+}
+
+/// Images that stand in more than one of the places of a split.
+#[derive(Default)]
+struct Repeats {
+    seen: HashSet<PathBuf>,
+    count: usize,
+    first: Option<PathBuf>,
+}
+
+impl Repeats {
+    /// Adds the images of one place; those that it lists twice itself are said elsewhere.
+    fn add(&mut self, images: &[PathBuf]) {
+        let own: std::collections::BTreeSet<&PathBuf> = images.iter().collect();
+        for image in own {
+            if !self.seen.insert(image.clone()) {
+                self.count += 1;
+                self.first.get_or_insert_with(|| image.clone());
+            }
+        }
+    }
+
+    fn message(&self, split: Split) -> Option<String> {
+        let first = self.first.as_ref()?.display();
+        let (count, split) = (self.count, split.name());
+        Some(format!(
+            "{count} images are listed twice, in several places of `{split}`, the first is {first}; each is used once"
+        ))
+    }
+}
+
+fn path_missing(path: &str, split: Split, place: &Path) -> String {
+    let home = if path.starts_with('~') {
+        " (`~` is not replaced by your home folder)"
+    } else {
+        ""
+    };
+    let (split, place) = (split.name(), place.display());
+    format!("`path` {path} does not exist{home}; `{split}` is taken from {place}")
 }
 
 fn too_small(w: usize, h: usize) -> String {

@@ -39,6 +39,10 @@ pub(super) fn open(file: &Path) -> Result<Dataset> {
         }
     };
     let roots = places::roots(folder, root);
+    let missing = root.filter(|_| !roots.iter().any(|root| root.exists())).map(|path| {
+        let line = config.place("path").map_or(0, |place| place.line as usize);
+        (path.to_owned(), line)
+    });
     let mut sources = Vec::new();
     for split in [Split::Train, Split::Val, Split::Test] {
         let entries = match map.get(split.name()) {
@@ -70,6 +74,7 @@ pub(super) fn open(file: &Path) -> Result<Dataset> {
         file: file.to_owned(),
         names,
         roots,
+        missing,
         sources,
         keypoints: keypoints(&config)?,
         merged: None,

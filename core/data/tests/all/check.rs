@@ -95,6 +95,7 @@ fn each_problem_is_one_row_with_file_line_and_kind() {
             ("image-unreadable", true),
             // No image of `val` has labels, which training refuses.
             ("split-unusable", true),
+            ("label-missing", false),
             ("label-orphan", false),
             ("image-duplicate", false),
             ("split-overlap", false),

@@ -114,6 +114,7 @@ three,3,5,5,1,1,0,0
             ("a.txt".to_owned(), 9, "annotation-broken"),
             ("gone.txt".to_owned(), 0, "image-missing"),
             ("unlabelled.png".to_owned(), 0, "annotation-missing"),
+            ("a.txt".to_owned(), 5, "box-cut"),
         ]
     );
     // What is there is not overwritten.
@@ -170,6 +171,7 @@ fn voc_objects_become_boxes_and_splits_are_kept() {
             ("b.xml".to_owned(), 10, "box-left-out"),
             ("b.xml".to_owned(), 11, "annotation-broken"),
             ("c.xml".to_owned(), 0, "size-mismatch"),
+            ("b.xml".to_owned(), 6, "box-cut"),
             // A validation without a box measures nothing.
             ("VOC".to_owned(), 0, "split-empty"),
         ]
@@ -276,7 +278,8 @@ fn coco_annotations_become_boxes_with_gapless_classes() {
                 "label-class",
                 "annotation-broken",
                 "box-left-out",
-                "annotation-broken"
+                "annotation-broken",
+                "box-cut"
             ],
             "{:?}",
             made.problems

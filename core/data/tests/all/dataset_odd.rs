@@ -272,9 +272,11 @@ fn two_images_with_one_label_file_are_named() {
     let samples = Dataset::open(&file)
         .and_then(|data| data.samples(Split::Train, Policy::Strict))
         .expect("good");
-    let [note] = &samples.problems[..] else {
+    // The second has the name `1.bmp`, and no labels.
+    let [note, missing] = &samples.problems[..] else {
         panic!("{:?}", samples.problems);
     };
+    assert_eq!(missing.kind, "label-missing");
     assert!(
         note.kind == "label-shared" && note.file.ends_with("1.png") && note.message.contains("1.jpg"),
         "{note}"

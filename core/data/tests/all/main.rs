@@ -11,6 +11,7 @@ mod dataset_odd;
 mod images;
 mod letterbox;
 mod loader;
+mod silent;
 #[path = "../../../../tests/skip.rs"]
 mod skip;
 

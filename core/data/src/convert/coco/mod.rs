@@ -40,6 +40,7 @@ pub(super) fn read(settings: &Settings) -> Result<Found> {
         Some(names) => names.clone(),
         None => class_names(&parsed),
     };
+    let mut claimed: HashMap<PathBuf, PathBuf> = HashMap::new();
     if found.names.is_empty() && !parsed.is_empty() {
         let reason = "there are no categories in it";
         return Err(Error::dataset(&settings.source, reason));
@@ -58,7 +59,7 @@ pub(super) fn read(settings: &Settings) -> Result<Found> {
             classes,
             names,
         };
-        reader.read(&mut found, file.content);
+        reader.read(&mut found, file.content, &mut claimed)?;
     }
     Ok(found)
 }
@@ -205,7 +206,8 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    fn read(&self, found: &mut Found, content: File) {
+    /// `claimed` has the file that lists each image of the files before this one.
+    fn read(&self, found: &mut Found, content: File, claimed: &mut HashMap<PathBuf, PathBuf>) -> Result<()> {
         let stem = stem_of(self.path);
         let parent = self.path.parent().map(name_of).unwrap_or_default().to_ascii_lowercase();
         let split = split_of(&stem).or(match parent.as_str() {
@@ -231,6 +233,7 @@ impl Reader<'_> {
             }
         }
         let (images, unusable) = self.images(found, content.images.unwrap_or_default(), &stem);
+        self.claim(&images, claimed)?;
         for id in unusable {
             annotations.remove(&id);
         }
@@ -261,6 +264,31 @@ impl Reader<'_> {
             );
             self.broken(found, message);
         }
+        Ok(())
+    }
+
+    /// An image that two files list would come twice, even into two splits, each time with a part of its boxes.
+    fn claim(&self, images: &[Located], claimed: &mut HashMap<PathBuf, PathBuf>) -> Result<()> {
+        let mut shared: Option<(usize, &Path, PathBuf)> = None;
+        for Located { image, .. } in images {
+            match claimed.insert(identity(image), self.path.to_owned()) {
+                Some(other) if other != *self.path => {
+                    let (count, first, other) = shared.unwrap_or((0, image, other));
+                    shared = Some((count + 1, first, other));
+                }
+                _ => {}
+            }
+        }
+        let Some((count, first, other)) = shared else {
+            return Ok(());
+        };
+        let reason = format!(
+            "it lists {count} images that {} lists too, the first is {}: each would come twice, with a part of its boxes; convert one of \
+             the files, or join them into one first",
+            other.display(),
+            first.display()
+        );
+        Err(Error::dataset(self.path, reason))
     }
 
     fn broken(&self, found: &mut Found, message: String) {
@@ -416,6 +444,15 @@ impl Reader<'_> {
             }
         }
         boxes
+    }
+}
+
+/// The same for each way to a file through folders.
+fn identity(image: &Path) -> PathBuf {
+    let folder = image.parent().and_then(|folder| folder.canonicalize().ok());
+    match (folder, image.file_name()) {
+        (Some(folder), Some(name)) => folder.join(name),
+        _ => image.to_owned(),
     }
 }
 

@@ -51,15 +51,16 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Annotation, (usize, String)> {
     if root.tag_name().name() != "annotation" {
         return Err((1, format!("the root is <{}>, not <annotation>", root.tag_name().name())));
     }
-    let objects = root
+    // Some tools write them into `<objects>`.
+    let nested = root
         .children()
-        .filter(|node| node.has_tag_name("object"))
-        .map(|node| Object {
-            line: document.text_pos_at(node.range().start).row as usize,
-            name: name(node),
-            difficult: flag(node, "difficult"),
-            corners: corners(node),
-        });
+        .filter(|node| is(*node, "objects"))
+        .flat_map(|node| node.children());
+    let direct = root.children().filter(|node| !is(*node, "objects"));
+    let objects = direct.chain(nested).filter_map(|node| {
+        let line = document.text_pos_at(node.range().start).row as usize;
+        object(node, line)
+    });
     Ok(Annotation {
         file_name: text_of(root, "filename")
             .filter(|name| !name.is_empty())
@@ -69,8 +70,35 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Annotation, (usize, String)> {
     })
 }
 
+/// What a node says of an object; one of another name that holds a box is an object that can't be read, never nothing.
+fn object(node: Node<'_, '_>, line: usize) -> Option<Object> {
+    if is(node, "object") {
+        return Some(Object {
+            line,
+            name: name(node),
+            difficult: flag(node, "difficult"),
+            corners: corners(node),
+        });
+    }
+    let holds_box = |node: Node<'_, '_>| ["bndbox", "robndbox", "polygon"].iter().any(|name| is(node, name));
+    node.descendants().any(holds_box).then(|| {
+        let message = format!("<{}> holds a box, but is no <object>", node.tag_name().name());
+        Object {
+            line,
+            name: Err(message.clone()),
+            difficult: Ok(false),
+            corners: Err(message),
+        }
+    })
+}
+
+/// Whether it is an element of this name; tools differ in capitals.
+fn is(node: Node<'_, '_>, name: &str) -> bool {
+    node.is_element() && node.tag_name().name().eq_ignore_ascii_case(name)
+}
+
 fn name(object: Node<'_, '_>) -> Result<String, String> {
-    let names = object.children().filter(|node| node.has_tag_name("name")).count();
+    let names = object.children().filter(|node| is(*node, "name")).count();
     match text_of(object, "name") {
         _ if names > 1 => Err(format!("the object has {names} <name>")),
         Some(name) if !name.is_empty() => Ok(name.to_owned()),
@@ -101,7 +129,7 @@ fn flag(node: Node<'_, '_>, name: &str) -> Result<bool, String> {
 }
 
 fn corners(object: Node<'_, '_>) -> Result<Corners, String> {
-    let boxes = object.children().filter(|node| node.has_tag_name("bndbox")).count();
+    let boxes = object.children().filter(|node| is(*node, "bndbox")).count();
     if boxes > 1 {
         return Err(format!("the object has {boxes} <bndbox>"));
     }
@@ -157,7 +185,7 @@ fn polygon_bounds(polygon: Node<'_, '_>) -> Result<[f64; 4], String> {
 }
 
 fn child<'a, 'input>(node: Node<'a, 'input>, name: &str) -> Option<Node<'a, 'input>> {
-    node.children().find(|node| node.has_tag_name(name))
+    node.children().find(|node| is(*node, name))
 }
 
 fn text_of<'a>(node: Node<'a, '_>, name: &str) -> Option<&'a str> {
