@@ -261,7 +261,10 @@ fn orphans(images: &[&Path]) -> Result<Vec<Problem>> {
             // Lists of images may stand beside the images.
             let beside_images = images.iter().any(|image| image.parent() == file.parent());
             if is_label && !is_names && !beside_images && !is_read {
-                let message = "there is no image for this label file".to_owned();
+                let message = match labels.contains(&read_as) {
+                    true => "its ending is not `.txt` in small letters, so it is not read as a label file".to_owned(),
+                    false => "there is no image for this label file".to_owned(),
+                };
                 problems.push(note(&file, 0, "label-orphan", false, message));
             }
         }

@@ -223,6 +223,10 @@ fn images_without_a_label_file_are_counted_and_strays_named() {
         let report = look(&yaml);
         let notes = of_kind(&report.problems, "label-missing");
         assert_eq!((notes.len(), report.fatal()), (2, 0), "{:?}", report.problems);
+        for orphan in of_kind(&report.problems, "label-orphan") {
+            let capitals = orphan.file.ends_with("TXT");
+            assert_eq!(orphan.message.contains("small letters"), capitals, "{orphan}");
+        }
         let [note] = of_kind(&samples.problems, "label-missing")[..] else {
             panic!("{:?}", samples.problems);
         };

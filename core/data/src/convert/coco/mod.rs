@@ -2,6 +2,7 @@
 //! (`bbox` is left, top, width, height in pixels) and `categories`. Classes are the categories in the order of their ids, without
 //! gaps. Crowds are left out, unless they are asked for.
 
+mod claims;
 mod records;
 
 use std::collections::{BTreeMap, HashMap};
@@ -9,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
+use self::claims::Claims;
 use self::records::{Annotation, File, Key, Outline, Picture, Record, flag, four, key, number, shown};
 use super::found::{Boxes, Found, Place};
 use super::view::View;
@@ -40,7 +42,7 @@ pub(super) fn read(settings: &Settings) -> Result<Found> {
         Some(names) => names.clone(),
         None => class_names(&parsed),
     };
-    let mut claimed: HashMap<PathBuf, PathBuf> = HashMap::new();
+    let mut claims = Claims::default();
     if found.names.is_empty() && !parsed.is_empty() {
         let reason = "there are no categories in it";
         return Err(Error::dataset(&settings.source, reason));
@@ -59,7 +61,7 @@ pub(super) fn read(settings: &Settings) -> Result<Found> {
             classes,
             names,
         };
-        reader.read(&mut found, file.content, &mut claimed)?;
+        reader.read(&mut found, file.content, &mut claims)?;
     }
     Ok(found)
 }
@@ -206,8 +208,7 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    /// `claimed` has the file that lists each image of the files before this one.
-    fn read(&self, found: &mut Found, content: File, claimed: &mut HashMap<PathBuf, PathBuf>) -> Result<()> {
+    fn read(&self, found: &mut Found, content: File, claims: &mut Claims) -> Result<()> {
         let stem = stem_of(self.path);
         let parent = self.path.parent().map(name_of).unwrap_or_default().to_ascii_lowercase();
         let split = split_of(&stem).or(match parent.as_str() {
@@ -233,7 +234,7 @@ impl Reader<'_> {
             }
         }
         let (images, unusable) = self.images(found, content.images.unwrap_or_default(), &stem);
-        self.claim(&images, claimed)?;
+        claims.add(self.path, images.iter().map(|located| located.image.as_path()))?;
         for id in unusable {
             annotations.remove(&id);
         }
@@ -265,30 +266,6 @@ impl Reader<'_> {
             self.broken(found, message);
         }
         Ok(())
-    }
-
-    /// An image that two files list would come twice, even into two splits, each time with a part of its boxes.
-    fn claim(&self, images: &[Located], claimed: &mut HashMap<PathBuf, PathBuf>) -> Result<()> {
-        let mut shared: Option<(usize, &Path, PathBuf)> = None;
-        for Located { image, .. } in images {
-            match claimed.insert(identity(image), self.path.to_owned()) {
-                Some(other) if other != *self.path => {
-                    let (count, first, other) = shared.unwrap_or((0, image, other));
-                    shared = Some((count + 1, first, other));
-                }
-                _ => {}
-            }
-        }
-        let Some((count, first, other)) = shared else {
-            return Ok(());
-        };
-        let reason = format!(
-            "it lists {count} images that {} lists too, the first is {}: each would come twice, with a part of its boxes; convert one of \
-             the files, or join them into one first",
-            other.display(),
-            first.display()
-        );
-        Err(Error::dataset(self.path, reason))
     }
 
     fn broken(&self, found: &mut Found, message: String) {
@@ -444,15 +421,6 @@ impl Reader<'_> {
             }
         }
         boxes
-    }
-}
-
-/// The same for each way to a file through folders.
-fn identity(image: &Path) -> PathBuf {
-    let folder = image.parent().and_then(|folder| folder.canonicalize().ok());
-    match (folder, image.file_name()) {
-        (Some(folder), Some(name)) => folder.join(name),
-        _ => image.to_owned(),
     }
 }
 
