@@ -207,9 +207,10 @@ impl Job<'_> {
                 last.display()
             )),
             Error::Lost(reason) => CliError::Failed(ranks::with_advice(&reason, Some(&self.folder.to_owned()))),
-            // Without a finished epoch the same command ends in the same place.
-            other if !last.is_file() => load::failed(other),
             other => match load::failed(other) {
+                CliError::Failed(text) if !last.is_file() => CliError::Failed(format!(
+                    "{text}\n  help: no epoch is finished yet: when the cause is gone, {again} starts the run anew"
+                )),
                 CliError::Failed(text) => CliError::Failed(format!(
                     "{text}\n  help: every finished epoch is kept: when the cause is gone, continue with {again}"
                 )),
