@@ -492,11 +492,15 @@ fn settings_that_make_no_sense_are_refused_before_the_work() {
                 "--out",
                 &weights,
             ],
-            &["weights that are pruned"],
+            &["this is the input"],
         ),
         (
             vec!["val", "--weights", &weights, "--data", &data, "--max-det", "0"],
             &["--max-det 0"],
+        ),
+        (
+            vec!["convert", &weights, &weights, "--state-dict"],
+            &["this is the input"],
         ),
     ] {
         yolo(folder.path(), &arguments).fails(2, texts);

@@ -6,7 +6,7 @@ use serde_json::json;
 use yolo_engine::checkpoint;
 
 use crate::error::{CliError, CliResult};
-use crate::{load, ui};
+use crate::{load, outputs, ui};
 
 /// Convert an Ultralytics checkpoint to ours, or ours to a plain state dict
 ///
@@ -42,6 +42,7 @@ pub fn run(args: &ConvertArgs) -> CliResult {
             args.output.display()
         )));
     }
+    outputs::not_the_input("", &args.output, &args.input)?;
     let (model, dropped, missing) = if let Some(cfg) = &args.cfg {
         let (model, report) = load::checkpoint_of(cfg, args.nc, &args.input)?;
         (model, report.dropped, report.missing)

@@ -25,6 +25,23 @@ pub struct Writes {
     pub over: bool,
 }
 
+/// Refuses a result that would take the place of what it is made of.
+///
+/// # Errors
+/// Names the file.
+pub fn not_the_input(option: &str, output: &Path, input: &Path) -> CliResult {
+    let same = input
+        .canonicalize()
+        .is_ok_and(|input| output.canonicalize().is_ok_and(|output| input == output));
+    if same {
+        return Err(CliError::Usage(format!(
+            "{option}{}: this is the input and would be overwritten; give another file",
+            output.display()
+        )));
+    }
+    Ok(())
+}
+
 /// Refuses a folder in which results would take the place of a source, of hand-made labels, or of somebody's earlier results.
 ///
 /// # Errors

@@ -12,7 +12,7 @@ use yolo_engine::train::{Precision, TrainOptions};
 
 use crate::device::{AmpArgs, DeviceArgs};
 use crate::error::{CliError, CliResult, io_error};
-use crate::{components, data_args, load, settings, ui};
+use crate::{components, data_args, load, outputs, settings, ui};
 
 /// Remove channels from a model
 ///
@@ -98,15 +98,7 @@ pub fn run(args: &PruneArgs) -> CliResult {
             args.out.display()
         )));
     }
-    let same = |a: &std::path::Path, b: &std::path::Path| {
-        a.canonicalize().is_ok_and(|a| b.canonicalize().is_ok_and(|b| a == b))
-    };
-    if same(&args.out, &args.weights) {
-        return Err(CliError::Usage(format!(
-            "--out {}: these are the weights that are pruned; give another file",
-            args.out.display()
-        )));
-    }
+    outputs::not_the_input("--out ", &args.out, &args.weights)?;
     let value = components::with_metric(
         components::configuration(&args.pruner, &args.options)?,
         args.metric.as_deref(),

@@ -292,6 +292,9 @@ fn train((mut args, folder, resume): Asked, json: bool, device: tch::Device, ran
         data_args::other_names(weights, &start.meta.names, data, &dataset.names);
     }
     fits_pictures(&start)?;
+    if yolo_engine::quant::is_quantized(&start.graph) && !resume && world.is_main() {
+        ui::say("the weights are quantized: they are trained with their quantizers (QAT), and the result is quantized");
+    }
     layers_exist(&args.freeze, &start)?;
     if !resume {
         other_class_count(&args, dataset.names.len())?;
