@@ -353,7 +353,11 @@ fn what_ends_a_training_leaves_its_state_and_says_how_to_go_on() {
         );
     }
 
-    std::fs::write(place.path().join("hyp.yaml"), "lr0: 10.0\nbox: 1.0e+38\nwarmup_epochs: 0.0\n").expect("a file");
+    std::fs::write(
+        place.path().join("hyp.yaml"),
+        "lr0: 10.0\nbox: 1.0e+38\nwarmup_epochs: 0.0\n",
+    )
+    .expect("a file");
     let said = yolo(
         place.path(),
         // A step after each batch, so that the next one meets the weights.
