@@ -3,17 +3,17 @@
 use tch::Tensor;
 
 use super::shapes::one;
-use super::{Checked, Flow, Left, OwnTensor, Place, Primitive, Value, Work};
+use super::{Checked, Flow, Place, Value, Weightless};
 use crate::Result;
 use crate::graph::limits::{MAX_RANK, elements, within};
-use crate::graph::{Dim, Op, Shape};
+use crate::graph::{Dim, Shape};
 
 /// The same elements in the same order.
 pub(super) struct Reshape<'a> {
     pub dims: &'a [Dim],
 }
 
-impl Primitive for Reshape<'_> {
+impl Weightless for Reshape<'_> {
     fn limits(&self) -> Checked {
         let dims = self.dims;
         if dims.len() > MAX_RANK {
@@ -60,22 +60,10 @@ impl Primitive for Reshape<'_> {
         Ok(shape)
     }
 
-    fn tensors(&self, _name: &str) -> Vec<OwnTensor> {
-        Vec::new()
-    }
-
     fn flow(&self) -> Flow {
         Flow::Reshaped {
             dims: self.dims.to_vec(),
         }
-    }
-
-    fn work(&self, _inputs: &[&[i64]], _output: &[i64]) -> Work {
-        Work::Fixed(0)
-    }
-
-    fn resize(&self, _op: &mut Op, _left: &Left<'_>) -> Checked {
-        Ok(())
     }
 
     fn value(&self) -> Value {
@@ -103,7 +91,7 @@ pub(super) struct Permute<'a> {
     pub dims: &'a [usize],
 }
 
-impl Primitive for Permute<'_> {
+impl Weightless for Permute<'_> {
     fn limits(&self) -> Checked {
         Ok(())
     }
@@ -118,22 +106,10 @@ impl Primitive for Permute<'_> {
         Ok(dims.iter().map(|d| x[*d]).collect())
     }
 
-    fn tensors(&self, _name: &str) -> Vec<OwnTensor> {
-        Vec::new()
-    }
-
     fn flow(&self) -> Flow {
         Flow::Reordered {
             dims: self.dims.to_vec(),
         }
-    }
-
-    fn work(&self, _inputs: &[&[i64]], _output: &[i64]) -> Work {
-        Work::Fixed(0)
-    }
-
-    fn resize(&self, _op: &mut Op, _left: &Left<'_>) -> Checked {
-        Ok(())
     }
 
     fn value(&self) -> Value {

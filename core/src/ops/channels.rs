@@ -3,7 +3,7 @@
 use tch::Tensor;
 
 use super::shapes::{map, one};
-use super::{Checked, Flow, Left, OwnTensor, Place, Primitive, Value, Work};
+use super::{Checked, Flow, Left, OwnTensor, Place, Primitive, Value, Weightless, Work};
 use crate::Result;
 use crate::graph::limits::within;
 use crate::graph::{Op, Shape};
@@ -13,7 +13,7 @@ pub(super) struct Concat {
     pub dim: usize,
 }
 
-impl Primitive for Concat {
+impl Weightless for Concat {
     fn limits(&self) -> Checked {
         Ok(())
     }
@@ -31,20 +31,8 @@ impl Primitive for Concat {
         Ok(shape)
     }
 
-    fn tensors(&self, _name: &str) -> Vec<OwnTensor> {
-        Vec::new()
-    }
-
     fn flow(&self) -> Flow {
         Flow::Joined { dim: self.dim }
-    }
-
-    fn work(&self, _inputs: &[&[i64]], _output: &[i64]) -> Work {
-        Work::Fixed(0)
-    }
-
-    fn resize(&self, _op: &mut Op, _left: &Left<'_>) -> Checked {
-        Ok(())
     }
 
     fn value(&self) -> Value {
@@ -127,7 +115,7 @@ pub(super) struct ChannelShuffle {
     pub groups: i64,
 }
 
-impl Primitive for ChannelShuffle {
+impl Weightless for ChannelShuffle {
     fn limits(&self) -> Checked {
         within("size", &[self.groups], 1)
     }
@@ -140,22 +128,10 @@ impl Primitive for ChannelShuffle {
         Ok(x.to_vec())
     }
 
-    fn tensors(&self, _name: &str) -> Vec<OwnTensor> {
-        Vec::new()
-    }
-
     fn flow(&self) -> Flow {
         Flow::Interleaved {
             groups: self.groups as usize,
         }
-    }
-
-    fn work(&self, _inputs: &[&[i64]], _output: &[i64]) -> Work {
-        Work::Fixed(0)
-    }
-
-    fn resize(&self, _op: &mut Op, _left: &Left<'_>) -> Checked {
-        Ok(())
     }
 
     fn value(&self) -> Value {
@@ -170,7 +146,7 @@ impl Primitive for ChannelShuffle {
 /// 2 x 2 pixel blocks to channels.
 pub(super) struct SpaceToDepth;
 
-impl Primitive for SpaceToDepth {
+impl Weightless for SpaceToDepth {
     fn limits(&self) -> Checked {
         Ok(())
     }
@@ -183,20 +159,8 @@ impl Primitive for SpaceToDepth {
         Ok(vec![n, 4 * c, h / 2, w / 2])
     }
 
-    fn tensors(&self, _name: &str) -> Vec<OwnTensor> {
-        Vec::new()
-    }
-
     fn flow(&self) -> Flow {
         Flow::Repeated { times: 4 }
-    }
-
-    fn work(&self, _inputs: &[&[i64]], _output: &[i64]) -> Work {
-        Work::Fixed(0)
-    }
-
-    fn resize(&self, _op: &mut Op, _left: &Left<'_>) -> Checked {
-        Ok(())
     }
 
     fn value(&self) -> Value {

@@ -2,7 +2,7 @@
 
 use tch::Tensor;
 
-use super::{Checked, FREE, Flow, Left, OwnTensor, Place, Primitive, Value, Work, shapes};
+use super::{Checked, FREE, Flow, Left, OwnTensor, Place, Primitive, Value, Weightless, Work, shapes};
 use crate::graph::limits::{elements, within};
 use crate::graph::{Op, Shape};
 use crate::params::Init;
@@ -13,7 +13,7 @@ pub(super) struct Input {
     pub channels: i64,
 }
 
-impl Primitive for Input {
+impl Weightless for Input {
     fn limits(&self) -> Checked {
         within("size", &[self.channels], 1)
     }
@@ -23,20 +23,8 @@ impl Primitive for Input {
         Ok(image.to_vec())
     }
 
-    fn tensors(&self, _name: &str) -> Vec<OwnTensor> {
-        Vec::new()
-    }
-
     fn flow(&self) -> Flow {
         Flow::Image
-    }
-
-    fn work(&self, _inputs: &[&[i64]], _output: &[i64]) -> Work {
-        Work::Fixed(0)
-    }
-
-    fn resize(&self, _op: &mut Op, _left: &Left<'_>) -> Checked {
-        Ok(())
     }
 
     fn value(&self) -> Value {
@@ -101,7 +89,7 @@ pub(super) struct Constant<'a> {
     pub values: &'a [f32],
 }
 
-impl Primitive for Constant<'_> {
+impl Weightless for Constant<'_> {
     fn limits(&self) -> Checked {
         let Self { shape, values } = self;
         within("size", shape, 1)?;
@@ -115,20 +103,8 @@ impl Primitive for Constant<'_> {
         Ok(self.shape.to_vec())
     }
 
-    fn tensors(&self, _name: &str) -> Vec<OwnTensor> {
-        Vec::new()
-    }
-
     fn flow(&self) -> Flow {
         Flow::Nothing
-    }
-
-    fn work(&self, _inputs: &[&[i64]], _output: &[i64]) -> Work {
-        Work::Fixed(0)
-    }
-
-    fn resize(&self, _op: &mut Op, _left: &Left<'_>) -> Checked {
-        Ok(())
     }
 
     fn value(&self) -> Value {

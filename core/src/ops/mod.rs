@@ -1,7 +1,7 @@
 //! The home of each op: all that passes know about it, its forward on libtorch included, stands in one file per family.
 //!
 //! [`Op`] is the form in files. [`Op::with`] shows an op as a [`Primitive`], whose methods have no defaults: an op that lacks a fact does
-//! not compile. Passes ask a primitive; only exporters, which write other people's formats, match on ops themselves.
+//! not compile. One without weights says so by being [`Weightless`]. Passes ask a primitive; only exporters, which write other people's formats, match on ops themselves.
 
 #![deny(clippy::wildcard_enum_match_arm)]
 
@@ -49,6 +49,54 @@ pub(crate) trait Primitive {
     fn value(&self) -> Value;
     /// Runs it. `params` are its tensors in the order of [`Primitive::tensors`]; a constant has its value there.
     fn run(&self, x: &[&Tensor], params: &[Tensor], place: &Place<'_>) -> Result<Tensor>;
+}
+
+/// What an op has to say that has no tensors, no multiply-adds and no width of its own: to move, choose or combine what is there.
+pub(crate) trait Weightless {
+    /// As [`Primitive::limits`].
+    fn limits(&self) -> Checked;
+    /// As [`Primitive::shape`].
+    fn shape(&self, inputs: &[&[i64]], image: &[i64; 4]) -> Result<Shape, String>;
+    /// As [`Primitive::flow`].
+    fn flow(&self) -> Flow;
+    /// As [`Primitive::value`].
+    fn value(&self) -> Value;
+    /// As [`Primitive::run`].
+    fn run(&self, x: &[&Tensor], params: &[Tensor], place: &Place<'_>) -> Result<Tensor>;
+}
+
+impl<T: Weightless> Primitive for T {
+    fn limits(&self) -> Checked {
+        Weightless::limits(self)
+    }
+
+    fn shape(&self, inputs: &[&[i64]], image: &[i64; 4]) -> Result<Shape, String> {
+        Weightless::shape(self, inputs, image)
+    }
+
+    fn tensors(&self, _name: &str) -> Vec<OwnTensor> {
+        Vec::new()
+    }
+
+    fn flow(&self) -> Flow {
+        Weightless::flow(self)
+    }
+
+    fn work(&self, _inputs: &[&[i64]], _output: &[i64]) -> Work {
+        Work::Fixed(0)
+    }
+
+    fn resize(&self, _op: &mut Op, _left: &Left<'_>) -> Checked {
+        Ok(())
+    }
+
+    fn value(&self) -> Value {
+        Weightless::value(self)
+    }
+
+    fn run(&self, x: &[&Tensor], params: &[Tensor], place: &Place<'_>) -> Result<Tensor> {
+        Weightless::run(self, x, params, place)
+    }
 }
 
 /// A tensor of an op, and which of its axes go with which channels.

@@ -3,16 +3,16 @@
 use tch::Tensor;
 
 use super::shapes::{broadcast, one, two};
-use super::{Checked, Flow, Left, OwnTensor, Place, Primitive, Value, Work};
+use super::{Checked, Flow, Place, Value, Weightless};
 use crate::Result;
-use crate::graph::{Activation, Op, Shape};
+use crate::graph::{Activation, Shape};
 
 /// Point-wise non-linearity.
 pub(super) struct Act {
     pub act: Activation,
 }
 
-impl Primitive for Act {
+impl Weightless for Act {
     fn limits(&self) -> Checked {
         Ok(())
     }
@@ -21,20 +21,8 @@ impl Primitive for Act {
         Ok(one(inputs)?.to_vec())
     }
 
-    fn tensors(&self, _name: &str) -> Vec<OwnTensor> {
-        Vec::new()
-    }
-
     fn flow(&self) -> Flow {
         Flow::Same
-    }
-
-    fn work(&self, _inputs: &[&[i64]], _output: &[i64]) -> Work {
-        Work::Fixed(0)
-    }
-
-    fn resize(&self, _op: &mut Op, _left: &Left<'_>) -> Checked {
-        Ok(())
     }
 
     fn value(&self) -> Value {
@@ -52,7 +40,7 @@ pub(super) struct Affine {
     pub add: f64,
 }
 
-impl Primitive for Affine {
+impl Weightless for Affine {
     fn limits(&self) -> Checked {
         Ok(())
     }
@@ -61,21 +49,9 @@ impl Primitive for Affine {
         Ok(one(inputs)?.to_vec())
     }
 
-    fn tensors(&self, _name: &str) -> Vec<OwnTensor> {
-        Vec::new()
-    }
-
     fn flow(&self) -> Flow {
         // A summand makes a silent channel speak.
         if self.add == 0.0 { Flow::Same } else { Flow::Frozen }
-    }
-
-    fn work(&self, _inputs: &[&[i64]], _output: &[i64]) -> Work {
-        Work::Fixed(0)
-    }
-
-    fn resize(&self, _op: &mut Op, _left: &Left<'_>) -> Checked {
-        Ok(())
     }
 
     fn value(&self) -> Value {
@@ -99,7 +75,7 @@ pub(super) enum Operator {
 /// Of two values, with broadcasting.
 pub(super) struct Binary(pub Operator);
 
-impl Primitive for Binary {
+impl Weightless for Binary {
     fn limits(&self) -> Checked {
         Ok(())
     }
@@ -109,10 +85,6 @@ impl Primitive for Binary {
         broadcast(a, b)
     }
 
-    fn tensors(&self, _name: &str) -> Vec<OwnTensor> {
-        Vec::new()
-    }
-
     fn flow(&self) -> Flow {
         match self.0 {
             Operator::Add | Operator::Sub => Flow::Together { product: false },
@@ -120,14 +92,6 @@ impl Primitive for Binary {
             // A silent channel must not divide.
             Operator::Div => Flow::Frozen,
         }
-    }
-
-    fn work(&self, _inputs: &[&[i64]], _output: &[i64]) -> Work {
-        Work::Fixed(0)
-    }
-
-    fn resize(&self, _op: &mut Op, _left: &Left<'_>) -> Checked {
-        Ok(())
     }
 
     fn value(&self) -> Value {

@@ -3,16 +3,16 @@
 use tch::Tensor;
 
 use super::shapes::one;
-use super::{Checked, Flow, Left, OwnTensor, Place, Primitive, Value, Work};
+use super::{Checked, Flow, Place, Value, Weightless};
 use crate::Result;
-use crate::graph::{Op, Shape};
+use crate::graph::Shape;
 
 /// Zeros elements (inverted dropout).
 pub(super) struct Dropout {
     pub p: f64,
 }
 
-impl Primitive for Dropout {
+impl Weightless for Dropout {
     fn limits(&self) -> Checked {
         Ok(())
     }
@@ -21,20 +21,8 @@ impl Primitive for Dropout {
         Ok(one(inputs)?.to_vec())
     }
 
-    fn tensors(&self, _name: &str) -> Vec<OwnTensor> {
-        Vec::new()
-    }
-
     fn flow(&self) -> Flow {
         Flow::Same
-    }
-
-    fn work(&self, _inputs: &[&[i64]], _output: &[i64]) -> Work {
-        Work::Fixed(0)
-    }
-
-    fn resize(&self, _op: &mut Op, _left: &Left<'_>) -> Checked {
-        Ok(())
     }
 
     fn value(&self) -> Value {
@@ -51,7 +39,7 @@ pub(super) struct DropPath {
     pub p: f64,
 }
 
-impl Primitive for DropPath {
+impl Weightless for DropPath {
     fn limits(&self) -> Checked {
         Ok(())
     }
@@ -60,20 +48,8 @@ impl Primitive for DropPath {
         Ok(one(inputs)?.to_vec())
     }
 
-    fn tensors(&self, _name: &str) -> Vec<OwnTensor> {
-        Vec::new()
-    }
-
     fn flow(&self) -> Flow {
         Flow::Same
-    }
-
-    fn work(&self, _inputs: &[&[i64]], _output: &[i64]) -> Work {
-        Work::Fixed(0)
-    }
-
-    fn resize(&self, _op: &mut Op, _left: &Left<'_>) -> Checked {
-        Ok(())
     }
 
     fn value(&self) -> Value {

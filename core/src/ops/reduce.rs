@@ -3,7 +3,7 @@
 use tch::{Kind, Tensor};
 
 use super::shapes::{broadcast, one, two};
-use super::{Checked, Flow, Left, OwnTensor, Place, Primitive, Value, Work};
+use super::{Checked, Flow, Left, OwnTensor, Place, Primitive, Value, Weightless, Work};
 use crate::Result;
 use crate::graph::{Op, ReduceKind, Shape};
 
@@ -13,7 +13,7 @@ pub(super) struct Reduce<'a> {
     pub dims: &'a [usize],
 }
 
-impl Primitive for Reduce<'_> {
+impl Weightless for Reduce<'_> {
     fn limits(&self) -> Checked {
         Ok(())
     }
@@ -26,22 +26,10 @@ impl Primitive for Reduce<'_> {
         Ok(x)
     }
 
-    fn tensors(&self, _name: &str) -> Vec<OwnTensor> {
-        Vec::new()
-    }
-
     fn flow(&self) -> Flow {
         Flow::Without {
             dims: self.dims.to_vec(),
         }
-    }
-
-    fn work(&self, _inputs: &[&[i64]], _output: &[i64]) -> Work {
-        Work::Fixed(0)
-    }
-
-    fn resize(&self, _op: &mut Op, _left: &Left<'_>) -> Checked {
-        Ok(())
     }
 
     fn value(&self) -> Value {
@@ -121,7 +109,7 @@ pub(super) struct Softmax {
     pub from_end: usize,
 }
 
-impl Primitive for Softmax {
+impl Weightless for Softmax {
     fn limits(&self) -> Checked {
         Ok(())
     }
@@ -134,20 +122,8 @@ impl Primitive for Softmax {
         Ok(x.to_vec())
     }
 
-    fn tensors(&self, _name: &str) -> Vec<OwnTensor> {
-        Vec::new()
-    }
-
     fn flow(&self) -> Flow {
         Flow::Frozen
-    }
-
-    fn work(&self, _inputs: &[&[i64]], _output: &[i64]) -> Work {
-        Work::Fixed(0)
-    }
-
-    fn resize(&self, _op: &mut Op, _left: &Left<'_>) -> Checked {
-        Ok(())
     }
 
     fn value(&self) -> Value {

@@ -3,10 +3,10 @@
 use tch::Tensor;
 
 use super::shapes::{map, one, places};
-use super::{Checked, Flow, Left, OwnTensor, Place, Primitive, Value, Work};
+use super::{Checked, Flow, Place, Value, Weightless};
 use crate::Result;
+use crate::graph::Shape;
 use crate::graph::limits::within;
-use crate::graph::{Op, Shape};
 
 /// Maximum or mean over windows; padding counts as minus infinity for the one, as zeros for the other.
 pub(super) struct Pool {
@@ -16,7 +16,7 @@ pub(super) struct Pool {
     pub mean: bool,
 }
 
-impl Primitive for Pool {
+impl Weightless for Pool {
     fn limits(&self) -> Checked {
         let Self { kernel, padding, .. } = *self;
         within("size", &[kernel, self.stride], 1)?;
@@ -34,20 +34,8 @@ impl Primitive for Pool {
         Ok(vec![n, c, along(h), along(w)])
     }
 
-    fn tensors(&self, _name: &str) -> Vec<OwnTensor> {
-        Vec::new()
-    }
-
     fn flow(&self) -> Flow {
         Flow::Same
-    }
-
-    fn work(&self, _inputs: &[&[i64]], _output: &[i64]) -> Work {
-        Work::Fixed(0)
-    }
-
-    fn resize(&self, _op: &mut Op, _left: &Left<'_>) -> Checked {
-        Ok(())
     }
 
     fn value(&self) -> Value {
@@ -72,7 +60,7 @@ pub(super) struct Pad {
     pub right: i64,
 }
 
-impl Primitive for Pad {
+impl Weightless for Pad {
     fn limits(&self) -> Checked {
         within("padding", &[self.top, self.bottom, self.left, self.right], 0)
     }
@@ -82,20 +70,8 @@ impl Primitive for Pad {
         Ok(vec![n, c, h + self.top + self.bottom, w + self.left + self.right])
     }
 
-    fn tensors(&self, _name: &str) -> Vec<OwnTensor> {
-        Vec::new()
-    }
-
     fn flow(&self) -> Flow {
         Flow::Same
-    }
-
-    fn work(&self, _inputs: &[&[i64]], _output: &[i64]) -> Work {
-        Work::Fixed(0)
-    }
-
-    fn resize(&self, _op: &mut Op, _left: &Left<'_>) -> Checked {
-        Ok(())
     }
 
     fn value(&self) -> Value {
@@ -113,7 +89,7 @@ pub(super) struct Upsample {
     pub bilinear: bool,
 }
 
-impl Primitive for Upsample {
+impl Weightless for Upsample {
     fn limits(&self) -> Checked {
         within("factor", &[self.scale], 1)
     }
@@ -123,20 +99,8 @@ impl Primitive for Upsample {
         Ok(vec![n, c, h * self.scale, w * self.scale])
     }
 
-    fn tensors(&self, _name: &str) -> Vec<OwnTensor> {
-        Vec::new()
-    }
-
     fn flow(&self) -> Flow {
         Flow::Same
-    }
-
-    fn work(&self, _inputs: &[&[i64]], _output: &[i64]) -> Work {
-        Work::Fixed(0)
-    }
-
-    fn resize(&self, _op: &mut Op, _left: &Left<'_>) -> Checked {
-        Ok(())
     }
 
     fn value(&self) -> Value {

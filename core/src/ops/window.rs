@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use tch::{Kind, Tensor};
 
 use super::shapes::{map, one, two};
-use super::{Checked, FREE, Flow, Left, OwnTensor, Place, Primitive, Value, Work};
+use super::{Checked, FREE, Flow, Left, OwnTensor, Place, Primitive, Value, Weightless, Work};
 use crate::graph::limits::within;
 use crate::graph::{Op, Shape};
 use crate::params::Init;
@@ -30,7 +30,7 @@ impl Grid {
 /// `[N, C, H, W]` to `[N * windows, size * size, C]`.
 pub(super) struct Partition(pub Grid);
 
-impl Primitive for Partition {
+impl Weightless for Partition {
     fn limits(&self) -> Checked {
         self.0.limits()
     }
@@ -40,20 +40,8 @@ impl Primitive for Partition {
         Ok(vec![n * counts(h, w, size).2, size * size, c])
     }
 
-    fn tensors(&self, _name: &str) -> Vec<OwnTensor> {
-        Vec::new()
-    }
-
     fn flow(&self) -> Flow {
         Flow::OnAxis(2)
-    }
-
-    fn work(&self, _inputs: &[&[i64]], _output: &[i64]) -> Work {
-        Work::Fixed(0)
-    }
-
-    fn resize(&self, _op: &mut Op, _left: &Left<'_>) -> Checked {
-        Ok(())
     }
 
     fn value(&self) -> Value {
@@ -68,7 +56,7 @@ impl Primitive for Partition {
 /// The inverse; the second input gives batch, height and width.
 pub(super) struct Merge(pub Grid);
 
-impl Primitive for Merge {
+impl Weightless for Merge {
     fn limits(&self) -> Checked {
         self.0.limits()
     }
@@ -82,20 +70,8 @@ impl Primitive for Merge {
         Ok(vec![n, x[2], h, w])
     }
 
-    fn tensors(&self, _name: &str) -> Vec<OwnTensor> {
-        Vec::new()
-    }
-
     fn flow(&self) -> Flow {
         Flow::OnAxis(1)
-    }
-
-    fn work(&self, _inputs: &[&[i64]], _output: &[i64]) -> Work {
-        Work::Fixed(0)
-    }
-
-    fn resize(&self, _op: &mut Op, _left: &Left<'_>) -> Checked {
-        Ok(())
     }
 
     fn value(&self) -> Value {
@@ -113,7 +89,7 @@ pub(super) struct Mask {
     pub mask_padding: bool,
 }
 
-impl Primitive for Mask {
+impl Weightless for Mask {
     fn limits(&self) -> Checked {
         self.grid.limits()
     }
@@ -123,20 +99,8 @@ impl Primitive for Mask {
         Ok(vec![counts(h, w, size).2, 1, size * size, size * size])
     }
 
-    fn tensors(&self, _name: &str) -> Vec<OwnTensor> {
-        Vec::new()
-    }
-
     fn flow(&self) -> Flow {
         Flow::Nothing
-    }
-
-    fn work(&self, _inputs: &[&[i64]], _output: &[i64]) -> Work {
-        Work::Fixed(0)
-    }
-
-    fn resize(&self, _op: &mut Op, _left: &Left<'_>) -> Checked {
-        Ok(())
     }
 
     fn value(&self) -> Value {
@@ -205,7 +169,7 @@ impl Primitive for RelativePositionBias {
 /// Adds a mask to the scores of each window.
 pub(super) struct AddMask;
 
-impl Primitive for AddMask {
+impl Weightless for AddMask {
     fn limits(&self) -> Checked {
         Ok(())
     }
@@ -218,20 +182,8 @@ impl Primitive for AddMask {
         Ok(x.to_vec())
     }
 
-    fn tensors(&self, _name: &str) -> Vec<OwnTensor> {
-        Vec::new()
-    }
-
     fn flow(&self) -> Flow {
         Flow::Frozen
-    }
-
-    fn work(&self, _inputs: &[&[i64]], _output: &[i64]) -> Work {
-        Work::Fixed(0)
-    }
-
-    fn resize(&self, _op: &mut Op, _left: &Left<'_>) -> Checked {
-        Ok(())
     }
 
     fn value(&self) -> Value {
