@@ -1,7 +1,8 @@
 //! The home of each op: all that passes know about it, its forward on libtorch included, stands in one file per family.
 //!
 //! [`Op`] is the form in files. [`Op::with`] shows an op as a [`Primitive`], whose methods have no defaults: an op that lacks a fact does
-//! not compile. One without weights says so by being [`Weightless`]. Passes ask a primitive; only exporters, which write other people's formats, match on ops themselves.
+//! not compile. One without weights says so by being [`Weightless`]. Passes ask a primitive; only exporters, which write other people's
+//! formats, match on ops themselves.
 
 #![deny(clippy::wildcard_enum_match_arm)]
 
