@@ -4,9 +4,10 @@ use std::path::PathBuf;
 
 use serde_json::json;
 use yolo_engine::checkpoint;
+use yolo_jobs::{open, outputs};
 
 use crate::error::{CliError, CliResult};
-use crate::{load, outputs, ui};
+use crate::ui;
 
 /// Convert an Ultralytics checkpoint to ours, or ours to a plain state dict
 ///
@@ -36,7 +37,7 @@ pub struct ConvertArgs {
 
 /// Runs the command.
 pub fn run(args: &ConvertArgs) -> CliResult {
-    if !load::is_safetensors(&args.output) {
+    if !open::is_safetensors(&args.output) {
         return Err(CliError::Usage(format!(
             "{}: the result is a .safetensors file",
             args.output.display()
@@ -44,18 +45,18 @@ pub fn run(args: &ConvertArgs) -> CliResult {
     }
     outputs::not_the_input("", &args.output, &args.input)?;
     let (model, dropped, missing) = if let Some(cfg) = &args.cfg {
-        let (model, report) = load::checkpoint_of(cfg, args.nc, &args.input)?;
+        let (model, report) = open::checkpoint_of(ui::session()?, cfg, args.nc, &args.input)?;
         (model, report.dropped, report.missing)
     } else if yolo_engine::pt::is_checkpoint(&args.input) {
-        let (model, report) = load::convert_pt(&args.input)?;
+        let (model, report) = open::convert_pt(ui::session()?, &args.input)?;
         (model, report.dropped, report.missing)
     } else {
-        (load::checkpoint(&args.input)?, Vec::new(), Vec::new())
+        (open::checkpoint(ui::session()?, &args.input)?, Vec::new(), Vec::new())
     };
     if args.state_dict {
-        checkpoint::state_dict(&args.output, &model).map_err(load::failed)?;
+        checkpoint::state_dict(&args.output, &model)?;
     } else {
-        checkpoint::save(&args.output, &model).map_err(load::failed)?;
+        checkpoint::save(&args.output, &model)?;
     }
     let params = model.graph.param_count();
     if args.json {

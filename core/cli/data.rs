@@ -6,10 +6,11 @@ use serde_json::json;
 use yolo_data::convert::{self, Converted, Format, Frame};
 use yolo_data::labels::Problem;
 use yolo_data::{Split, anchors, check, synth};
+use yolo_jobs::error::unknown;
+use yolo_jobs::open;
 
 use crate::error::{CliError, CliResult};
-use crate::export::unknown;
-use crate::{data_args, ui};
+use crate::ui;
 
 /// Check, convert or make a data set; find anchors for it
 #[derive(clap::Args)]
@@ -183,7 +184,7 @@ impl SharedBar {
 }
 
 fn check(args: &CheckArgs) -> CliResult {
-    let data = data_args::dataset(&args.data)?;
+    let data = open::dataset(&args.data)?;
     let bar = SharedBar::new("check");
     ui::stop_flag();
     let progress = |done, total| {
@@ -192,7 +193,7 @@ fn check(args: &CheckArgs) -> CliResult {
     };
     let report = check::check(&data, !args.quick, &progress);
     bar.finish();
-    let report = report.map_err(data_args::failed)?;
+    let report = report?;
     if args.json {
         let mut document = serde_json::to_value(&report)?;
         document["data"] = json!(args.data);
@@ -259,7 +260,7 @@ fn convert(args: &ConvertArgs) -> CliResult {
     let bar = SharedBar::new("convert");
     let made = convert::convert(&settings, &args.out, &|done, total| bar.set(done, total));
     bar.finish();
-    let made = made.map_err(data_args::failed)?;
+    let made = made?;
     if args.json {
         ui::print_json(&made)?;
     } else {
@@ -302,7 +303,7 @@ fn synth(args: &SynthArgs) -> CliResult {
     let bar = SharedBar::new("synth");
     let made = synth::write(&args.out, &settings, &|done| bar.set(done, args.images));
     bar.finish();
-    let made = made.map_err(data_args::failed)?;
+    let made = made?;
     let names = &synth::CLASSES[..args.classes];
     if args.json {
         let problems: [Problem; 0] = [];
@@ -340,8 +341,8 @@ const USUAL: [anchors::Size; 9] = [
 ];
 
 fn find_anchors(args: &AnchorsArgs) -> CliResult {
-    let data = data_args::dataset(&args.data)?;
-    let samples = data_args::samples(&data, Split::Train, false)?;
+    let data = open::dataset(&args.data)?;
+    let samples = open::samples(ui::session()?, &data, Split::Train, false)?;
     let boxes = anchors::box_sizes(&samples.items, args.img);
     let usual = anchors::fit(&USUAL, &boxes, args.threshold);
     let found = anchors::find(&boxes, args.count, args.threshold, args.generations, args.seed)

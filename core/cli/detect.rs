@@ -10,13 +10,14 @@ use yolo_data::Image;
 use yolo_engine::detect::detect;
 use yolo_engine::eval::{Detection, NmsOptions};
 use yolo_engine::val::Detector;
+use yolo_jobs::compute::DeviceArgs;
+use yolo_jobs::outputs::{self, Source, Writes};
+use yolo_jobs::{files, limits, open, plots};
 use yolo_report::{Canvas, Letters, Mark, MarkStyle, draw_marks};
 
-use crate::device::DeviceArgs;
 use crate::error::{CliError, CliResult};
-use crate::outputs::{self, Source, Writes};
 use crate::val::label_text;
-use crate::{load, plots, settings, source, ui};
+use crate::{source, ui};
 
 /// Find objects in pictures, draw and list them
 ///
@@ -100,25 +101,25 @@ struct Found {
 /// Runs the command.
 pub fn run(args: &DetectArgs) -> CliResult {
     let device = args.device.one()?;
-    settings::shares(&[("--conf-thres", args.conf_thres), ("--iou-thres", args.iou_thres)])?;
+    limits::shares(&[("--conf-thres", args.conf_thres), ("--iou-thres", args.iou_thres)])?;
     let files = source::pictures(&args.source)?;
     // The first picture is decoded while the network is read.
     let pictures = decode_ahead(files.clone());
-    let checkpoint = load::checkpoint(&args.weights)?.to_device(device);
+    let checkpoint = open::checkpoint(ui::session()?, &args.weights)?.to_device(device);
     let names = checkpoint.meta.names.clone();
-    let size = settings::image_sides(&args.img, &checkpoint)?;
+    let size = open::image_sides(ui::session()?, &args.img, &checkpoint)?;
     let options = NmsOptions {
         conf: args.conf_thres,
         iou: args.iou_thres,
         classes: classes(&args.classes, &names)?,
         agnostic: args.agnostic_nms,
-        max_det: settings::at_least_one("--max-det", args.max_det)?,
+        max_det: limits::at_least_one("--max-det", args.max_det)?,
         ..NmsOptions::default()
     };
-    let detector = Detector::new(&checkpoint.graph, &checkpoint.params).map_err(load::failed)?;
+    let detector = Detector::new(&checkpoint.graph, &checkpoint.params)?;
     let folder = match &args.save_dir {
         Some(folder) => folder.clone(),
-        None => settings::run_folder(&args.project, &args.name, args.exist_ok),
+        None => files::run_folder(&args.project, &args.name, args.exist_ok),
     };
     let sources: Vec<Source> = files
         .iter()
@@ -164,7 +165,7 @@ pub fn run(args: &DetectArgs) -> CliResult {
     bar.finish();
     let unreadable = found?;
     let results = results.map_err(|_| CliError::Failed("the thread that writes pictures stopped".into()))??;
-    plots::say_missing(&output.letters);
+    plots::say_missing(ui::session()?, &output.letters);
     if ui::stopped() {
         return Err(CliError::Interrupted(format!(
             "stopped after {} of {} pictures",
@@ -208,10 +209,10 @@ fn find(
                 unreadable += 1;
                 continue;
             }
-            Err(error) => return Err(crate::data_args::failed(error)),
+            Err(error) => return Err(error.into()),
         };
         let start = Instant::now();
-        let detections = detect(detector, &image, size, options).map_err(load::failed)?;
+        let detections = detect(detector, &image, size, options)?;
         let milliseconds = start.elapsed().as_secs_f64() * 1e3;
         // The writer is gone only after an error of its own, which is reported when it is joined.
         if drawn
@@ -275,7 +276,7 @@ impl Output<'_> {
         if self.args.save_txt {
             let file = self.folder.join("labels").join(format!("{stem}.txt"));
             let text = label_text(&detections, image.width, image.height, self.args.save_conf);
-            yolo_report::save_text(&file, &text).map_err(plots::failed)?;
+            yolo_report::save_text(&file, &text)?;
         }
         if self.args.save_crop {
             self.crops(&image, &detections, &stem)?;
@@ -295,7 +296,7 @@ impl Output<'_> {
                 .filter(|e| e.eq_ignore_ascii_case("png"));
             let file = self.folder.join(format!("{stem}.{}", ending.map_or("jpg", |_| "png")));
             self.draw(&mut image, &detections)?;
-            yolo_report::save_picture(&file, &image.data, image.width, image.height).map_err(plots::failed)?;
+            yolo_report::save_picture(&file, &image.data, image.width, image.height)?;
             row["saved"] = json!(file);
             written = Some(file);
         }
@@ -319,7 +320,7 @@ impl Output<'_> {
             labels: !self.args.hide_labels,
             confidence: !self.args.hide_conf,
         };
-        let mut canvas = Canvas::new(&mut image.data, image.width, image.height).map_err(plots::failed)?;
+        let mut canvas = Canvas::new(&mut image.data, image.width, image.height)?;
         draw_marks(&mut canvas, &marks, self.names, &self.letters, style);
         Ok(())
     }
@@ -347,7 +348,7 @@ impl Output<'_> {
             let [y0, y1] = widened(d.xyxy[1], d.xyxy[3], image.height);
             let rows = (y0..y1).flat_map(|y| &image.data[(y * image.width + x0) * 3..(y * image.width + x1) * 3]);
             let pixels: Vec<u8> = rows.copied().collect();
-            yolo_report::save_picture(&file, &pixels, x1 - x0, y1 - y0).map_err(plots::failed)?;
+            yolo_report::save_picture(&file, &pixels, x1 - x0, y1 - y0)?;
         }
         Ok(())
     }

@@ -37,54 +37,43 @@ impl fmt::Display for CliError {
 
 impl std::error::Error for CliError {}
 
-impl From<yolo_core::Error> for CliError {
-    fn from(error: yolo_core::Error) -> Self {
-        use yolo_core::Error;
+impl From<yolo_jobs::Error> for CliError {
+    fn from(error: yolo_jobs::Error) -> Self {
         match error {
-            Error::Cancelled => Self::Interrupted("stopped".into()),
-            Error::Located(error) => error.into(),
-            Error::Config(_) | Error::Build { .. } | Error::Impossible(_) => Self::Usage(error.to_string()),
-            Error::Coded(error) => (*error).into(),
-            other => Self::Failed(other.to_string()),
+            yolo_jobs::Error::Usage(text) => Self::Usage(text),
+            yolo_jobs::Error::Failed(text) => Self::Failed(text),
+            yolo_jobs::Error::Interrupted(text) => Self::Interrupted(text),
         }
     }
 }
 
-impl From<yolo_core::PluginError> for CliError {
-    fn from(error: yolo_core::PluginError) -> Self {
-        if error.code.is_usage() {
-            Self::Usage(error.to_string())
-        } else {
-            Self::Failed(error.to_string())
+/// What jobs make of an error is what commands make of it.
+macro_rules! as_jobs_do {
+    ($($error:ty),* $(,)?) => {$(
+        impl From<$error> for CliError {
+            fn from(error: $error) -> Self {
+                yolo_jobs::Error::from(error).into()
+            }
         }
-    }
+    )*};
 }
 
-impl From<yolo_core::config::ConfigError> for CliError {
-    fn from(error: yolo_core::config::ConfigError) -> Self {
-        let more = error
-            .code
-            .map_or(String::new(), |code| format!("\n  more: yolo explain {}", code.name()));
-        Self::Usage(format!("{error}{more}"))
-    }
-}
-
-impl From<serde_json::Error> for CliError {
-    fn from(error: serde_json::Error) -> Self {
-        Self::Failed(format!("JSON: {error}"))
-    }
-}
-
-impl From<tch::TchError> for CliError {
-    fn from(error: tch::TchError) -> Self {
-        yolo_core::Error::from(error).into()
-    }
-}
+as_jobs_do!(
+    yolo_core::Error,
+    yolo_core::PluginError,
+    yolo_core::config::ConfigError,
+    yolo_data::Error,
+    yolo_engine::Error,
+    yolo_export::Error,
+    yolo_report::Error,
+    serde_json::Error,
+    tch::TchError,
+);
 
 /// Result of a command.
 pub type CliResult<T = ()> = Result<T, CliError>;
 
 /// A failed file operation with the name of the file.
 pub fn io_error(what: &str, path: &std::path::Path, error: &std::io::Error) -> CliError {
-    CliError::Failed(format!("{}: {what}: {error}", path.display()))
+    yolo_jobs::error::io_error(what, path, error).into()
 }

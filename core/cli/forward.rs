@@ -4,10 +4,11 @@ use std::path::PathBuf;
 
 use yolo_core::{Mode, Program};
 use yolo_engine::checkpoint;
+use yolo_jobs::compute::DeviceArgs;
+use yolo_jobs::open;
 
-use crate::device::DeviceArgs;
 use crate::error::{CliError, CliResult};
-use crate::load;
+use crate::ui;
 
 /// Run one tensor through a model in eval mode
 ///
@@ -38,9 +39,9 @@ pub struct ForwardArgs {
 pub fn run(args: &ForwardArgs) -> CliResult {
     let device = args.device.one()?;
     // For parity: f32 is f32.
-    yolo_torch::native::device::allow_tf32(false).map_err(|error| load::failed(error.into()))?;
-    let (graph, params) = load::model_with_weights(args.cfg.as_deref(), args.nc, &args.weights)?;
-    let tensors = checkpoint::read_tensors(&args.input).map_err(load::failed)?;
+    yolo_torch::native::device::allow_tf32(false)?;
+    let (graph, params) = open::model_with_weights(ui::session()?, args.cfg.as_deref(), args.nc, &args.weights)?;
+    let tensors = checkpoint::read_tensors(&args.input)?;
     let images = tensors
         .tensors
         .get("images")
@@ -67,6 +68,6 @@ pub fn run(args: &ForwardArgs) -> CliResult {
         Ok(named)
     })?;
     let metadata = std::collections::HashMap::from([("format".to_owned(), "pt".to_owned())]);
-    checkpoint::write_tensors(&args.output, outputs.iter(), metadata).map_err(load::failed)?;
+    checkpoint::write_tensors(&args.output, outputs.iter(), metadata)?;
     Ok(())
 }

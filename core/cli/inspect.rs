@@ -8,10 +8,11 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value, json};
 use yolo_core::Kind;
 use yolo_core::model::diagram;
+use yolo_jobs::files;
 use yolo_registry::{Description, Entry, Index, Source};
 
-use crate::error::{CliError, CliResult, io_error};
-use crate::{load, plugins, ui};
+use crate::error::{CliError, CliResult};
+use crate::{plugins, ui};
 use measure::Outputs;
 use options::{PluginOption, flow};
 
@@ -78,7 +79,7 @@ fn draw(path: &Path, page: &Page<'_>) -> CliResult {
             )));
         }
     };
-    load::write_file(path, text.as_bytes()).map_err(|error| io_error("can't write", path, &error))?;
+    files::write(path, text.as_bytes())?;
     ui::say(format!("wrote {}", path.display()));
     Ok(())
 }

@@ -1,15 +1,10 @@
 //! The `yolo` binary: one subcommand per file. The only place that prints.
 
-mod batch_size;
 mod bench;
-mod components;
 mod compress;
 mod convert;
 mod data;
-mod data_args;
 mod detect;
-mod device;
-mod differences;
 mod doctor;
 mod error;
 mod explain;
@@ -19,17 +14,13 @@ mod habits;
 mod inspect;
 mod launch;
 mod list_plugins;
-mod load;
 mod model;
 mod new_plugin;
-mod outputs;
-mod plots;
 mod plugin;
 mod plugins;
 mod prune;
 mod quantize;
 mod ranks;
-mod settings;
 mod source;
 mod torch;
 mod train;

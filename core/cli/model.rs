@@ -7,9 +7,10 @@ use serde_json::json;
 use yolo_core::Graph;
 use yolo_core::model::diagram;
 use yolo_engine::checkpoint;
+use yolo_jobs::{files, open};
 
-use crate::error::{CliError, CliResult, io_error};
-use crate::{load, settings, ui};
+use crate::error::{CliError, CliResult};
+use crate::ui;
 
 /// Build and describe a model: parameters, GFLOPs, layers, a drawing
 ///
@@ -48,10 +49,10 @@ pub struct ModelArgs {
 
 /// Runs the command.
 pub fn run(args: &ModelArgs) -> CliResult {
-    let graph = load::graph_with(&args.model, args.nc, &args.set)?;
+    let graph = open::graph_with(ui::session()?, &args.model, args.nc, &args.set)?;
     // A graph that fits no size is refused with its reason right below.
     let step = graph.size_step().unwrap_or(1);
-    let img = settings::multiple_of_stride(usize::try_from(args.img).unwrap_or(0), step)? as i64;
+    let img = open::multiple_of_stride(ui::session()?, usize::try_from(args.img).unwrap_or(0), step)? as i64;
     let cost = graph.cost(img)?;
     let strides = graph.strides()?;
     let shapes = graph.shapes([1, graph.input_channels(), img, img])?;
@@ -72,7 +73,7 @@ pub fn run(args: &ModelArgs) -> CliResult {
                 )));
             }
         };
-        load::write_file(path, text.as_bytes()).map_err(|error| io_error("can't write", path, &error))?;
+        files::write(path, text.as_bytes())?;
         ui::say(format!("wrote {}", path.display()));
     }
     if let Some(path) = &args.init_weights {
@@ -109,7 +110,7 @@ pub fn run(args: &ModelArgs) -> CliResult {
 
 /// Writes the model with fresh weights, as a training without `--weights` starts.
 fn init_weights(args: &ModelArgs, graph: &Graph, img: i64, path: &Path) -> CliResult {
-    if !load::is_safetensors(path) {
+    if !open::is_safetensors(path) {
         return Err(CliError::Usage(format!(
             "--init-weights {}: the result is a .safetensors file",
             path.display()
@@ -119,17 +120,17 @@ fn init_weights(args: &ModelArgs, graph: &Graph, img: i64, path: &Path) -> CliRe
         .head
         .as_ref()
         .ok_or_else(|| CliError::Usage("the model has no detection head".into()))?;
-    let start = load::Start {
+    let start = open::Start {
         cfg: Some(&args.model),
         set: &args.set,
         weights: None,
         partial: false,
         seed: args.seed,
     };
-    let (mut fresh, _) = load::for_training(start, head.classes)?;
+    let (mut fresh, _) = open::for_training(ui::session()?, start, head.classes)?;
     fresh.meta.names = (0..head.classes).map(|class| class.to_string()).collect();
     fresh.meta.image_size = img;
-    checkpoint::save(path, &fresh).map_err(load::failed)?;
+    checkpoint::save(path, &fresh)?;
     ui::say(format!("wrote {}", path.display()));
     Ok(())
 }

@@ -5,11 +5,12 @@ mod look;
 
 use std::path::{Path, PathBuf};
 
+use yolo_jobs::files;
 use yolo_registry::wasm::{self, section};
 use yolo_registry::{Code, PluginError};
 
 use crate::error::{CliError, CliResult, io_error};
-use crate::{load, ui};
+use crate::ui;
 
 /// Check, test and build plugins of your own
 ///
@@ -68,7 +69,7 @@ fn describe(args: &DescribeArgs) -> CliResult {
         CliError::from(PluginError::new(Code::WasmBadModule, message))
     })?;
     let out = args.out.as_ref().unwrap_or(&args.module);
-    load::write_file(out, &described).map_err(|error| io_error("can't write", out, &error))?;
+    files::write(out, &described)?;
     ui::say(format!("{} is metric `{}` now", out.display(), about.name));
     Ok(())
 }

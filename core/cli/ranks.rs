@@ -7,9 +7,11 @@ use std::time::Duration;
 use tch::Device;
 use yolo_engine::dist::{self, Environment, World};
 
-use crate::device::{self, DeviceArgs};
+use yolo_jobs::compute::{self, DeviceArgs};
+use yolo_jobs::train::with_advice;
+
 use crate::error::{CliError, CliResult};
-use crate::{launch, load, ui};
+use crate::{launch, ui};
 
 /// How many ranks this process has to start (`--device 0,1`, `--processes 2`), or `None` if it computes itself.
 pub fn to_start(device: &DeviceArgs, processes: Option<usize>) -> CliResult<Option<usize>> {
@@ -29,14 +31,14 @@ pub fn to_start(device: &DeviceArgs, processes: Option<usize>) -> CliResult<Opti
 
 /// Who this process is, from its environment.
 pub fn environment() -> CliResult<Option<Environment>> {
-    Environment::read(|name| std::env::var(name).ok()).map_err(load::failed)
+    Ok(Environment::read(|name| std::env::var(name).ok())?)
 }
 
 /// The device of this process: that of its number on its machine, where several are named or there are several.
 pub fn own_device(device: &DeviceArgs, environment: &Environment) -> CliResult<Device> {
     let mut devices = device.all()?;
     if !device.is_given() && devices != [Device::Cpu] {
-        devices = (0..device::cuda_devices()).map(Device::Cuda).collect();
+        devices = (0..compute::cuda_devices()).map(Device::Cuda).collect();
     }
     let own = if devices == [Device::Cpu] {
         Some(Device::Cpu)
@@ -51,7 +53,7 @@ pub fn own_device(device: &DeviceArgs, environment: &Environment) -> CliResult<D
             devices.len()
         ))
     })?;
-    device::use_now(own, &device.device)?;
+    compute::use_now(own, &device.device)?;
     Ok(own)
 }
 
@@ -84,7 +86,7 @@ impl Ranks {
             eprintln!("error: {}", with_advice(reason, place.get()));
             yolo_registry::leave(1);
         });
-        let world = World::join(environment, device, patience()?, on_lost).map_err(load::failed)?;
+        let world = World::join(environment, device, patience()?, on_lost)?;
         Ok(Self {
             world: Arc::new(world),
             folder,
@@ -95,12 +97,12 @@ impl Ranks {
     pub fn together<T>(&self, work: impl FnOnce() -> CliResult<T>) -> CliResult<T> {
         match work() {
             Ok(value) => {
-                self.world.leave().map_err(load::failed)?;
+                self.world.leave()?;
                 Ok(value)
             }
             // All of them stop at the same step.
             Err(error @ CliError::Interrupted(_)) => {
-                self.world.leave().map_err(load::failed)?;
+                self.world.leave()?;
                 Err(error)
             }
             Err(error) => {
@@ -108,17 +110,6 @@ impl Ranks {
                 Err(error)
             }
         }
-    }
-}
-
-/// What to do after a lost rank: the run can be continued.
-pub fn with_advice(reason: &str, folder: Option<&PathBuf>) -> String {
-    match folder {
-        Some(folder) => format!(
-            "{reason}\n  help: start all ranks again with `yolo train --resume {}`; their number may be another",
-            folder.display()
-        ),
-        None => reason.to_owned(),
     }
 }
 

@@ -249,11 +249,11 @@ pub fn describe(device: tch::Device) -> Value {
     match device {
         tch::Device::Cuda(index) => match yolo_torch::native::device::properties(index) {
             Ok(found) => json!({
-                "device": crate::device::name(device),
+                "device": yolo_jobs::compute::name(device),
                 "name": found.name,
                 "capability": format!("{}.{}", found.capability.0, found.capability.1),
             }),
-            Err(error) => json!({"device": crate::device::name(device), "name": format!("unknown ({error})")}),
+            Err(error) => json!({"device": yolo_jobs::compute::name(device), "name": format!("unknown ({error})")}),
         },
         _ => json!({"device": "cpu", "name": cpu_name().unwrap_or_else(|| std::env::consts::ARCH.to_owned())}),
     }

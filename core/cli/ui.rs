@@ -1,11 +1,13 @@
 //! What a person sees while work goes on: bars on a terminal, plain lines elsewhere, always on stderr; and signals to stop.
 
+use std::cell::RefCell;
 use std::io::IsTerminal;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
+use yolo_jobs::{Progress, Session};
 
 /// Set by the first Ctrl-C, SIGTERM or SIGHUP; jobs look at it between steps. A second one ends the process at once.
 pub fn stop_flag() -> &'static AtomicBool {
@@ -126,6 +128,54 @@ impl Bar {
             bar.finish_and_clear();
         }
     }
+}
+
+/// The listener of every job that a command starts: bars and lines on stderr, and a signal stops it.
+#[derive(Debug, Default)]
+pub struct Terminal {
+    bar: RefCell<Option<Bar>>,
+}
+
+impl Progress for Terminal {
+    fn say(&self, line: &str) {
+        match &*self.bar.borrow() {
+            Some(bar) => bar.line(line),
+            None => say(line),
+        }
+    }
+
+    fn begin(&self, label: &str, total: usize) {
+        stop_flag();
+        *self.bar.borrow_mut() = Some(Bar::new(label, total as u64));
+    }
+
+    fn advance(&self, done: usize, total: usize, note: &str) {
+        if let Some(bar) = &mut *self.bar.borrow_mut() {
+            bar.set(done as u64, total as u64, note);
+        }
+    }
+
+    fn end(&self) {
+        if let Some(bar) = self.bar.borrow_mut().take() {
+            bar.finish();
+        }
+    }
+
+    fn go_on(&self) -> bool {
+        !stopped()
+    }
+}
+
+thread_local! {
+    static TERMINAL: &'static Terminal = Box::leak(Box::default());
+}
+
+/// The plugins of this run, and the terminal: what jobs are started with.
+pub fn session() -> Result<Session<'static>, crate::error::CliError> {
+    Ok(Session {
+        plugins: crate::plugins::index()?,
+        progress: TERMINAL.with(|terminal| *terminal),
+    })
 }
 
 /// Prints the one JSON document of a command on stdout.

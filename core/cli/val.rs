@@ -6,18 +6,18 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
-use yolo_data::{Dataset, Loader, Split};
+use yolo_data::{Dataset, Split};
 use yolo_engine::Checkpoint;
 use yolo_engine::eval::{Detection, NmsOptions};
-use yolo_engine::val::{Detector, ImageResult, Report};
+use yolo_engine::val::{ImageResult, Report};
+use yolo_jobs::compute::DeviceArgs;
+use yolo_jobs::outputs::{self, Source, Writes};
+use yolo_jobs::{files, limits, measure, open, plots};
 use yolo_report::Letters;
 
 use crate::detect::free_stem;
-use crate::device::DeviceArgs;
 use crate::error::{CliError, CliResult};
-use crate::outputs::{self, Source, Writes};
-use crate::plots::{self, Pictures};
-use crate::{data_args, load, settings, ui};
+use crate::ui;
 
 /// Measure a model on a data set
 ///
@@ -89,7 +89,7 @@ pub struct ValArgs {
 /// Runs the command.
 pub fn run(args: &ValArgs) -> CliResult {
     let device = args.device.one()?;
-    settings::shares(&[("--conf-thres", args.conf_thres), ("--iou-thres", args.iou_thres)])?;
+    limits::shares(&[("--conf-thres", args.conf_thres), ("--iou-thres", args.iou_thres)])?;
     let split = Split::parse(&args.task).ok_or_else(|| {
         let help = match args.task.as_str() {
             "speed" | "study" => "\n  help: `yolo bench` measures speed",
@@ -97,19 +97,28 @@ pub fn run(args: &ValArgs) -> CliResult {
         };
         CliError::Usage(format!("--task {}: train, val or test{help}", args.task))
     })?;
-    let mut checkpoint = load::checkpoint(&args.weights)?.to_device(device);
-    let mut dataset = data_args::dataset(&args.data)?;
+    let mut checkpoint = open::checkpoint(ui::session()?, &args.weights)?.to_device(device);
+    let mut dataset = open::dataset(&args.data)?;
     if args.single_cls {
         dataset.merge_classes();
         checkpoint.meta.names.clone_from(&dataset.names);
     }
     check_classes(args, &checkpoint, &dataset)?;
-    let size = settings::image_size(args.img, &checkpoint)?;
-    let loader = data_args::val_loader(&dataset, split, &checkpoint, size, args.batch_size, args.workers, false)?;
+    let size = open::image_size(ui::session()?, args.img, &checkpoint)?;
+    let loader = open::val_loader(
+        ui::session()?,
+        &dataset,
+        split,
+        &checkpoint,
+        size,
+        args.batch_size,
+        args.workers,
+        false,
+    )?;
     let options = NmsOptions {
         conf: args.conf_thres,
         iou: args.iou_thres,
-        max_det: settings::at_least_one("--max-det", args.max_det)?,
+        max_det: limits::at_least_one("--max-det", args.max_det)?,
         agnostic: args.single_cls,
         one_class: args.single_cls,
         ..NmsOptions::validation()
@@ -117,7 +126,7 @@ pub fn run(args: &ValArgs) -> CliResult {
     let wants_files = args.plots || args.save_txt || args.save_json;
     let folder = match &args.save_dir {
         Some(folder) => folder.clone(),
-        None => settings::run_folder(&args.project, &args.name, args.exist_ok),
+        None => files::run_folder(&args.project, &args.name, args.exist_ok),
     };
     let sources: Vec<Source> = (loader.samples().iter())
         .map(|sample| Source {
@@ -137,7 +146,7 @@ pub fn run(args: &ValArgs) -> CliResult {
         taken: HashSet::new(),
     });
     let mut predictions = args.save_json.then(|| coco::Predictions::new(dataset.names.len()));
-    let mut extra = |result: &ImageResult<'_>| -> CliResult {
+    let mut extra = |result: &ImageResult<'_>| -> yolo_jobs::Result {
         if let Some(labels) = &mut labels {
             labels.write(result)?;
         }
@@ -146,9 +155,16 @@ pub fn run(args: &ValArgs) -> CliResult {
         }
         Ok(())
     };
-    let (report, pictures) = measure(&checkpoint, &loader, &options, "val", &mut extra)?;
+    let (report, pictures) = measure::closely(ui::session()?, &checkpoint, &loader, &options, "val", &mut extra)?;
     if args.plots {
-        plots::validation(&folder, &dataset.names, &Letters::default(), &report, &pictures)?;
+        plots::validation(
+            ui::session()?,
+            &folder,
+            &dataset.names,
+            &Letters::default(),
+            &report,
+            &pictures,
+        )?;
     }
     let coco = predictions.map(|predictions| predictions.finish(&folder)).transpose()?;
     let coco = coco.as_ref();
@@ -168,7 +184,13 @@ pub fn run(args: &ValArgs) -> CliResult {
 fn check_classes(args: &ValArgs, checkpoint: &Checkpoint, dataset: &Dataset) -> CliResult {
     let classes = checkpoint.graph.head.as_ref().map_or(0, |head| head.classes as usize);
     if classes == dataset.names.len() {
-        data_args::other_names(&args.weights, &checkpoint.meta.names, &args.data, &dataset.names);
+        open::other_names(
+            ui::session()?,
+            &args.weights,
+            &checkpoint.meta.names,
+            &args.data,
+            &dataset.names,
+        );
         return Ok(());
     }
     if args.single_cls {
@@ -180,51 +202,6 @@ fn check_classes(args: &ValArgs, checkpoint: &Checkpoint, dataset: &Dataset) -> 
         args.data.display(),
         dataset.names.len()
     )))
-}
-
-/// Measures a model with a bar; keeps some pictures for a sheet and shows every image to `each`.
-pub fn measure(
-    checkpoint: &Checkpoint,
-    loader: &Loader,
-    options: &NmsOptions,
-    label: &str,
-    each: &mut dyn FnMut(&ImageResult<'_>) -> CliResult,
-) -> CliResult<(Report, Pictures)> {
-    let detector = Detector::new(&checkpoint.graph, &checkpoint.params).map_err(load::failed)?;
-    let mut pictures = Pictures::of(loader.images());
-    let mut refused = None;
-    let mut bar = ui::Bar::new(label, loader.batches() as u64);
-    ui::stop_flag();
-    let mut see = |result: ImageResult<'_>| {
-        pictures.see(&result);
-        each(&result).map_err(|error| {
-            refused = Some(error);
-            yolo_core::Error::Cancelled.into()
-        })
-    };
-    let mut progress = |done: usize, total: usize| {
-        bar.set(done as u64, total as u64, "");
-        if ui::stopped() {
-            Err(yolo_core::Error::Cancelled.into())
-        } else {
-            Ok(())
-        }
-    };
-    let batches = &mut loader.epoch(0);
-    let report = yolo_engine::val::measure(
-        &detector,
-        batches,
-        loader.batches(),
-        options,
-        None,
-        &mut see,
-        &mut progress,
-    );
-    bar.finish();
-    match refused {
-        Some(error) => Err(error),
-        None => Ok((report.map_err(load::failed)?, pictures)),
-    }
 }
 
 fn as_json(
@@ -288,11 +265,11 @@ struct LabelFiles {
 }
 
 impl LabelFiles {
-    fn write(&mut self, result: &ImageResult<'_>) -> CliResult {
+    fn write(&mut self, result: &ImageResult<'_>) -> yolo_jobs::Result {
         let stem = free_stem(&result.origin.path, &mut self.taken);
         let [h, w] = result.origin.original;
         let text = label_text(result.detections, w, h, self.confidence);
-        yolo_report::save_text(&self.folder.join(format!("{stem}.txt")), &text).map_err(plots::failed)
+        Ok(yolo_report::save_text(&self.folder.join(format!("{stem}.txt")), &text)?)
     }
 }
 

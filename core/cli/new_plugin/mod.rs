@@ -8,9 +8,10 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 use yolo_core::Kind;
+use yolo_jobs::files as output;
 
 use crate::error::{CliError, CliResult, io_error};
-use crate::{load, plugins, ui};
+use crate::{plugins, ui};
 
 pub use files::{File, Language, Names, Way};
 
@@ -180,7 +181,7 @@ fn write_crate(folder: &Path, files: &[File]) -> CliResult {
             let path = fresh.join(&file.path);
             let within = path.parent().unwrap_or(&fresh);
             std::fs::create_dir_all(within).map_err(|e| io_error("can't be made", within, &e))?;
-            load::write_file(&path, file.text.as_bytes()).map_err(|e| io_error("can't write", &path, &e))?;
+            output::write(&path, file.text.as_bytes())?;
         }
         if folder.exists() {
             std::fs::remove_dir(folder).map_err(|e| io_error("can't be replaced", folder, &e))?;

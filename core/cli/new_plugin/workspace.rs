@@ -7,7 +7,7 @@ use toml_edit::{DocumentMut, InlineTable, Item, Table, Value};
 
 use super::files::Names;
 use crate::error::{CliError, CliResult, io_error};
-use crate::load;
+use yolo_jobs::files;
 
 /// The checkout of yolo that `start` is in.
 pub fn above(start: &Path) -> Option<PathBuf> {
@@ -46,7 +46,7 @@ pub fn add(root: &Path, folder: &Path, names: &Names) -> CliResult {
         with_use(&source, &names.crate_name),
     ];
     for (path, text) in files.iter().zip(texts) {
-        load::write_file(path, text.as_bytes()).map_err(|e| io_error("can't write", path, &e))?;
+        files::write(path, text.as_bytes())?;
     }
     Ok(())
 }

@@ -4,11 +4,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use serde_json::Value;
+use yolo_jobs::files;
 use yolo_registry::{Code, MANIFEST_FILE, Manifest, Packing, PluginError};
 
 use super::look;
 use crate::error::{CliError, CliResult, io_error};
-use crate::{load, ui};
+use crate::ui;
 
 const WASM_TARGET: &str = "wasm32-unknown-unknown";
 
@@ -148,7 +149,7 @@ fn make(folder: &Path) -> CliResult {
 /// Copies the library beside its manifest, whole or not at all: a yolo that runs may have the old one mapped.
 fn place(built: &Path, target: &Path) -> CliResult {
     let bytes = std::fs::read(built).map_err(|error| io_error("can't read", built, &error))?;
-    load::write_file(target, &bytes).map_err(|error| io_error("can't write", target, &error))?;
+    files::write(target, &bytes)?;
     ui::say(format!("wrote {}", target.display()));
     Ok(())
 }

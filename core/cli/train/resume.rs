@@ -3,46 +3,35 @@
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
-use yolo_engine::checkpoint;
 use yolo_engine::train::STATE;
+use yolo_jobs::train::{FREE, OPTIONS, finished};
+use yolo_jobs::{files, open};
 
 use super::TrainArgs;
-use crate::error::{CliError, CliResult, io_error};
-use crate::{load, settings, ui};
+use crate::error::{CliError, CliResult};
+use crate::ui;
 
-/// File of a run's folder with the options of its command line.
-const OPTIONS: &str = "options.json";
-
-/// Options that may change when a run goes on: they change no weight, or (paths, where the files now are) their content is compared.
-const FREE: [&str; 15] = [
-    "cache",
+/// Options of the command that may change when a run goes on, besides those settings that change no weight: where it computes, what it
+/// shows, and (paths, where the files now are) what is compared by content.
+const MOVABLE: [&str; 12] = [
     "cfg",
     "data",
     "device",
     "evolve",
-    "exist_ok",
+    "exist-ok",
     "hyp",
     "name",
     "noplots",
     "processes",
     "project",
-    "save_period",
     "set",
     "weights",
-    "workers",
 ];
-
-/// Writes the options beside the results, for `--resume` and for people.
-pub fn remember(args: &TrainArgs, folder: &Path) -> CliResult {
-    let path = folder.join(OPTIONS);
-    let text = serde_json::to_string_pretty(args)?;
-    load::write_file(&path, text.as_bytes()).map_err(|error| io_error("can't write", &path, &error))
-}
 
 /// Options, folder, and whether there is something to continue. `given` are the names of options on the command line.
 pub fn resumed(args: &TrainArgs, given: &[String]) -> CliResult<(TrainArgs, PathBuf, bool)> {
     let Some(wanted) = &args.resume else {
-        let folder = settings::run_folder(&args.project, &args.name, args.exist_ok);
+        let folder = files::run_folder(&args.project, &args.name, args.exist_ok);
         return Ok((args.clone(), folder, false));
     };
     let folder = match wanted {
@@ -69,9 +58,10 @@ pub fn resumed(args: &TrainArgs, given: &[String]) -> CliResult<(TrainArgs, Path
         }
         (Some(folder), _, _) => {
             let path = folder.join(OPTIONS);
-            let text = std::fs::read_to_string(&path).map_err(|error| io_error("can't read", &path, &error))?;
+            let text = files::read_text(&path)?;
             let saved: Value = serde_json::from_str(&text)
                 .map_err(|error| CliError::Failed(format!("{}: {error}; start a new run", path.display())))?;
+            let saved = in_present_words(saved);
             let moved = |name: &&String| matches!(name.as_str(), "project" | "name" | "exist_ok");
             if wanted.is_some() && given.iter().any(|name| moved(&name)) {
                 ui::say(format!(
@@ -92,18 +82,19 @@ fn merged(saved: &Value, args: &TrainArgs, given: &[String], folder: &Path) -> C
     let now = serde_json::to_value(args)?;
     let mut all = saved.clone();
     let mut changed = Vec::new();
-    for name in given.iter().filter(|name| now.get(name).is_some()) {
-        let (here, there) = (&now[name], &saved[name]);
+    let keys = given.iter().map(|name| key_of(name));
+    for name in keys.filter(|name| now.get(name).is_some()) {
+        let (here, there) = (&now[&name], &saved[&name]);
         // More generations are fine, but a training is no evolution.
         let other_kind = name == "evolve" && there.is_null();
-        if !other_kind && FREE.contains(&name.as_str()) {
-            all[name] = here.clone();
-        } else if here != there && !(name == "batch_size" && here.is_null()) {
-            changed.push(format!("--{} is {here} here, {there} there", name.replace('_', "-")));
+        if !other_kind && (FREE.contains(&name.as_str()) || MOVABLE.contains(&name.as_str())) {
+            all[&name] = here.clone();
+        } else if here != there && !(name == "batch-size" && here == "auto") {
+            changed.push(format!("--{name} is {here} here, {there} there"));
         }
     }
     // No setting of its own, but the other spelling of no --cos-lr.
-    if args.linear_lr && saved["cos_lr"] == true {
+    if args.linear_lr && saved["cos-lr"] == true {
         changed.push("--linear-lr is given here, --cos-lr there".to_owned());
     }
     if !changed.is_empty()
@@ -130,11 +121,27 @@ fn merged(saved: &Value, args: &TrainArgs, given: &[String], folder: &Path) -> C
         .map_err(|error| CliError::Failed(format!("{}: {error}; start a new run", folder.join(OPTIONS).display())))
 }
 
-/// The epochs of a run that has done all of them.
-pub fn finished(folder: &Path) -> Option<usize> {
-    let state = checkpoint::state_numbers(&folder.join(STATE)).ok()?;
-    let epochs = usize::try_from(state.settings["epochs"].as_u64()?).ok()?;
-    (state.epochs_done >= epochs).then_some(epochs)
+/// The key of an option: flags, recipes and `options.json` write it alike.
+fn key_of(option: &str) -> String {
+    option.replace('_', "-")
+}
+
+/// Options as they are written now: runs of earlier versions wrote `cos_lr`, and had no option for anchors, whose fit came later.
+fn in_present_words(saved: Value) -> Value {
+    match saved {
+        Value::Object(map) => {
+            let mut map: serde_json::Map<String, Value> =
+                map.into_iter().map(|(name, value)| (key_of(&name), value)).collect();
+            if let Some(Value::String(name)) = map.get("sparsify")
+                && let Ok(component) = open::component(name)
+            {
+                map.insert("sparsify".into(), component);
+            }
+            map.entry("noautoanchor").or_insert(Value::Bool(true));
+            Value::Object(map)
+        }
+        other => other,
+    }
 }
 
 /// The run's folder: itself, or that of a file in it (`weights/last.safetensors`, `state.safetensors`).

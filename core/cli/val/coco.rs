@@ -7,7 +7,6 @@ use yolo_engine::eval::{CocoMetrics, CocoTruth, Detection, coco_evaluate};
 use yolo_engine::val::ImageResult;
 
 use crate::error::CliResult;
-use crate::plots;
 
 /// COCO numbers its 80 classes up to 90 and leaves these out.
 const GAPS: [u32; 10] = [12, 26, 29, 30, 45, 66, 68, 69, 71, 83];
@@ -72,7 +71,7 @@ impl Predictions {
     /// Writes `predictions.json` and measures.
     pub fn finish(self, folder: &Path) -> CliResult<CocoMetrics> {
         let text = serde_json::to_string(&self.rows)?;
-        yolo_report::save_text(&folder.join("predictions.json"), &text).map_err(plots::failed)?;
+        yolo_report::save_text(&folder.join("predictions.json"), &text)?;
         Ok(coco_evaluate(&self.images, self.classes))
     }
 }

@@ -1,9 +1,10 @@
-//! `yolo bench --train`: the training step alone. One synthetic batch, carried to the device in every step as a loader would;
+//! The training step alone. One synthetic batch, carried to the device in every step as a loader would;
 //! forward, loss, backward, clipping, SGD and the average. The device is waited for between blocks of steps only.
 
 use std::path::Path;
 use std::time::Instant;
 
+use serde::Serialize;
 use serde_json::json;
 use tch::{Device, Kind, Tensor};
 use yolo_core::{Graph, Params};
@@ -12,18 +13,26 @@ use yolo_engine::checkpoint;
 use yolo_engine::train::{OptimizerKind, Precision, Step, StepOptions, Stepper};
 use yolo_torch::native::device;
 
-use crate::error::{CliError, CliResult};
-use crate::{load, ui};
+use crate::error::{Error, Result};
+use crate::{Session, compute};
 
 /// What is measured.
 pub struct StepBench<'a> {
+    /// The network.
     pub graph: &'a Graph,
+    /// Its tensors, on the device.
     pub params: &'a Params,
+    /// Where it is computed.
     pub device: Device,
+    /// Mixed precision.
     pub precision: Precision,
+    /// Side of the images.
     pub size: usize,
+    /// Images per step.
     pub batch: usize,
+    /// Steps before the clock runs.
     pub warmup: usize,
+    /// Steps that are timed.
     pub steps: usize,
     /// Without kernels of our own.
     pub plain: bool,
@@ -33,15 +42,50 @@ pub struct StepBench<'a> {
     pub save: Option<&'a Path>,
 }
 
+/// What came out.
+#[derive(Debug, Clone, Serialize)]
+pub struct StepReport {
+    /// `train-step`.
+    pub what: &'static str,
+    /// Where it was computed.
+    pub device: String,
+    /// Mixed precision.
+    pub amp: Precision,
+    /// Whether kernels of our own took part.
+    pub fused: bool,
+    /// Side of the images.
+    pub img: usize,
+    /// Images per step.
+    pub batch: usize,
+    /// Median milliseconds of a step.
+    pub ms_median: f64,
+    /// 95th percentile of them.
+    pub ms_p95: f64,
+    /// Images per second at the median.
+    pub images_per_second: f64,
+    /// Most bytes that tensors held on a GPU.
+    pub peak_memory_bytes: Option<i64>,
+    /// Most bytes that were taken from a GPU.
+    pub peak_reserved_bytes: Option<i64>,
+    /// How the step was launched.
+    pub compile: serde_json::Value,
+    /// Milliseconds of the host per part of a step.
+    pub host_ms: serde_json::Value,
+    /// Loss of every step.
+    pub losses: Vec<f64>,
+}
+
 /// Steps between two looks at the clock.
 const BLOCK: usize = 10;
 /// Objects in each image.
 const OBJECTS: usize = 8;
 
 impl StepBench<'_> {
-    /// Measures and prints.
-    pub fn run(&self, json: bool) -> CliResult {
-        let failed = |error: tch::TchError| load::failed(error.into());
+    /// Measures.
+    ///
+    /// # Errors
+    /// What the step gives; a loss that is not finite; the listener's wish to stop.
+    pub fn run(&self, session: Session<'_>) -> Result<StepReport> {
         let hyp = Hyp::default();
         let options = StepOptions {
             decay: hyp.weight_decay,
@@ -60,7 +104,7 @@ impl StepBench<'_> {
         if cuda {
             tch::Cuda::cudnn_set_benchmark(true);
         }
-        let mut stepper = Stepper::new(self.graph, self.params, &options).map_err(load::failed)?;
+        let mut stepper = Stepper::new(self.graph, self.params, &options)?;
         let mut ema = stepper.ema();
         let step = Step {
             lr: 0.01,
@@ -72,30 +116,28 @@ impl StepBench<'_> {
         let mut host = Host::default();
         let mut blocks: Vec<f64> = Vec::new();
         let mut start = Instant::now();
-        let mut bar = ui::Bar::new("bench", (self.warmup + self.steps) as u64);
-        ui::stop_flag();
-        for done in 0..self.warmup + self.steps {
+        let total = self.warmup + self.steps;
+        let task = session.progress.task("bench", total);
+        for done in 0..total {
             if done == self.warmup {
                 self.wait();
                 start = Instant::now();
             }
             host.start(done >= self.warmup);
-            let images = stepper.images(&batch).map_err(load::failed)?;
+            let images = stepper.images(&batch)?;
             host.images();
-            let parts = stepper
-                .accumulate(&images, &batch.targets, &mut [])
-                .map_err(load::failed)?;
+            let parts = stepper.accumulate(&images, &batch.targets, &mut [])?;
             host.network();
             if let Some(path) = self.save.filter(|_| done == 0) {
                 self.save_step(path, &stepper, &images, &batch, &parts)?;
             }
             let at = yolo_core::prune::Step {
                 step: done,
-                total: self.warmup + self.steps,
+                total,
                 per_epoch: 1,
             };
-            stepper.update(&step, at, &mut []).map_err(load::failed)?;
-            ema.update().map_err(load::failed)?;
+            stepper.update(&step, at, &mut [])?;
+            ema.update()?;
             host.update();
             losses.push(parts);
             let timed = (done + 1).saturating_sub(self.warmup);
@@ -105,48 +147,36 @@ impl StepBench<'_> {
                 blocks.push(start.elapsed().as_secs_f64() * 1e3 / count as f64);
                 start = Instant::now();
             }
-            bar.set(done as u64 + 1, (self.warmup + self.steps) as u64, "");
-            if ui::stopped() {
-                return Err(CliError::Interrupted("stopped".into()));
-            }
+            task.step(done + 1, total, "")?;
         }
-        bar.finish();
+        drop(task);
         // From the start: what a recorded graph needs was taken when it was recorded.
-        let memory = cuda
-            .then(|| device::peak_memory(self.device))
-            .transpose()
-            .map_err(failed)?;
+        let memory = cuda.then(|| device::peak_memory(self.device)).transpose()?;
         let losses = losses
             .iter()
             .map(|parts| Ok(f64::try_from(parts.f_sum(Kind::Double)?)? * self.batch as f64))
-            .collect::<Result<Vec<f64>, tch::TchError>>()
-            .map_err(failed)?;
+            .collect::<Result<Vec<f64>, tch::TchError>>()?;
         if let Some(step) = losses.iter().position(|loss| !loss.is_finite()) {
-            return Err(CliError::Failed(format!(
-                "bench: the loss of step {step} is not finite"
-            )));
+            return Err(Error::Failed(format!("bench: the loss of step {step} is not finite")));
         }
         blocks.sort_by(f64::total_cmp);
         let at = |share: f64| blocks[((blocks.len() - 1) as f64 * share).round() as usize];
-        let row = json!({
-            "what": "train-step", "device": crate::device::name(self.device), "amp": self.precision, "fused": !self.plain, "img": self.size, "batch": self.batch,
-            "ms_median": at(0.5), "ms_p95": at(0.95), "images_per_second": self.batch as f64 * 1e3 / at(0.5),
-            "peak_memory_bytes": memory.map(|m| m.0), "peak_reserved_bytes": memory.map(|m| m.1),
-            "compile": stepper.recording(), "host_ms": host.per_step(), "losses": losses,
-        });
-        if json {
-            return ui::print_json(&json!({ "rows": [row] }));
-        }
-        println!(
-            "training step on {}, {} images of {} px: {:.1} ms (p95 {:.1}), {:.0} images/s",
-            crate::device::name(self.device),
-            self.batch,
-            self.size,
-            at(0.5),
-            at(0.95),
-            self.batch as f64 * 1e3 / at(0.5)
-        );
-        Ok(())
+        Ok(StepReport {
+            what: "train-step",
+            device: compute::name(self.device),
+            amp: self.precision,
+            fused: !self.plain,
+            img: self.size,
+            batch: self.batch,
+            ms_median: at(0.5),
+            ms_p95: at(0.95),
+            images_per_second: self.batch as f64 * 1e3 / at(0.5),
+            peak_memory_bytes: memory.map(|m| m.0),
+            peak_reserved_bytes: memory.map(|m| m.1),
+            compile: serde_json::to_value(stepper.recording())?,
+            host_ms: host.per_step(),
+            losses,
+        })
     }
 
     fn wait(&self) {
@@ -157,7 +187,7 @@ impl StepBench<'_> {
 
     /// What the first step saw and made: `images` (u8), `targets`, `raw.LEVEL`, `loss` (total, box, objectness, class), `grad.KEY` before
     /// clipping.
-    fn save_step(&self, path: &Path, stepper: &Stepper, images: &Tensor, batch: &Batch, parts: &Tensor) -> CliResult {
+    fn save_step(&self, path: &Path, stepper: &Stepper, images: &Tensor, batch: &Batch, parts: &Tensor) -> Result {
         let save = || -> yolo_engine::Result<()> {
             let mut out = Params::new();
             let side = self.size as i64;
@@ -182,7 +212,7 @@ impl StepBench<'_> {
                 .collect();
             checkpoint::write_tensors(path, plain.iter(), std::collections::HashMap::new())
         };
-        save().map_err(load::failed)
+        Ok(save()?)
     }
 }
 

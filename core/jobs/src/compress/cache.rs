@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use crate::error::{CliResult, io_error};
-use crate::load;
+use crate::error::{Result, io_error};
+use crate::files;
 
 /// Raised when the same recipe must give other results.
 const PIPELINE_VERSION: u32 = 1;
@@ -56,7 +56,7 @@ pub fn load_record(folder: &Path, key: &str) -> Option<Record> {
 
 /// Prepares the folder of a stage that will run. Whether it continues what an interrupted run of the same stage left there: only if
 /// that is wanted and nothing that it depends on has changed. Otherwise the remains are removed.
-pub fn open_stage(folder: &Path, key: &str, resume: bool) -> CliResult<bool> {
+pub fn open_stage(folder: &Path, key: &str, resume: bool) -> Result<bool> {
     let marker = folder.join("stage.key");
     let same = std::fs::read_to_string(&marker).is_ok_and(|old| old == key);
     if same && resume {
@@ -65,15 +65,15 @@ pub fn open_stage(folder: &Path, key: &str, resume: bool) -> CliResult<bool> {
     if folder.exists() {
         std::fs::remove_dir_all(folder).map_err(|error| io_error("can't clear the folder", folder, &error))?;
     }
-    load::write_file(&marker, key.as_bytes()).map_err(|error| io_error("can't write", &marker, &error))?;
+    files::write(&marker, key.as_bytes())?;
     Ok(false)
 }
 
 /// Writes the record; a stage counts as done from here on.
-pub fn store_record(folder: &Path, record: &Record) -> CliResult {
+pub fn store_record(folder: &Path, record: &Record) -> Result {
     let path = folder.join("stage.json");
     let text = serde_json::to_string_pretty(record)?;
-    load::write_file(&path, text.as_bytes()).map_err(|error| io_error("can't write", &path, &error))
+    files::write(&path, text.as_bytes())
 }
 
 /// Key of a stage: the stage itself, what came before, and the common part of the recipe.
@@ -83,7 +83,7 @@ pub fn stage_key(previous: &str, stage: &Value, common: &Value) -> String {
 }
 
 /// Hash of a file's content.
-pub fn file_hash(path: &Path) -> CliResult<String> {
+pub fn file_hash(path: &Path) -> Result<String> {
     let bytes = std::fs::read(path).map_err(|error| io_error("can't read", path, &error))?;
     Ok(hex(&Sha256::digest(&bytes)))
 }

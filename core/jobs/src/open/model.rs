@@ -1,7 +1,5 @@
 //! From what a person names (a model, a file) to graphs and checkpoints.
 
-mod tensors;
-
 use std::path::Path;
 
 use yolo_core::config::Located;
@@ -10,26 +8,10 @@ use yolo_core::{Graph, Params, suggest};
 use yolo_engine::checkpoint::{self, Checkpoint, Meta, Stage};
 use yolo_engine::pt::{self, PtModel};
 
-use tensors::Tensors;
-
-use crate::differences;
-use crate::error::{CliError, CliResult, io_error};
-use crate::{plugins, ui};
-
-/// An engine error as a failed command.
-pub fn failed(error: yolo_engine::Error) -> CliError {
-    match error {
-        yolo_engine::Error::Core(error) => error.into(),
-        yolo_engine::Error::Settings(text) => CliError::Usage(text),
-        other => CliError::Failed(other.to_string()),
-    }
-}
-
-/// Writes a file so that a reader sees all of it or none.
-pub fn write_file(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    use std::io::Write as _;
-    checkpoint::write_atomically(path, |file| file.write_all(bytes)).map_err(std::io::Error::other)
-}
+use super::differences;
+use super::tensors::Tensors;
+use crate::Session;
+use crate::error::{Error, Result, io_error};
 
 /// Whether a file is named like weights; Windows and old scripts write endings in other cases.
 fn is_weights(name: &str) -> bool {
@@ -43,23 +25,23 @@ pub fn is_safetensors(path: &Path) -> bool {
 }
 
 /// The graph of a published name, a YAML file (ours or Ultralytics'), a graph JSON or a checkpoint.
-pub fn graph(name: &str, classes: Option<i64>) -> CliResult<Graph> {
-    graph_with(name, classes, &[])
+pub fn graph(session: Session<'_>, name: &str, classes: Option<i64>) -> Result<Graph> {
+    graph_with(session, name, classes, &[])
 }
 
 /// As [`graph`], with values of the configuration changed: `scale.width=0.5`.
-pub fn graph_with(name: &str, classes: Option<i64>, set: &[String]) -> CliResult<Graph> {
+pub fn graph_with(session: Session<'_>, name: &str, classes: Option<i64>, set: &[String]) -> Result<Graph> {
     if !set.is_empty() && (is_weights(name) || name.ends_with(".json")) {
-        return Err(CliError::Usage(format!(
+        return Err(Error::Usage(format!(
             "{name} is built already: --set needs a configuration"
         )));
     }
     if is_weights(name) {
-        let checkpoint = checkpoint(Path::new(name))?;
+        let checkpoint = checkpoint(session, Path::new(name))?;
         if let (Some(wanted), Some(head)) = (classes, &checkpoint.graph.head)
             && wanted != head.classes
         {
-            return Err(CliError::Usage(format!(
+            return Err(Error::Usage(format!(
                 "{name} has {} classes; --nc {wanted} needs a configuration instead",
                 head.classes
             )));
@@ -69,17 +51,17 @@ pub fn graph_with(name: &str, classes: Option<i64>, set: &[String]) -> CliResult
     if name.ends_with(".json") {
         let text = std::fs::read_to_string(name).map_err(|e| io_error("can't read", Path::new(name), &e))?;
         let graph: Graph =
-            serde_json::from_str(&text).map_err(|error| CliError::Usage(format!("{name}: not a graph: {error}")))?;
+            serde_json::from_str(&text).map_err(|error| Error::Usage(format!("{name}: not a graph: {error}")))?;
         graph
             .validate()
-            .map_err(|error| CliError::Usage(format!("{name}: {error}")))?;
+            .map_err(|error| Error::Usage(format!("{name}: {error}")))?;
         return Ok(graph);
     }
-    build(&config_with(name, set)?, classes)
+    build(session, &config_with(name, set)?, classes)
 }
 
 /// A configuration with values changed: `scale.width=0.5`.
-pub fn config_with(name: &str, set: &[String]) -> CliResult<Located> {
+pub fn config_with(name: &str, set: &[String]) -> Result<Located> {
     let mut config = config(name)?;
     for assignment in set {
         yolo_core::config::set(&mut config.value, assignment)?;
@@ -88,7 +70,7 @@ pub fn config_with(name: &str, set: &[String]) -> CliResult<Located> {
 }
 
 /// A configuration by published name or file.
-pub fn config(name: &str) -> CliResult<Located> {
+pub fn config(name: &str) -> Result<Located> {
     let path = Path::new(name);
     if path.is_file() {
         let text = std::fs::read_to_string(path).map_err(|e| io_error("can't read", path, &e))?;
@@ -104,11 +86,11 @@ pub fn config(name: &str) -> CliResult<Located> {
             names().collect::<Vec<_>>().join(", ")
         )
     });
-    Err(CliError::Usage(format!("there is no model `{name}`\n  help: {help}")))
+    Err(Error::Usage(format!("there is no model `{name}`\n  help: {help}")))
 }
 
 /// Builds a configuration; files in `extends` stand beside the file itself.
-pub fn build(config: &Located, classes: Option<i64>) -> CliResult<Graph> {
+pub fn build(session: Session<'_>, config: &Located, classes: Option<i64>) -> Result<Graph> {
     let folder = Path::new(&config.file).parent().map(Path::to_owned).unwrap_or_default();
     let config = model::resolve_extends(config.clone(), &mut |base| {
         let path = folder.join(base);
@@ -118,38 +100,36 @@ pub fn build(config: &Located, classes: Option<i64>) -> CliResult<Graph> {
         let text = std::fs::read_to_string(&path).map_err(yolo_core::Error::other)?;
         Ok(Some(Located::parse(&path.display().to_string(), &text)?))
     })?;
-    Ok(model::build_with(&config, classes, plugins::index()?)?)
+    Ok(model::build_with(&config, classes, session.plugins)?)
 }
 
 /// A checkpoint: ours, or an Ultralytics `.pt` that is converted on the way. What is odd about it is said.
-pub fn checkpoint(path: &Path) -> CliResult<Checkpoint> {
-    // Ops of shared libraries are in the graph by name; the index is what finds them.
-    plugins::index()?;
+pub fn checkpoint(session: Session<'_>, path: &Path) -> Result<Checkpoint> {
     if !pt::is_checkpoint(path) {
-        return checkpoint::load(path).map_err(failed);
+        return Ok(checkpoint::load(path)?);
     }
-    let (checkpoint, report) = convert_pt(path)?;
+    let (checkpoint, report) = convert_pt(session, path)?;
     if !report.dropped.is_empty() {
-        ui::say(format!("{}: {}", path.display(), report.summary()));
+        session.say(format!("{}: {}", path.display(), report.summary()));
     }
     Ok(checkpoint)
 }
 
 /// An Ultralytics checkpoint as ours: the network of its modules, whatever the model file inside says.
-pub fn convert_pt(path: &Path) -> CliResult<(Checkpoint, checkpoint::TransferReport)> {
-    let source = pt::read(path).map_err(failed)?;
-    let Some((graph, notes)) = source.graph(path).map_err(failed)? else {
-        return Err(CliError::Failed(no_model(path, &source)));
+pub fn convert_pt(session: Session<'_>, path: &Path) -> Result<(Checkpoint, checkpoint::TransferReport)> {
+    let source = pt::read(path)?;
+    let Some((graph, notes)) = source.graph(path)? else {
+        return Err(Error::Failed(no_model(path, &source)));
     };
-    let differs = described(path, &source).and_then(|described| differences::between(&described, &graph));
-    let (mut checkpoint, report) = checkpoint::adopt(path, &source, graph, 640).map_err(failed)?;
+    let differs = described(session, path, &source).and_then(|described| differences::between(&described, &graph));
+    let (mut checkpoint, report) = checkpoint::adopt(path, &source, graph, 640)?;
     for note in source.notes.iter().chain(&notes) {
-        ui::say(format!("{}: {note}", path.display()));
+        session.say(format!("{}: {note}", path.display()));
     }
     if let Some(d) = differs {
         // What the file says about itself is not what it computes.
         checkpoint.meta.config = None;
-        ui::say(format!(
+        session.say(format!(
             "{}: its modules are not those of the model file inside (`{}` is {} instead of {}{}): the modules count",
             path.display(),
             d.node,
@@ -161,7 +141,7 @@ pub fn convert_pt(path: &Path) -> CliResult<(Checkpoint, checkpoint::TransferRep
     Ok((checkpoint, report))
 }
 
-fn and_more(count: usize) -> String {
+pub(super) fn and_more(count: usize) -> String {
     if count > 1 {
         format!(", and {} more", count - 1)
     } else {
@@ -180,38 +160,45 @@ fn no_model(path: &Path, source: &PtModel) -> String {
 }
 
 /// The network of the model file inside a `.pt`, if it can be built: people change modules, and other versions have other modules.
-fn described(path: &Path, source: &PtModel) -> Option<Graph> {
+fn described(session: Session<'_>, path: &Path, source: &PtModel) -> Option<Graph> {
     let config = Located::from_value(&path.display().to_string(), source.yaml.clone()?);
-    model::build_with(&config, source.classes, plugins::index().ok()?).ok()
+    model::build_with(&config, source.classes, session.plugins).ok()
 }
 
 /// A model with weights for one run: a checkpoint that describes itself, or `cfg` and a state dict that fits it exactly.
-pub fn model_with_weights(cfg: Option<&str>, classes: Option<i64>, weights: &Path) -> CliResult<(Graph, Params)> {
+pub fn model_with_weights(
+    session: Session<'_>,
+    cfg: Option<&str>,
+    classes: Option<i64>,
+    weights: &Path,
+) -> Result<(Graph, Params)> {
     match cfg {
         None => {
-            let checkpoint = checkpoint(weights)?;
+            let checkpoint = checkpoint(session, weights)?;
             Ok((checkpoint.graph, checkpoint.params))
         }
-        Some(cfg) => named_model(cfg, classes, &Tensors::read(weights)?).map(|(graph, params, _)| (graph, params)),
+        Some(cfg) => named_model(session, cfg, classes, &Tensors::read(session, weights)?)
+            .map(|(graph, params, _)| (graph, params)),
     }
 }
 
 /// `cfg` with tensors that fit it exactly. Without `classes`, the head in the file says how many there are.
 fn named_model(
+    session: Session<'_>,
     cfg: &str,
     classes: Option<i64>,
     weights: &Tensors,
-) -> CliResult<(Graph, Params, checkpoint::TransferReport)> {
-    let mut graph = graph(cfg, classes)?;
+) -> Result<(Graph, Params, checkpoint::TransferReport)> {
+    let mut graph = graph(session, cfg, classes)?;
     if let (None, Some(found)) = (classes, weights.classes(&graph)) {
-        graph = self::graph(cfg, Some(found))?;
+        graph = self::graph(session, cfg, Some(found))?;
     }
     let mut params = Params::init(&graph, 0);
     if checkpoint::is_folded(&params, weights.keys()) {
         (graph, params) = yolo_core::passes::fuse(&graph, &params)?;
-        ui::say(format!("{}: {FOLDED}", weights.path.display()));
+        session.say(format!("{}: {FOLDED}", weights.path.display()));
     }
-    weights.compare(cfg, &graph);
+    weights.compare(session, cfg, &graph);
     let report = weights.copy_into(&params)?;
     let lacking: Vec<&String> = report
         .missing
@@ -219,16 +206,16 @@ fn named_model(
         .filter(|key| !key.ends_with("num_batches_tracked"))
         .collect();
     if let Some(first) = lacking.first() {
-        return Err(CliError::Failed(format!(
+        return Err(Error::Failed(format!(
             "{}: the weights don't fit `{cfg}`: {} tensors are missing or have another shape, the first is `{first}` ({})",
             weights.path.display(),
             lacking.len(),
             report.summary()
         )));
     }
-    weights.anchors_into(cfg, &mut graph)?;
+    weights.anchors_into(session, cfg, &mut graph)?;
     if let Some(first) = report.dropped.iter().find(|key| !key.ends_with("anchor_grid")) {
-        ui::say(format!(
+        session.say(format!(
             "{}: {} tensors are not in `{cfg}` (`{first}`, ...)",
             weights.path.display(),
             report.dropped.len()
@@ -237,23 +224,24 @@ fn named_model(
     Ok((graph, params, report))
 }
 
-const FOLDED: &str = "batch norms are folded into the convolutions (it was saved after `fuse()`): it detects and can be exported, to train it \
+pub(super) const FOLDED: &str = "batch norms are folded into the convolutions (it was saved after `fuse()`): it detects and can be exported, to train it \
                       the file before `fuse()` is needed";
 
 /// A checkpoint of `cfg` with weights that fit it exactly. Classes have the names that the file holds, else their numbers.
 pub fn checkpoint_of(
+    session: Session<'_>,
     cfg: &str,
     classes: Option<i64>,
     weights: &Path,
-) -> CliResult<(Checkpoint, checkpoint::TransferReport)> {
-    let tensors = Tensors::read(weights)?;
-    let (graph, params, report) = named_model(cfg, classes, &tensors)?;
+) -> Result<(Checkpoint, checkpoint::TransferReport)> {
+    let tensors = Tensors::read(session, weights)?;
+    let (graph, params, report) = named_model(session, cfg, classes, &tensors)?;
     let classes = graph.head.as_ref().map_or(0, |head| head.classes);
     let names = if tensors.names.len() as i64 == classes {
         tensors.names
     } else {
         if !tensors.names.is_empty() {
-            ui::say(format!(
+            session.say(format!(
                 "{}: it names {} classes, but its head has {classes}: the names are left out",
                 weights.display(),
                 tensors.names.len()
@@ -295,6 +283,7 @@ pub struct Start<'a> {
 
 /// A fresh model for training: `cfg` with what fits of `weights`, or the model of `weights` with this number of classes.
 pub fn for_training(
+    session: Session<'_>,
     Start {
         cfg,
         set,
@@ -303,7 +292,7 @@ pub fn for_training(
         seed,
     }: Start<'_>,
     classes: i64,
-) -> CliResult<(Checkpoint, Option<checkpoint::TransferReport>)> {
+) -> Result<(Checkpoint, Option<checkpoint::TransferReport>)> {
     let (graph, config) = match (cfg, weights) {
         (Some(cfg), _) => {
             let config = if set.is_empty() {
@@ -311,15 +300,15 @@ pub fn for_training(
             } else {
                 config_with(cfg, set)?.value
             };
-            (graph_with(cfg, Some(classes), set)?, Some(config))
+            (graph_with(session, cfg, Some(classes), set)?, Some(config))
         }
         (None, _) if !set.is_empty() => {
-            return Err(CliError::Usage("--set changes a configuration: give --cfg".into()));
+            return Err(Error::Usage("--set changes a configuration: give --cfg".into()));
         }
         (None, Some(weights)) => {
-            let base = checkpoint(weights)?;
+            let base = checkpoint(session, weights)?;
             if base.meta.quantizer.is_none() && is_folded(&base.graph) {
-                return Err(CliError::Usage(format!("{}: {FOLDED}", weights.display())));
+                return Err(Error::Usage(format!("{}: {FOLDED}", weights.display())));
             }
             if base.graph.head.as_ref().is_some_and(|head| head.classes == classes) {
                 return Ok((base, None));
@@ -327,7 +316,7 @@ pub fn for_training(
             (with_classes(&base.graph, classes)?, base.meta.config)
         }
         (None, None) => {
-            return Err(CliError::Usage(
+            return Err(Error::Usage(
                 "give --cfg (a model), --weights (a checkpoint), or both".into(),
             ));
         }
@@ -335,12 +324,12 @@ pub fn for_training(
     let params = Params::init(&graph, seed);
     let report = match weights {
         Some(path) => {
-            let weights = Tensors::read(path)?;
+            let weights = Tensors::read(session, path)?;
             let model = cfg.unwrap_or("its model");
             let report = weights.start_from(model, &params, partial)?;
             if cfg.is_some() {
-                weights.compare(model, &graph);
-                weights.compare_anchors(model, &graph);
+                weights.compare(session, model, &graph);
+                weights.compare_anchors(session, model, &graph);
             }
             Some(report)
         }
@@ -356,7 +345,7 @@ pub fn for_training(
         };
         return Ok((Checkpoint::new(graph, params, meta), report));
     }
-    Err(CliError::Usage("the model has no detection head".into()))
+    Err(Error::Usage("the model has no detection head".into()))
 }
 
 /// Whether a network was saved after `fuse()`: a convolution of YOLOv5's `Conv` with a bias where its batch norm should be.
@@ -370,10 +359,10 @@ fn is_folded(graph: &Graph) -> bool {
 }
 
 /// The same network with another number of classes: only the convolutions of the head change.
-fn with_classes(graph: &Graph, classes: i64) -> CliResult<Graph> {
+fn with_classes(graph: &Graph, classes: i64) -> Result<Graph> {
     let mut graph = graph.clone();
     let Some(head) = &mut graph.head else {
-        return Err(CliError::Usage("the model has no detection head".into()));
+        return Err(Error::Usage("the model has no detection head".into()));
     };
     head.classes = classes;
     let width = head.anchors_per_level() * head.outputs_per_anchor();

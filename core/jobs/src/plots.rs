@@ -11,18 +11,13 @@ use yolo_report::{
     pr_curves, save_picture, save_text, training_curves,
 };
 
-use crate::error::{CliError, CliResult, io_error};
-use crate::ui;
+use crate::error::Result;
+use crate::{Session, files};
 
 /// Pictures on a sheet.
 const PICTURES: usize = 16;
 /// Detections below this confidence are not drawn.
 const CONFIDENT: f32 = 0.25;
-
-/// A drawing that could not be made or written.
-pub fn failed(error: yolo_report::Error) -> CliError {
-    CliError::Failed(error.to_string())
-}
 
 /// Some of the pictures of a validation, kept for a sheet.
 #[derive(Debug, Default)]
@@ -69,13 +64,12 @@ impl Pictures {
     }
 
     /// Labels beside detections.
-    fn save(&self, path: &Path, names: &[String], letters: &Letters) -> CliResult {
+    fn save(&self, path: &Path, names: &[String], letters: &Letters) -> Result {
         let images: Vec<(Image, String)> = self
             .kept
             .iter()
             .map(|(file, ..)| Ok((Image::open(file)?, file_name(file))))
-            .collect::<yolo_data::Result<_>>()
-            .map_err(crate::data_args::failed)?;
+            .collect::<yolo_data::Result<_>>()?;
         let cells: Vec<Cell<'_>> = images
             .iter()
             .zip(&self.kept)
@@ -88,8 +82,8 @@ impl Pictures {
                 predictions,
             })
             .collect();
-        let sheet = contact_sheet(&cells, names, letters, 320, 2).map_err(failed)?;
-        save_picture(path, &sheet.data, sheet.width, sheet.height).map_err(failed)
+        let sheet = contact_sheet(&cells, names, letters, 320, 2)?;
+        Ok(save_picture(path, &sheet.data, sheet.width, sheet.height)?)
     }
 }
 
@@ -98,28 +92,29 @@ fn file_name(path: &Path) -> String {
 }
 
 /// Says once which names could not be written on pictures.
-pub fn say_missing(letters: &Letters) {
+pub fn say_missing(session: Session<'_>, letters: &Letters) {
     if let Some(note) = letters.take_note() {
-        ui::say(note);
+        session.say(note);
     }
 }
 
 /// Curves, confusion matrix and pictures of a validation.
 pub fn validation(
+    session: Session<'_>,
     folder: &Path,
     names: &[String],
     letters: &Letters,
     report: &Report,
     pictures: &Pictures,
-) -> CliResult {
+) -> Result {
     curves(folder, names, &report.metrics)?;
     confusion(folder, names, &report.confusion)?;
     pictures.save(&folder.join("val_pictures.jpg"), names, letters)?;
-    say_missing(letters);
+    say_missing(session, letters);
     Ok(())
 }
 
-fn curves(folder: &Path, names: &[String], metrics: &Metrics) -> CliResult {
+fn curves(folder: &Path, names: &[String], metrics: &Metrics) -> Result {
     let classes: Vec<PrCurve<'_>> = metrics
         .curves
         .iter()
@@ -132,47 +127,51 @@ fn curves(folder: &Path, names: &[String], metrics: &Metrics) -> CliResult {
             recall: &curve.recall,
         })
         .collect();
-    save_text(&folder.join("pr_curve.svg"), &pr_curves(&classes)).map_err(failed)?;
-    save_text(&folder.join("confidence_curves.svg"), &confidence_curves(&classes)).map_err(failed)
+    save_text(&folder.join("pr_curve.svg"), &pr_curves(&classes))?;
+    Ok(save_text(
+        &folder.join("confidence_curves.svg"),
+        &confidence_curves(&classes),
+    )?)
 }
 
-fn confusion(folder: &Path, names: &[String], matrix: &ConfusionMatrix) -> CliResult {
+fn confusion(folder: &Path, names: &[String], matrix: &ConfusionMatrix) -> Result {
     let counts: Vec<u64> = matrix.rows().flatten().copied().collect();
-    let svg = confusion_matrix(names, &counts).map_err(failed)?;
-    save_text(&folder.join("confusion_matrix.svg"), &svg).map_err(failed)
+    let svg = confusion_matrix(names, &counts)?;
+    Ok(save_text(&folder.join("confusion_matrix.svg"), &svg)?)
 }
 
 /// The columns of `results.csv` over the epochs.
-pub fn training(folder: &Path) -> CliResult {
+pub fn training(folder: &Path) -> Result {
     let path = folder.join("results.csv");
-    let csv = std::fs::read_to_string(&path).map_err(|error| io_error("can't read", &path, &error))?;
-    save_text(&folder.join("results.svg"), &training_curves(&csv).map_err(failed)?).map_err(failed)
+    let csv = files::read_text(&path)?;
+    Ok(save_text(&folder.join("results.svg"), &training_curves(&csv)?)?)
 }
 
 /// What the labels of the training images are like, and the first batch as the network sees it.
 pub fn training_data(
+    session: Session<'_>,
     folder: &Path,
     dataset: &Dataset,
     letters: &Letters,
     loader: &Loader,
     sampling: Sampling,
-) -> CliResult {
+) -> Result {
     let boxes: Vec<[f32; 5]> = loader
         .samples()
         .iter()
         .flat_map(|sample| sample.boxes.iter().copied())
         .collect();
-    save_text(&folder.join("labels.svg"), &label_plots(&dataset.names, &boxes)).map_err(failed)?;
+    save_text(&folder.join("labels.svg"), &label_plots(&dataset.names, &boxes))?;
     if let Some(batch) = sampling.epoch(loader, 0, Shard::default(), &[]).next() {
-        let batch = batch.map_err(crate::data_args::failed)?;
+        let batch = batch?;
         train_batch(&folder.join("train_batch.jpg"), &dataset.names, letters, &batch)?;
     }
-    say_missing(letters);
+    say_missing(session, letters);
     Ok(())
 }
 
 /// The first pictures of a batch, side by side.
-fn train_batch(path: &Path, names: &[String], letters: &Letters, batch: &Batch) -> CliResult {
+fn train_batch(path: &Path, names: &[String], letters: &Letters, batch: &Batch) -> Result {
     let [h, w] = batch.size;
     let plane = h * w;
     let shown = batch.len().min(PICTURES);
@@ -219,6 +218,6 @@ fn train_batch(path: &Path, names: &[String], letters: &Letters, batch: &Batch) 
             predictions: &[],
         })
         .collect();
-    let sheet = grid_sheet(&cells, names, letters, 320, 4).map_err(failed)?;
-    save_picture(path, &sheet.data, sheet.width, sheet.height).map_err(failed)
+    let sheet = grid_sheet(&cells, names, letters, 320, 4)?;
+    Ok(save_picture(path, &sheet.data, sheet.width, sheet.height)?)
 }

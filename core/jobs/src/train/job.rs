@@ -1,62 +1,78 @@
-//! A training with progress on the terminal.
+//! A training inside of a job: loaders, anchors, the penalty, and what is said when it ends before its time.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use yolo_core::Pruner;
 use yolo_core::config::Located;
 use yolo_core::prune::Regulariser;
-use yolo_data::{Loader, Split};
+use yolo_data::{Dataset, Loader, Split};
+use yolo_engine::Checkpoint;
 use yolo_engine::train::anchors::{self, AnchorReport};
 use yolo_engine::train::{Event, Hook, Outcome, Regularise, Row, TrainOptions};
 
-use crate::error::{CliError, CliResult};
-use crate::{data_args, load, ranks, ui};
+use crate::Session;
+use crate::error::{Error, Result};
+use crate::open::{self, Cache};
 
 /// The penalty of a pruner, `{type: slimming, ...}`.
-pub fn penalty(value: &serde_json::Value) -> CliResult<Box<dyn Regulariser>> {
-    let pruner: Box<dyn Pruner> = Located::from_value("sparsify", value.clone()).read()?;
-    pruner
+///
+/// # Errors
+/// An unknown name or option; a pruner without a penalty.
+pub fn penalty(value: &serde_json::Value) -> Result<Box<dyn Regulariser>> {
+    pruner(value)?
         .regulariser()
-        .ok_or_else(|| CliError::Usage(format!("the pruner {value} has no penalty to train under")))
+        .ok_or_else(|| Error::Usage(format!("the pruner {value} has no penalty to train under")))
 }
 
 /// The pruner of a penalty with all its options, as a setting of a run.
-pub fn description(value: &serde_json::Value) -> CliResult<serde_json::Value> {
+pub(super) fn description(value: &serde_json::Value) -> Result<serde_json::Value> {
     penalty(value)?;
-    let pruner: Box<dyn Pruner> = Located::from_value("sparsify", value.clone()).read()?;
-    Ok(serde_json::to_value(&pruner)?)
+    Ok(serde_json::to_value(&pruner(value)?)?)
 }
 
-/// A training with progress on the terminal.
+/// A name or a configuration.
+fn pruner(value: &serde_json::Value) -> Result<Box<dyn Pruner>> {
+    let value = match value {
+        serde_json::Value::String(name) => open::configuration(name, &[])?,
+        other => other.clone(),
+    };
+    Ok(Located::from_value("sparsify", value).read()?)
+}
+
+/// A training.
 pub struct Job<'a> {
+    /// Plugins and listener.
+    pub session: Session<'a>,
     /// The model.
-    pub start: yolo_engine::Checkpoint,
+    pub start: Checkpoint,
     /// Settings.
     pub options: TrainOptions,
     /// Data.
-    pub dataset: &'a yolo_data::Dataset,
+    pub dataset: &'a Dataset,
     /// Loader threads.
     pub workers: usize,
     /// Where decoded images are kept.
-    pub cache: Option<data_args::Cache>,
+    pub cache: Option<Cache>,
     /// Where it writes.
-    pub folder: &'a Path,
+    pub folder: PathBuf,
     /// Continue what is there.
     pub resume: bool,
 }
 
 impl Job<'_> {
     /// Loaders of the training and validation images.
-    pub fn loaders(&self) -> CliResult<(Loader, Loader)> {
+    pub fn loaders(&self) -> Result<(Loader, Loader)> {
         let o = &self.options;
-        let train = data_args::loader_of(
+        let train = open::loader_of(
+            self.session,
             self.dataset,
             o,
             &self.start,
             self.workers,
-            self.cache.map(|cache| (cache, self.folder)),
+            self.cache.map(|cache| (cache, self.folder.as_path())),
         )?;
-        let val = data_args::val_loader(
+        let val = open::val_loader(
+            self.session,
             self.dataset,
             Split::Val,
             &self.start,
@@ -69,28 +85,33 @@ impl Job<'_> {
     }
 
     /// Holds the model's anchors against the boxes to learn from, and fits them where they are far off and `fit` allows it.
-    pub fn fit_anchors(&mut self, train: &Loader, fit: bool, say: bool) -> CliResult<AnchorReport> {
+    pub fn fit_anchors(&mut self, train: &Loader, fit: bool, say: bool) -> Result<AnchorReport> {
         let o = &self.options;
-        let report = anchors::check(&mut self.start, train.samples(), o.size, o.hyp.anchor_t, fit, o.seed);
-        let report = report.map_err(load::failed)?;
+        let report = anchors::check(&mut self.start, train.samples(), o.size, o.hyp.anchor_t, fit, o.seed)?;
         if say {
-            ui::say(report.summary());
+            self.session.say(report.summary());
             if let Some(warning) = &report.warning {
-                ui::say(format!("warning: {warning}"));
+                self.session.say(format!("warning: {warning}"));
             }
         }
         Ok(report)
     }
 
     /// Whether what is in the folder goes on with these settings and data, before anything is written there.
-    pub fn check_resume(&self, train: &Loader, val: &Loader) -> CliResult {
+    pub fn check_resume(&self, train: &Loader, val: &Loader) -> Result {
         let start = self.described();
-        yolo_engine::train::check_resume(self.folder, &start, &self.options, train, Some(val)).map_err(load::failed)
+        Ok(yolo_engine::train::check_resume(
+            &self.folder,
+            &start,
+            &self.options,
+            train,
+            Some(val),
+        )?)
     }
 
     /// The model, with what is known of the data.
-    fn described(&self) -> yolo_engine::Checkpoint {
-        let mut start = yolo_engine::Checkpoint::new(
+    fn described(&self) -> Checkpoint {
+        let mut start = Checkpoint::new(
             self.start.graph.clone(),
             self.start.params.shallow_clone(),
             self.start.meta.clone(),
@@ -101,7 +122,7 @@ impl Job<'_> {
     }
 
     /// Trains, under the penalty of `sparsify` if there is one.
-    pub fn run(self, label: &str, sparsify: Option<&serde_json::Value>) -> CliResult<Outcome> {
+    pub fn run(self, label: &str, sparsify: Option<&serde_json::Value>) -> Result<Outcome> {
         let (train, val) = self.loaders()?;
         self.run_on(&train, &val, label, sparsify)
     }
@@ -113,8 +134,9 @@ impl Job<'_> {
         val: &Loader,
         label: &str,
         sparsify: Option<&serde_json::Value>,
-    ) -> CliResult<Outcome> {
-        let place = Some((self.folder, self.resume));
+    ) -> Result<Outcome> {
+        let folder = self.folder.clone();
+        let place = Some((folder.as_path(), self.resume));
         let result = self.attempt((train, val), label, sparsify, place, &mut |_| ())?;
         result.map_err(|error| self.ended(error))
     }
@@ -128,7 +150,7 @@ impl Job<'_> {
         sparsify: Option<&serde_json::Value>,
         place: Option<(&Path, bool)>,
         each: &mut dyn FnMut(&Row),
-    ) -> CliResult<yolo_engine::Result<Outcome>> {
+    ) -> Result<yolo_engine::Result<Outcome>> {
         let start = self.described();
         self.options.hooks = sparsify.map(description).transpose()?.into_iter().collect();
         let groups = yolo_core::prune::ChannelGroups::of(&start.graph)?;
@@ -141,9 +163,8 @@ impl Job<'_> {
         if let Some(hook) = &mut hook {
             hooks.push(hook);
         }
-        ui::stop_flag();
-        let epochs = self.options.epochs;
-        let mut bar = ui::Bar::new(label, train.batches() as u64);
+        let (epochs, progress) = (self.options.epochs, self.session.progress);
+        let task = progress.task(label, train.batches());
         let mut listen = |event: &Event<'_>| {
             match event {
                 Event::Batch {
@@ -159,9 +180,9 @@ impl Job<'_> {
                         loss[1],
                         loss[2]
                     );
-                    bar.set(*done as u64, *total as u64, &note);
+                    progress.advance(*done, *total, &note);
                 }
-                Event::Val { done, total } => bar.set(*done as u64, *total as u64, "validating"),
+                Event::Val { done, total } => progress.advance(*done, *total, "validating"),
                 Event::Epoch { row, best } => {
                     each(row);
                     let [box_loss, obj, cls] = row.loss;
@@ -171,19 +192,19 @@ impl Job<'_> {
                         .unwrap_or_default();
                     let star = if *best { "  *" } else { "" };
                     let epoch = row.epoch + 1;
-                    bar.line(&format!(
+                    progress.say(&format!(
                         "{label} {epoch:>3}/{epochs}  box {box_loss:.4}  obj {obj:.4}  cls {cls:.4}{metrics}{star}"
                     ));
                 }
             }
-            !ui::stopped()
+            progress.go_on()
         };
         let result = yolo_engine::train::train(start, &self.options, train, Some(val), place, &mut hooks, &mut listen);
-        bar.finish();
+        drop(task);
         if let Ok(outcome) = &result
             && outcome.epochs < epochs
         {
-            ui::say(format!(
+            self.session.say(format!(
                 "stopped after {} of {epochs} epochs: no better fitness for {} epochs (--patience)",
                 outcome.epochs, self.options.patience
             ));
@@ -192,30 +213,41 @@ impl Job<'_> {
     }
 
     /// What a training says that ended before its time: what is kept, and how it goes on.
-    fn ended(&self, error: yolo_engine::Error) -> CliError {
-        use yolo_engine::Error;
+    fn ended(&self, error: yolo_engine::Error) -> Error {
+        use yolo_engine::Error as Engine;
         let again = format!("`yolo train --resume {}`", self.folder.display());
         let last = self.folder.join("weights/last.safetensors");
         match error {
-            Error::Core(yolo_core::Error::Cancelled) => {
-                CliError::Interrupted(format!("stopped; every finished epoch is kept, continue with {again}"))
+            Engine::Core(yolo_core::Error::Cancelled) => {
+                Error::Interrupted(format!("stopped; every finished epoch is kept, continue with {again}"))
             }
             // The same settings would end in the same place.
-            Error::Diverged { .. } | Error::OutOfMemory { .. } => CliError::Failed(format!(
+            Engine::Diverged { .. } | Engine::OutOfMemory { .. } => Error::Failed(format!(
                 "{error}\n  help: every finished epoch is kept: start from there with other settings, `yolo train --weights {} ...`, or \
                  repeat this one with {again}",
                 last.display()
             )),
-            Error::Lost(reason) => CliError::Failed(ranks::with_advice(&reason, Some(&self.folder.to_owned()))),
-            other => match load::failed(other) {
-                CliError::Failed(text) if !last.is_file() => CliError::Failed(format!(
+            Engine::Lost(reason) => Error::Failed(with_advice(&reason, Some(&self.folder))),
+            other => match Error::from(other) {
+                Error::Failed(text) if !last.is_file() => Error::Failed(format!(
                     "{text}\n  help: no epoch is finished yet: when the cause is gone, {again} starts the run anew"
                 )),
-                CliError::Failed(text) => CliError::Failed(format!(
+                Error::Failed(text) => Error::Failed(format!(
                     "{text}\n  help: every finished epoch is kept: when the cause is gone, continue with {again}"
                 )),
                 usage => usage,
             },
         }
+    }
+}
+
+/// What to do after a lost rank: the run can be continued.
+pub fn with_advice(reason: &str, folder: Option<&PathBuf>) -> String {
+    match folder {
+        Some(folder) => format!(
+            "{reason}\n  help: start all ranks again with `yolo train --resume {}`; their number may be another",
+            folder.display()
+        ),
+        None => reason.to_owned(),
     }
 }

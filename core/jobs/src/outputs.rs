@@ -4,7 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::error::{CliError, CliResult};
+use crate::error::{Error, Result};
 
 /// A picture that is looked at, and the file of its labels, whether or not that exists.
 pub struct Source {
@@ -29,12 +29,12 @@ pub struct Writes {
 ///
 /// # Errors
 /// Names the file.
-pub fn not_the_input(option: &str, output: &Path, input: &Path) -> CliResult {
+pub fn not_the_input(option: &str, output: &Path, input: &Path) -> Result {
     let same = input
         .canonicalize()
         .is_ok_and(|input| output.canonicalize().is_ok_and(|output| input == output));
     if same {
-        return Err(CliError::Usage(format!(
+        return Err(Error::Usage(format!(
             "{option}{}: this is the input and would be overwritten; give another file",
             output.display()
         )));
@@ -46,13 +46,13 @@ pub fn not_the_input(option: &str, output: &Path, input: &Path) -> CliResult {
 ///
 /// # Errors
 /// Names the file that would be lost.
-pub fn check(folder: &Path, writes: Writes, sources: &[Source]) -> CliResult {
+pub fn check(folder: &Path, writes: Writes, sources: &[Source]) -> Result {
     let Ok(own) = folder.canonicalize() else {
         // Nothing is there yet.
         return Ok(());
     };
     let lost = |file: &Path, what: &str, help: &str| {
-        Err(CliError::Usage(format!(
+        Err(Error::Usage(format!(
             "{}: {what} would be overwritten\n  help: {help}",
             file.display()
         )))

@@ -6,29 +6,40 @@ use serde::Serialize;
 use yolo_report::table as report;
 
 use super::cache::Record;
-use crate::error::{CliResult, io_error};
-use crate::load;
+use crate::error::Result;
+use crate::files;
 
 /// A row with the keys of the JSON output.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Clone, Serialize)]
 pub struct Row {
-    name: String,
-    kind: String,
+    /// Position and kind, `3-prune`.
+    pub name: String,
+    /// Kind of the stage.
+    pub kind: String,
     /// `done`, or `cached` if it was done by an earlier run.
-    status: &'static str,
-    weights: std::path::PathBuf,
-    params: i64,
-    gflops: f64,
-    map50: f64,
-    map: f64,
-    fps: Option<f64>,
-    size_bytes: u64,
-    seconds: f64,
-    details: serde_json::Value,
+    pub status: &'static str,
+    /// What it left.
+    pub weights: std::path::PathBuf,
+    /// Trainable parameters.
+    pub params: i64,
+    /// GFLOPs at the recipe's image size.
+    pub gflops: f64,
+    /// mAP at IoU 0.5 on the validation images.
+    pub map50: f64,
+    /// mAP at IoU 0.5:0.95.
+    pub map: f64,
+    /// Images per second on this CPU, where there is a bench stage.
+    pub fps: Option<f64>,
+    /// Bytes of the model, or of the exported file.
+    pub size_bytes: u64,
+    /// Seconds that the stage took.
+    pub seconds: f64,
+    /// Anything else that the stage found out.
+    pub details: serde_json::Value,
 }
 
 /// One row per stage; the bench stage gives the others their speed.
-pub fn rows(records: &[(Record, bool)]) -> Vec<Row> {
+pub(super) fn rows(records: &[(Record, bool)]) -> Vec<Row> {
     let speeds = records
         .iter()
         .rev()
@@ -76,7 +87,7 @@ pub fn terminal(rows: &[Row]) -> String {
 }
 
 /// `results.json` and `results.md`.
-pub fn write(folder: &Path, rows: &[Row]) -> CliResult {
+pub(super) fn write(folder: &Path, rows: &[Row]) -> Result {
     let texts = [
         (
             "results.json",
@@ -86,13 +97,13 @@ pub fn write(folder: &Path, rows: &[Row]) -> CliResult {
     ];
     for (name, text) in texts {
         let path = folder.join(name);
-        load::write_file(&path, text.as_bytes()).map_err(|error| io_error("can't write", &path, &error))?;
+        files::write(&path, text.as_bytes())?;
     }
     Ok(())
 }
 
 /// What a person wants to know besides the numbers: how much went, how much stayed, whether files agree.
-pub fn notes(records: &[(Record, bool)]) -> Vec<String> {
+pub(super) fn notes(records: &[(Record, bool)]) -> Vec<String> {
     let find = |kind: &str| {
         records
             .iter()

@@ -1,11 +1,11 @@
-//! Where and in what precision a command computes: `--device` and `--amp`, decided once.
+//! Where and in what precision a job computes: `--device` and `--amp`, decided once.
 
 use serde::{Deserialize, Serialize};
 use tch::Device;
 use yolo_engine::train::Precision;
 use yolo_torch::native::device;
 
-use crate::error::{CliError, CliResult};
+use crate::error::{Error, Result};
 
 /// `--device` of every command that computes.
 #[derive(Debug, Clone, clap::Args, Serialize, Deserialize)]
@@ -16,39 +16,37 @@ pub struct DeviceArgs {
 }
 
 /// `--amp` of commands that train.
-#[derive(Debug, Clone, clap::Args, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, clap::Args, Serialize, Deserialize)]
 pub struct AmpArgs {
     /// Mixed precision: `bf16`, `f16` or `off` (default: bf16 on GPUs that have it, f16 on older ones, off on the CPU)
-    #[arg(long)]
+    #[arg(long, value_enum)]
     #[serde(default)]
-    pub amp: Option<String>,
+    pub amp: Option<Amp>,
 }
 
-/// `--compile` of commands that train.
-#[derive(Debug, Clone, Copy, clap::Args, Serialize, Deserialize)]
-pub struct CompileArgs {
-    /// On GPUs: launch the step as recorded CUDA graphs where the size of batches stays the same, or kernel by kernel
-    #[arg(long, value_enum, default_value_t)]
-    #[serde(default)]
-    compile: Compile,
+/// A precision that was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Amp {
+    /// bfloat16.
+    Bf16,
+    /// float16, with a scaled loss.
+    #[value(alias = "fp16")]
+    #[serde(alias = "fp16")]
+    F16,
+    /// f32 alone.
+    Off,
 }
 
-/// How a step is launched.
+/// How a step is launched on a GPU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-enum Compile {
+pub enum Compile {
     /// As CUDA graphs.
     #[default]
     Graph,
     /// Kernel by kernel.
     Off,
-}
-
-impl CompileArgs {
-    /// Whether steps are recorded.
-    pub fn record(self) -> bool {
-        self.compile == Compile::Graph
-    }
 }
 
 /// A device and a precision that it can compute in.
@@ -58,6 +56,16 @@ pub struct Compute {
     pub device: Device,
     /// How a network is trained on it.
     pub precision: Precision,
+}
+
+impl Compute {
+    /// The CPU, in f32.
+    pub fn cpu() -> Self {
+        Self {
+            device: Device::Cpu,
+            precision: Precision::Off,
+        }
+    }
 }
 
 impl DeviceArgs {
@@ -71,13 +79,13 @@ impl DeviceArgs {
     ///
     /// # Errors
     /// Where it is not there; the error says what is.
-    pub fn one(&self) -> CliResult<Device> {
+    pub fn one(&self) -> Result<Device> {
         match self.all()?.as_slice() {
             [device] => {
                 use_now(*device, &self.device)?;
                 Ok(*device)
             }
-            _ => Err(CliError::Usage(format!(
+            _ => Err(Error::Usage(format!(
                 "--device {}: this command computes on one device",
                 self.device
             ))),
@@ -88,7 +96,7 @@ impl DeviceArgs {
     ///
     /// # Errors
     /// Where one is not there; the error says what is.
-    pub fn all(&self) -> CliResult<Vec<Device>> {
+    pub fn all(&self) -> Result<Vec<Device>> {
         let text = self.device.trim();
         if text.eq_ignore_ascii_case("cpu") {
             return Ok(vec![Device::Cpu]);
@@ -106,20 +114,18 @@ impl DeviceArgs {
                 None => part,
             };
             let Ok(index) = number.parse::<usize>() else {
-                return Err(CliError::Usage(format!(
+                return Err(Error::Usage(format!(
                     "--device {text}: `{part}` is no device: cpu, 0, cuda:1, 0,1 or auto"
                 )));
             };
             if index >= count {
-                return Err(CliError::Usage(format!(
+                return Err(Error::Usage(format!(
                     "--device {text}: there is no CUDA device {index} here; {}",
                     what_is_there(count)
                 )));
             }
             if devices.contains(&Device::Cuda(index)) {
-                return Err(CliError::Usage(format!(
-                    "--device {text}: device {index} is named twice"
-                )));
+                return Err(Error::Usage(format!("--device {text}: device {index} is named twice")));
             }
             devices.push(Device::Cuda(index));
         }
@@ -127,35 +133,32 @@ impl DeviceArgs {
     }
 }
 
-impl AmpArgs {
-    /// The precision that was asked for, or the usual one of the device.
-    ///
-    /// # Errors
-    /// For a word that is none, or a precision that the device doesn't have.
-    pub fn on(&self, device: Device) -> CliResult<Precision> {
-        let has_bf16 = || match device {
-            Device::Cuda(index) => device::properties(index)
-                .map(|found| (found.has_bf16(), found.name))
-                .map_err(|error| unusable(&index.to_string(), &error)),
-            _ => Ok((true, "the CPU".to_owned())),
-        };
-        match self.amp.as_deref() {
-            None if device.is_cuda() => Ok(if has_bf16()?.0 { Precision::Bf16 } else { Precision::F16 }),
-            None | Some("off") => Ok(Precision::Off),
-            Some("f16" | "fp16") => Ok(Precision::F16),
-            Some("bf16") => match has_bf16()? {
-                (true, _) => Ok(Precision::Bf16),
-                (false, name) => Err(CliError::Usage(format!(
-                    "--amp bf16: {name} does not compute in bf16: use --amp f16 or --amp off"
-                ))),
-            },
-            Some(other) => Err(CliError::Usage(format!("--amp {other}: bf16, f16 or off"))),
-        }
+/// The precision that was asked for, or the usual one of the device.
+///
+/// # Errors
+/// For a precision that the device doesn't have.
+pub fn precision(asked: Option<Amp>, device: Device) -> Result<Precision> {
+    let has_bf16 = || match device {
+        Device::Cuda(index) => device::properties(index)
+            .map(|found| (found.has_bf16(), found.name))
+            .map_err(|error| unusable(&index.to_string(), &error)),
+        _ => Ok((true, "the CPU".to_owned())),
+    };
+    match asked {
+        None if device.is_cuda() => Ok(if has_bf16()?.0 { Precision::Bf16 } else { Precision::F16 }),
+        None | Some(Amp::Off) => Ok(Precision::Off),
+        Some(Amp::F16) => Ok(Precision::F16),
+        Some(Amp::Bf16) => match has_bf16()? {
+            (true, _) => Ok(Precision::Bf16),
+            (false, name) => Err(Error::Usage(format!(
+                "--amp bf16: {name} does not compute in bf16: use --amp f16 or --amp off"
+            ))),
+        },
     }
 }
 
 /// Makes a device the one that new work goes to; `named` is how it was asked for.
-pub fn use_now(device: Device, named: &str) -> CliResult {
+pub fn use_now(device: Device, named: &str) -> Result {
     device::set_current(device).map_err(|error| unusable(named, &error))
 }
 
@@ -184,9 +187,9 @@ fn what_is_there(count: usize) -> String {
     }
 }
 
-fn unusable(text: &str, error: &tch::TchError) -> CliError {
+fn unusable(text: &str, error: &tch::TchError) -> Error {
     let reason = error.to_string();
-    CliError::Failed(format!(
+    Error::Failed(format!(
         "--device {text}: the device can't be used: {}",
         reason.lines().next().unwrap_or_default()
     ))

@@ -7,10 +7,10 @@ use yolo_core::{Graph, Params};
 use yolo_engine::checkpoint::{self, Meta};
 use yolo_engine::pt;
 
-use super::{FOLDED, and_more, failed};
-use crate::differences;
-use crate::error::{CliError, CliResult};
-use crate::{plugins, ui};
+use super::differences;
+use super::model::{FOLDED, and_more};
+use crate::Session;
+use crate::error::{Error, Result};
 
 /// The tensors of a weights file of any kind, and what it says about the network that they are of.
 pub(super) struct Tensors {
@@ -23,18 +23,16 @@ pub(super) struct Tensors {
 }
 
 impl Tensors {
-    pub(super) fn read(path: &Path) -> CliResult<Self> {
-        // Ops of shared libraries are in the graph by name; the index is what finds them.
-        plugins::index()?;
+    pub(super) fn read(session: Session<'_>, path: &Path) -> Result<Self> {
         if pt::is_checkpoint(path) {
-            let source = pt::read(path).map_err(failed)?;
+            let source = pt::read(path)?;
             let tensors = source
                 .state
                 .iter()
                 .map(|(key, raw)| Ok((key.clone(), raw.to_tensor()?)));
-            let tensors = tensors.collect::<Result<_, yolo_engine::Error>>().map_err(failed)?;
+            let tensors = tensors.collect::<Result<_, yolo_engine::Error>>()?;
             for note in source.notes.iter().filter(|_| source.tree.is_none()) {
-                ui::say(format!("{}: {note}", path.display()));
+                session.say(format!("{}: {note}", path.display()));
             }
             // Its tensors fit the model that was named, or don't, whatever its own modules compute.
             let (graph, unknown) = match source.graph(path) {
@@ -49,7 +47,7 @@ impl Tensors {
                 names: source.names,
             });
         }
-        let file = checkpoint::read_tensors(path).map_err(failed)?;
+        let file = checkpoint::read_tensors(path)?;
         let graph = file
             .metadata
             .get("graph")
@@ -85,14 +83,14 @@ impl Tensors {
     }
 
     /// Says where the network of these tensors computes something else than the one that was named.
-    pub(super) fn compare(&self, cfg: &str, graph: &Graph) {
+    pub(super) fn compare(&self, session: Session<'_>, cfg: &str, graph: &Graph) {
         if let Some(reason) = &self.unknown {
-            ui::say(format!(
+            session.say(format!(
                 "only tensors are taken, the network is that of `{cfg}`: {reason}"
             ));
         }
         if let Some(d) = self.graph.as_ref().and_then(|own| differences::between(own, graph)) {
-            ui::say(format!(
+            session.say(format!(
                 "{}: these are weights of another network than `{cfg}`: `{}` is {} there and {} in `{cfg}`{}",
                 self.path.display(),
                 d.node,
@@ -104,27 +102,27 @@ impl Tensors {
     }
 
     /// Copies what fits.
-    pub(super) fn copy_into(&self, params: &Params) -> CliResult<checkpoint::TransferReport> {
+    pub(super) fn copy_into(&self, params: &Params) -> Result<checkpoint::TransferReport> {
         let tensors = || self.tensors.iter().map(|(key, tensor)| (key.as_str(), tensor));
-        checkpoint::refuse_integers(&self.path, params, tensors()).map_err(failed)?;
-        checkpoint::transfer(params, tensors(), &|_| false).map_err(failed)
+        checkpoint::refuse_integers(&self.path, params, tensors())?;
+        Ok(checkpoint::transfer(params, tensors(), &|_| false)?)
     }
 
     /// The anchors that these weights were trained with, where they are others than those of `head`.
-    fn other_anchors(&self, head: &DetectHead) -> CliResult<Option<Vec<Vec<[f64; 2]>>>> {
+    fn other_anchors(&self, head: &DetectHead) -> Result<Option<Vec<Vec<[f64; 2]>>>> {
         let key = head.anchors_key();
         let Some((_, tensor)) = self.tensors.iter().find(|(name, _)| *name == key) else {
             return Ok(None);
         };
         checkpoint::other_anchors(head, tensor)
-            .map_err(|reason| CliError::Failed(format!("{}: tensor `{key}` {reason}", self.path.display())))
+            .map_err(|reason| Error::Failed(format!("{}: tensor `{key}` {reason}", self.path.display())))
     }
 
     /// Boxes are decoded with the anchors that the weights were trained with: gives those to the graph.
-    pub(super) fn anchors_into(&self, cfg: &str, graph: &mut Graph) -> CliResult {
+    pub(super) fn anchors_into(&self, session: Session<'_>, cfg: &str, graph: &mut Graph) -> Result {
         let Some(head) = &mut graph.head else { return Ok(()) };
         if let Some(anchors) = self.other_anchors(head)? {
-            ui::say(format!(
+            session.say(format!(
                 "{}: its anchors (`{}`) are others than those of `{cfg}`: they are taken over with the weights",
                 self.path.display(),
                 head.anchors_key()
@@ -136,12 +134,12 @@ impl Tensors {
     }
 
     /// Says where a training has other anchors than the weights that it starts from.
-    pub(super) fn compare_anchors(&self, cfg: &str, graph: &Graph) {
+    pub(super) fn compare_anchors(&self, session: Session<'_>, cfg: &str, graph: &Graph) {
         // Weights with another number of anchors are said to be of another network.
         if let Some(head) = &graph.head
             && let Ok(Some(_)) = self.other_anchors(head)
         {
-            ui::say(format!(
+            session.say(format!(
                 "{}: its anchors are others than those of `{cfg}`: the training has those of `{cfg}`",
                 self.path.display()
             ));
@@ -149,18 +147,13 @@ impl Tensors {
     }
 
     /// As [`Tensors::copy_into`], for a training that starts from them.
-    pub(super) fn start_from(
-        &self,
-        model: &str,
-        params: &Params,
-        partial: bool,
-    ) -> CliResult<checkpoint::TransferReport> {
+    pub(super) fn start_from(&self, model: &str, params: &Params, partial: bool) -> Result<checkpoint::TransferReport> {
         if checkpoint::is_folded(params, self.keys()) {
-            return Err(CliError::Usage(format!("{}: {FOLDED}", self.path.display())));
+            return Err(Error::Usage(format!("{}: {FOLDED}", self.path.display())));
         }
         let report = self.copy_into(params)?;
         if report.is_poor() && !partial {
-            return Err(CliError::Usage(format!(
+            return Err(Error::Usage(format!(
                 "{}: {}, less than half of `{model}`: training would start from noise\n  help: name the model of the weights with --cfg, \
                  leave out --weights, or say --partial-weights to start from what fits",
                 self.path.display(),

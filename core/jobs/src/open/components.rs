@@ -7,17 +7,17 @@ use yolo_core::config::{Located, merge, set};
 use yolo_core::model::names;
 use yolo_core::{Kind, Pruner, Quantizer};
 
-use crate::error::{CliError, CliResult};
-use crate::plugins;
+use crate::Session;
+use crate::error::{Error, Result};
 
 /// `slimming` or YAML, with `key=value` options on top, as a plugin configuration.
-pub fn configuration(text: &str, options: &[String]) -> CliResult<Value> {
+pub fn configuration(text: &str, options: &[String]) -> Result<Value> {
     let value = Located::parse("<option>", text)?.value;
     let mut value = match value {
         Value::String(name) => json!({ "type": name }),
         Value::Object(_) => value,
         _ => {
-            return Err(CliError::Usage(format!(
+            return Err(Error::Usage(format!(
                 "`{text}`: give a name or {{type: NAME, option: value}}"
             )));
         }
@@ -28,18 +28,31 @@ pub fn configuration(text: &str, options: &[String]) -> CliResult<Value> {
     Ok(value)
 }
 
+/// `slimming` or YAML as a plugin configuration, for flags.
+pub fn component(text: &str) -> std::result::Result<Value, String> {
+    configuration(text, &[]).map_err(|error| error.to_string())
+}
+
+/// A text as a value, for flags that name a file where a configuration may also hold the content.
+pub fn text(text: &str) -> std::result::Result<Value, String> {
+    Ok(Value::String(text.to_owned()))
+}
+
 /// The value of `--metric`: a name, YAML, or a WASM file.
-pub fn metric_configuration(text: &str) -> CliResult<Value> {
+pub fn metric(text: &str) -> std::result::Result<Value, String> {
     if Path::new(text).extension().is_some_and(|e| e == "wasm" || e == "wat") {
         return Ok(json!({ "type": text }));
     }
-    configuration(text, &[])
+    component(text)
 }
 
 /// Puts a metric into the options of a pruner that takes one.
-pub fn with_metric(mut pruner: Value, metric: Option<&str>) -> CliResult<Value> {
-    if let Some(metric) = metric {
-        let metric = metric_configuration(metric)?;
+pub fn with_metric(mut pruner: Value, metric: Option<&Value>) -> Result<Value> {
+    if let Some(written) = metric {
+        let metric = match written {
+            Value::String(text) => self::metric(text).map_err(Error::Usage)?,
+            other => other.clone(),
+        };
         merge(&mut pruner, json!({ "metric": null }));
         merge(&mut pruner, json!({ "metric": metric }));
     }
@@ -47,9 +60,9 @@ pub fn with_metric(mut pruner: Value, metric: Option<&str>) -> CliResult<Value> 
 }
 
 /// The pruner of a configuration; `place` is where it stands, for messages.
-pub fn pruner(place: &str, value: &Value) -> CliResult<Box<dyn Pruner>> {
+pub fn pruner(session: Session<'_>, place: &str, value: &Value) -> Result<Box<dyn Pruner>> {
     Ok(names::read(
-        plugins::index()?,
+        session.plugins,
         &Located::from_value(place, value.clone()),
         "",
         Kind::Pruner,
@@ -57,16 +70,16 @@ pub fn pruner(place: &str, value: &Value) -> CliResult<Box<dyn Pruner>> {
 }
 
 /// The quantizer of a configuration, if networks can be quantized with it.
-pub fn quantizer(place: &str, value: &Value) -> CliResult<Box<dyn Quantizer>> {
+pub fn quantizer(session: Session<'_>, place: &str, value: &Value) -> Result<Box<dyn Quantizer>> {
     let made: Box<dyn Quantizer> = names::read(
-        plugins::index()?,
+        session.plugins,
         &Located::from_value(place, value.clone()),
         "",
         Kind::Quantizer,
     )?;
     let about = made.backend().check();
     about.map_err(|reason| {
-        CliError::Usage(format!(
+        Error::Usage(format!(
             "{place}: `{}`: {reason}",
             value["type"].as_str().unwrap_or("?")
         ))

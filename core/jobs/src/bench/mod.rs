@@ -1,0 +1,364 @@
+//! Latency of models on the engines of this machine. Only the network is inside the clock, with the decoding of its maps; one engine
+//! runs at a time, with a fixed number of threads.
+
+mod step;
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use tch::Device;
+use yolo_core::passes;
+use yolo_engine::Checkpoint;
+use yolo_engine::val::Detector;
+use yolo_export::bench::{self, Latency, Plan};
+use yolo_export::onnx::{self, proto::ModelProto};
+use yolo_export::ort;
+
+use crate::error::{Error, Result, io_error, unknown};
+use crate::{Session, limits, open};
+
+pub use step::{StepBench, StepReport};
+
+/// Settings of a measurement: flags of `yolo bench` and keys of a recipe's `bench` stage.
+#[derive(Debug, Clone, PartialEq, clap::Args, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct BenchSettings {
+    /// `torch`, `ort`, or `auto`: onnxruntime where it is installed, else libtorch (repeatable; default: all that are installed)
+    #[arg(long)]
+    #[serde(deserialize_with = "one_or_many")]
+    pub engine: Vec<String>,
+    /// Side of the image (default: what the model was trained for)
+    #[arg(long, visible_aliases = ["imgsz", "img-size"])]
+    pub img: Option<usize>,
+    /// Threads (default: one per core)
+    #[arg(long)]
+    pub threads: Option<usize>,
+    /// Timed runs per row
+    #[arg(long, default_value_t = 50)]
+    pub runs: usize,
+    /// Images per run
+    #[arg(long, visible_alias = "batch", default_value_t = 1)]
+    pub batch_size: usize,
+}
+
+impl Default for BenchSettings {
+    fn default() -> Self {
+        Self {
+            engine: Vec::new(),
+            img: None,
+            threads: None,
+            runs: 50,
+            batch_size: 1,
+        }
+    }
+}
+
+/// `engine: ort` as well as `engine: [torch, ort]`.
+fn one_or_many<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "the name of an engine, or a list of them")]
+    enum OneOrMany {
+        One(String),
+        Many(Vec<String>),
+    }
+    Ok(match OneOrMany::deserialize(from)? {
+        OneOrMany::One(name) => vec![name],
+        OneOrMany::Many(names) => names,
+    })
+}
+
+impl BenchSettings {
+    /// Refuses numbers that can't be.
+    ///
+    /// # Errors
+    /// Names the option.
+    pub fn check(&self) -> Result {
+        for (name, value) in [
+            ("--runs", self.runs),
+            ("--batch-size", self.batch_size),
+            ("--threads", self.threads.unwrap_or(1)),
+        ] {
+            limits::at_least_one(name, value)?;
+        }
+        Ok(())
+    }
+
+    /// The engines that were asked for, or all that are installed.
+    ///
+    /// # Errors
+    /// A name that is none; an engine that is not installed.
+    pub fn engines(&self, session: Session<'_>) -> Result<Vec<Engine>> {
+        if self.engine.is_empty() {
+            let ort = ort::available()
+                .map_err(|error| session.say(format!("without onnxruntime: {error}")))
+                .is_ok();
+            return Ok(if ort {
+                vec![Engine::Torch, Engine::Ort]
+            } else {
+                vec![Engine::Torch]
+            });
+        }
+        let mut engines = Vec::new();
+        for name in &self.engine {
+            let engine = Engine::named(name)?;
+            if !engines.contains(&engine) {
+                engines.push(engine);
+            }
+        }
+        Ok(engines)
+    }
+
+    fn setup(&self, device: Device) -> Setup {
+        Setup {
+            side: self.img,
+            threads: self.threads.unwrap_or_else(all_cores),
+            batch: self.batch_size,
+            plan: Plan {
+                min_runs: self.runs,
+                max_runs: self.runs,
+                ..Plan::default()
+            },
+            device,
+        }
+    }
+}
+
+/// Times each file on each engine.
+///
+/// # Errors
+/// A file that can't be read or run; nothing that could be measured; the listener's wish to stop.
+pub fn run(session: Session<'_>, settings: &BenchSettings, weights: &[PathBuf], device: Device) -> Result<Vec<Row>> {
+    settings.check()?;
+    let (engines, setup) = (settings.engines(session)?, settings.setup(device));
+    let total = weights.len() * engines.len();
+    let task = session.progress.task("bench", total);
+    let mut rows = Vec::new();
+    for weights in weights {
+        for engine in &engines {
+            task.ask()?;
+            rows.extend(measure(session, weights, *engine, !settings.engine.is_empty(), setup)?);
+            task.step(rows.len(), total, "")?;
+        }
+    }
+    drop(task);
+    if rows.is_empty() {
+        return Err(Error::Failed(
+            "nothing was measured: .onnx files need onnxruntime (see `yolo doctor`)".into(),
+        ));
+    }
+    Ok(rows)
+}
+
+/// One line of the result.
+#[derive(Debug, Clone, Serialize)]
+pub struct Row {
+    /// The file.
+    pub weights: PathBuf,
+    /// What ran it.
+    pub engine: &'static str,
+    /// `f32`, `int8`, or `int8 (simulated)` where libtorch computes a quantized network in floats.
+    pub precision: &'static str,
+    /// Threads of the engine.
+    pub threads: usize,
+    /// Side of the image.
+    pub img: i64,
+    /// Median of a run in milliseconds.
+    pub ms_median: f64,
+    /// 95th percentile in milliseconds.
+    pub ms_p95: f64,
+    /// Images per second at the median.
+    pub fps: f64,
+    /// Bytes of the file that the engine ran.
+    pub size_bytes: u64,
+    /// Billions of operations of a run, after the passes that every engine gets; unknown for ONNX files.
+    pub gflops: Option<f64>,
+}
+
+/// What runs a network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Engine {
+    /// libtorch.
+    Torch,
+    /// onnxruntime.
+    Ort,
+}
+
+impl Engine {
+    /// Its name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Torch => "torch",
+            Self::Ort => "ort",
+        }
+    }
+
+    /// The engine of a name: `auto` is onnxruntime where it is installed, else libtorch.
+    ///
+    /// # Errors
+    /// A name that is none; an engine that is not installed.
+    pub fn named(name: &str) -> Result<Self> {
+        match name {
+            "auto" if ort::available().is_ok() => Ok(Self::Ort),
+            "auto" | "torch" => Ok(Self::Torch),
+            "ort" | "onnxruntime" => {
+                ort::available()?;
+                Ok(Self::Ort)
+            }
+            other => Err(unknown("engine", other, &["auto", "torch", "ort"])),
+        }
+    }
+}
+
+/// How to measure.
+#[derive(Debug, Clone, Copy)]
+struct Setup {
+    side: Option<usize>,
+    threads: usize,
+    batch: usize,
+    plan: Plan,
+    device: Device,
+}
+
+/// All cores of this machine.
+pub fn all_cores() -> usize {
+    std::thread::available_parallelism().map_or(2, std::num::NonZero::get)
+}
+
+/// One row; none where an engine that nobody asked for can't run the file.
+fn measure(session: Session<'_>, weights: &Path, engine: Engine, asked: bool, setup: Setup) -> Result<Option<Row>> {
+    let Setup {
+        threads,
+        batch,
+        plan,
+        device,
+        ..
+    } = setup;
+    let is_onnx = weights.extension().is_some_and(|e| e == "onnx");
+    if engine == Engine::Torch && is_onnx {
+        return match asked {
+            true => Err(Error::Usage(format!(
+                "{}: libtorch runs no ONNX files; use --engine ort",
+                weights.display()
+            ))),
+            false => Ok(None),
+        };
+    }
+    let mut size_bytes = file_size(weights)?;
+    let (latency, precision, img, gflops) = if is_onnx {
+        let file = ModelProto::read(weights)?;
+        let sides = sides_of(weights, &file, setup.side)?;
+        let img = sides[0].max(sides[1]);
+        let latency = bench::onnx_batch(weights, batch as i64, sides, threads, plan)?;
+        (latency, if file.is_quantized() { "int8" } else { "f32" }, img, None)
+    } else {
+        let model = open::checkpoint(session, weights)?;
+        let img = open::image_size(session, setup.side, &model)? as i64;
+        let quantized = onnx::is_quantized(&model.graph);
+        let (latency, precision) = match engine {
+            Engine::Torch => {
+                let latency = torch_batch(&model.on(device), img, batch, threads, plan)?;
+                (latency, if quantized { "int8 (simulated)" } else { "f32" })
+            }
+            Engine::Ort => {
+                let file = temporary_onnx(&model, img, batch)?;
+                size_bytes = file_size(file.path())?;
+                let latency = bench::onnx_batch(file.path(), batch as i64, [img; 2], threads, plan)?;
+                (latency, if quantized { "int8" } else { "f32" })
+            }
+        };
+        (latency, precision, img, Some(batch as f64 * gflops(&model, img)?))
+    };
+    let Latency {
+        ms_median, ms_p95, fps, ..
+    } = latency;
+    let (weights, engine) = (weights.to_owned(), engine.name());
+    Ok(Some(Row {
+        weights,
+        engine,
+        precision,
+        threads,
+        img,
+        ms_median,
+        ms_p95,
+        fps,
+        size_bytes,
+        gflops,
+    }))
+}
+
+/// Height and width that an ONNX file takes; those asked for, or 640, where it leaves them open.
+fn sides_of(path: &Path, file: &ModelProto, asked: Option<usize>) -> Result<[i64; 2]> {
+    let dims = file
+        .graph
+        .iter()
+        .flat_map(|graph| &graph.input)
+        .map(|input| input.dims())
+        .next();
+    let own = |axis: usize| {
+        dims.as_ref()
+            .and_then(|dims| dims.get(axis).copied().flatten())
+            .filter(|side| *side > 0)
+    };
+    let open = asked.unwrap_or(640) as i64;
+    let sides = [own(2).unwrap_or(open), own(3).unwrap_or(open)];
+    match asked {
+        Some(side) if sides != [side as i64; 2] => Err(Error::Usage(format!(
+            "--img {side}: {} is written for images of {} x {}; leave --img out",
+            path.display(),
+            sides[0],
+            sides[1]
+        ))),
+        _ => Ok(sides),
+    }
+}
+
+/// Billions of operations for one image in the form that engines run.
+fn gflops(model: &Checkpoint, img: i64) -> Result<f64> {
+    let (graph, _) = passes::for_inference(&model.graph, &model.params)?;
+    Ok(graph.cost(img)?.gflops())
+}
+
+/// The fused network on libtorch, one image at a time.
+pub fn on_torch(model: &Checkpoint, img: i64, threads: usize, plan: Plan) -> Result<Latency> {
+    torch_batch(model, img, 1, threads, plan)
+}
+
+/// The network on onnxruntime through a file that is gone afterwards, one image at a time.
+pub fn on_ort(model: &Checkpoint, img: i64, threads: usize, plan: Plan) -> Result<Latency> {
+    let file = temporary_onnx(model, img, 1)?;
+    Ok(bench::onnx(file.path(), [img; 2], threads, plan)?)
+}
+
+/// Batch norm folded, channels last, a fixed number of threads.
+fn torch_batch(model: &Checkpoint, img: i64, batch: usize, threads: usize, plan: Plan) -> Result<Latency> {
+    let before = tch::get_num_threads();
+    tch::set_num_threads(threads as i32);
+    let detector = Detector::new(&model.graph, &model.params)?;
+    let image = yolo_core::testing::input(batch as i64, model.graph.input_channels(), img, img);
+    let image = yolo_core::exec::channels_last(&image.to_device(detector.device()));
+    let times = bench::time(plan, || detector.predict(&image).map(drop));
+    tch::set_num_threads(before);
+    Latency::of(times?, batch as i64).ok_or_else(|| Error::Failed("bench: no run was timed".into()))
+}
+
+/// The model as an ONNX file that lives as long as the result.
+fn temporary_onnx(model: &Checkpoint, img: i64, batch: usize) -> Result<tempfile::NamedTempFile> {
+    let file = tempfile::Builder::new()
+        .suffix(".onnx")
+        .tempfile()
+        .map_err(|error| io_error("can't make a file", &std::env::temp_dir(), &error))?;
+    let options = onnx::Options {
+        image: [img; 2],
+        batch: Some(batch as i64),
+        profile: onnx::Profile::Ort,
+        ..onnx::Options::default()
+    };
+    onnx::write(&model.graph, &model.params, &options, file.path())?;
+    Ok(file)
+}
+
+fn file_size(path: &Path) -> Result<u64> {
+    Ok(std::fs::metadata(path)
+        .map_err(|error| io_error("can't look at", path, &error))?
+        .len())
+}

@@ -1,0 +1,245 @@
+//! The stages after the last model: files for deployment, checked against the network, and the speed of every model.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+use yolo_data::{Loader, LoaderOptions, Split};
+use yolo_engine::Checkpoint;
+use yolo_engine::eval::NmsOptions;
+use yolo_engine::val;
+use yolo_export::bench::{self as timing, Latency, Plan};
+use yolo_export::checked::{self, Format, Prepared, Request, Written};
+use yolo_export::onnx::{self, Outputs};
+use yolo_export::ort;
+
+use super::cache::Record;
+use super::stages::Context;
+use crate::bench::{BenchSettings, Engine, all_cores, on_ort, on_torch};
+use crate::error::{Error, Result};
+use crate::export::{ExportSettings, Target};
+use crate::{measure, open, plots};
+
+/// Writes the formats of an export stage, each file held against its network before. No file is written unless all agree.
+pub(super) fn export(context: &Context<'_>, settings: &ExportSettings, place: &Path) -> Result<Record> {
+    let mut prepared = Vec::new();
+    for target in settings.targets()? {
+        let weights = if target.integers {
+            &context.quantized
+        } else {
+            &context.float
+        };
+        let weights = weights.as_ref().ok_or_else(|| {
+            let needed = if target.integers { "quantize" } else { "train" };
+            Error::Usage(format!("export: `{}` needs a {needed} stage before it", target.name()))
+        })?;
+        let model = open::checkpoint(context.session, weights)?;
+        let image = open::image_sides(context.session, &settings.img, &model)?.map(|side| side as i64);
+        let request = Request {
+            // ncnn runs one image at a time.
+            batch: if target.format == Format::Ncnn {
+                Some(1)
+            } else {
+                (settings.dynamic != Some(true)).then_some(settings.batch_size)
+            },
+            ..settings.request(context.session, &model, target, image)?
+        };
+        let path = place.join(file_name(target, &context.recipe.name));
+        let file = checked::prepare(&model.graph, &model.params, &request, &path)?;
+        let measured = run_file(context, &model, &file, &request)?;
+        prepared.push((target, model, file, measured));
+    }
+    let (mut files, mut record) = (Vec::new(), Record::default());
+    for (target, model, file, measured) in prepared {
+        let written = file.commit()?;
+        let cost = model.graph.cost(context.recipe.img)?;
+        record = Record {
+            weights: written.files[0].clone(),
+            quantized: target.integers,
+            params: cost.params,
+            gflops: cost.gflops(),
+            map50: measured.file[0],
+            map: measured.file[1],
+            size_bytes: written.size_bytes,
+            ..Record::default()
+        };
+        files.push(measured.describe(&written));
+    }
+    record.details = json!({ "files": files });
+    Ok(record)
+}
+
+fn file_name(target: Target, recipe: &str) -> String {
+    let ending = if target.format == Format::Ncnn { "param" } else { "onnx" };
+    let int8 = if target.integers { "-int8" } else { "" };
+    format!("{recipe}{int8}.{ending}")
+}
+
+/// mAP50 and mAP of a network and of its file; those of the network stand for a file that nothing here runs.
+struct Measured {
+    network: [f64; 2],
+    file: [f64; 2],
+    engine: Option<&'static str>,
+}
+
+impl Measured {
+    fn describe(&self, written: &Written) -> Value {
+        let [map50, map] = self.file;
+        let said = match self.engine {
+            Some(engine) => format!("mAP50 {map50:.4} on {engine}, {:.4} in the network", self.network[0]),
+            None => format!("mAP50 {map50:.4} (of the network; no engine ran the file)"),
+        };
+        json!({
+            "path": written.files[0], "map50": map50, "map": map, "map50_network": self.network[0], "map_network": self.network[1],
+            "max_abs_diff": written.difference, "steps": written.steps, "unchecked": written.unchecked,
+            "check": format!("{said}; {}", written.summary()),
+        })
+    }
+}
+
+fn run_file(context: &Context<'_>, model: &Checkpoint, file: &Prepared, request: &Request) -> Result<Measured> {
+    let squares = square_loader(context, request)?;
+    let network = measure::validate(context.session, model, &squares, "val network")?;
+    let written = file.written();
+    if let Some(reason) = &written.unchecked {
+        context
+            .session
+            .say(format!("{}: not checked: {reason}", written.files[0].display()));
+    }
+    // What gives boxes of all places can be measured; with suppression inside, or raw maps, it is another question.
+    let gives_boxes = request.outputs == Outputs::Decoded && request.nms.is_none();
+    let square = request.image[0] == request.image[1];
+    if written.engine != "onnxruntime" || written.unchecked.is_some() || !gives_boxes || !square {
+        return Ok(Measured {
+            network,
+            file: network,
+            engine: None,
+        });
+    }
+    let mut session = ort::Session::from_bytes(file.bytes(), all_cores())?;
+    Ok(Measured {
+        network,
+        file: validate_session(context, &mut session, model, &squares)?,
+        engine: Some("onnxruntime"),
+    })
+}
+
+/// The validation images as squares: the shape that files are written for.
+fn square_loader(context: &Context<'_>, request: &Request) -> Result<Loader> {
+    let samples = open::samples(context.session, context.dataset, Split::Val, false)?;
+    let r = context.recipe;
+    let size = usize::try_from(request.image[0]).unwrap_or_else(|_| context.size());
+    let batch = match request.batch {
+        Some(1) => 1,
+        _ => r.batch_size,
+    };
+    let options = LoaderOptions {
+        workers: r.workers,
+        rect: false,
+        pad: 0.0,
+        ..LoaderOptions::val(size, batch)
+    };
+    Ok(Loader::new(samples.items, options)?)
+}
+
+fn validate_session(
+    context: &Context<'_>,
+    session: &mut ort::Session,
+    model: &Checkpoint,
+    loader: &Loader,
+) -> Result<[f64; 2]> {
+    let classes = model.graph.head.as_ref().map_or(0, |head| head.classes as usize);
+    let (input, output) = (session.inputs()[0].0.clone(), onnx::OUTPUT);
+    let task = context.session.progress.task("val file", loader.batches());
+    let mut run = |images: &tch::Tensor| {
+        let results = session
+            .run(&[(&input, images)])
+            .map_err(|error| yolo_engine::Error::Settings(error.to_string()))?;
+        let found = results.into_iter().find(|(name, _)| name == output);
+        found
+            .map(|(_, tensor)| tensor)
+            .ok_or_else(|| yolo_engine::Error::Settings("the file gives no boxes".into()))
+    };
+    let mut step = |done: usize, total: usize| Ok(task.step(done, total, "")?);
+    let metrics = val::validate_engine(&mut run, classes, loader, &NmsOptions::validation(), &mut step)?;
+    Ok([metrics.map50, metrics.map])
+}
+
+/// Times every model of the stages before.
+pub(super) fn bench(context: &Context<'_>, settings: &BenchSettings, before: &[(Record, bool)]) -> Result<Record> {
+    let engines = settings.engines(context.session)?;
+    let plan = Plan {
+        min_runs: settings.runs,
+        max_runs: settings.runs.max(100),
+        ..Plan::default()
+    };
+    let threads = settings.threads.unwrap_or_else(all_cores);
+    let task = context.session.progress.task("bench", before.len() * engines.len());
+    let mut speeds: Vec<(Engine, serde_json::Map<String, Value>)> = Vec::new();
+    for engine in engines {
+        let mut own = serde_json::Map::new();
+        for (record, _) in before {
+            let latency = time(context, record, engine, threads, plan)?;
+            own.insert(record.name.clone(), json!(latency.fps));
+            let done = speeds.len() * before.len() + own.len();
+            task.step(done, before.len(), &record.name)?;
+        }
+        speeds.push((engine, own));
+    }
+    let all: serde_json::Map<String, Value> = speeds
+        .iter()
+        .map(|(engine, own)| (engine.name().to_owned(), json!(own)))
+        .collect();
+    let (engine, first) = speeds
+        .into_iter()
+        .next()
+        .ok_or_else(|| Error::Failed("bench: no engine".into()))?;
+    let last = before.last().map(|(record, _)| record.clone()).unwrap_or_default();
+    Ok(Record {
+        fps: first.values().next_back().and_then(Value::as_f64),
+        details: json!({"engine": engine.name(), "threads": threads, "fps": first, "engines": all}),
+        ..last
+    })
+}
+
+fn time(context: &Context<'_>, record: &Record, engine: Engine, threads: usize, plan: Plan) -> Result<Latency> {
+    let img = context.recipe.img;
+    let is_onnx = record.weights.extension().is_some_and(|e| e == "onnx");
+    if is_onnx && engine == Engine::Ort {
+        return Ok(timing::onnx(&record.weights, [img; 2], threads, plan)?);
+    }
+    // libtorch runs no files of other engines: the network that the file was written from.
+    let of_file = is_onnx || record.weights.extension().is_some_and(|e| e == "param");
+    let weights = match (of_file, record.quantized) {
+        (false, _) => record.weights.clone(),
+        (true, true) => context.quantized.clone().unwrap_or_default(),
+        (true, false) => context.float.clone().unwrap_or_default(),
+    };
+    let model = open::checkpoint(context.session, &weights)?;
+    match engine {
+        Engine::Ort => on_ort(&model, img, threads, plan),
+        Engine::Torch => on_torch(&model, img, threads, plan),
+    }
+}
+
+impl Context<'_> {
+    /// Validation images with what the last model finds, beside what is there.
+    pub(super) fn pictures(&self, folder: &Path) -> Result<PathBuf> {
+        let pictures = folder.join("pictures");
+        let Some(weights) = self.current.as_deref() else {
+            return Ok(pictures);
+        };
+        let model = open::checkpoint(self.session, weights)?;
+        let loader = self.val_loader(&model)?;
+        let nms = NmsOptions::validation();
+        let (report, seen) = measure::closely(self.session, &model, &loader, &nms, "pictures", &mut |_| Ok(()))?;
+        plots::validation(
+            self.session,
+            &pictures,
+            &model.meta.names,
+            &yolo_report::Letters::default(),
+            &report,
+            &seen,
+        )?;
+        Ok(pictures)
+    }
+}

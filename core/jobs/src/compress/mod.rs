@@ -1,0 +1,144 @@
+//! The main job: the stages of a recipe one after another, each cached by content and resumable, with one table at the end.
+
+mod cache;
+mod deploy;
+mod recipe;
+mod stages;
+mod table;
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use serde_json::{Value, json};
+use yolo_data::{Dataset, Split};
+
+use crate::error::{Error, Result, io_error};
+use crate::{Compute, Session, open};
+use cache::Record;
+use stages::Context;
+
+pub use recipe::{Recipe, Stage};
+pub use table::{Row, terminal};
+
+/// What becomes of what an earlier run has left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Mode {
+    /// Finished stages are kept, one that was interrupted starts over.
+    #[default]
+    Keep,
+    /// Finished stages are kept, one that was interrupted goes on.
+    Resume,
+    /// Every stage runs anew.
+    Fresh,
+}
+
+/// What a recipe left.
+#[derive(Debug)]
+pub struct Compressed {
+    /// Everything is in there.
+    pub folder: PathBuf,
+    /// One row per stage.
+    pub rows: Vec<Row>,
+    /// What a person wants to know besides the numbers: how much went, how much stayed, whether files agree.
+    pub notes: Vec<String>,
+    /// Folder with pictures of what the last model finds.
+    pub pictures: PathBuf,
+}
+
+/// Runs the stages of a recipe. Everything that it names is read before the first of them works.
+///
+/// # Errors
+/// What can't be read; what ended a stage, with the stage's name and the way to go on. Finished stages are kept.
+pub fn run(session: Session<'_>, recipe: &Recipe, mode: Mode, compute: Compute) -> Result<Compressed> {
+    let mut dataset = open::dataset(&recipe.data)?;
+    if recipe.single_cls {
+        dataset.merge_classes();
+    }
+    let folder = recipe.folder();
+    let common = common_part(session, recipe, &dataset)?;
+    let mut context = Context::new(session, recipe, &dataset, compute);
+    context.check()?;
+    std::fs::create_dir_all(&folder).map_err(|error| io_error("can't make the folder", &folder, &error))?;
+    let mut records: Vec<(Record, bool)> = Vec::new();
+    let mut key = String::new();
+    let count = recipe.stages.len();
+    session.say(format!(
+        "recipe {}: {count} stages, results in {}",
+        recipe.name,
+        folder.display()
+    ));
+    for (index, stage) in recipe.stages.iter().enumerate() {
+        let name = format!("{}-{}", index + 1, stage.kind());
+        key = cache::stage_key(&key, &stage.key()?, &common);
+        let place = folder.join(&name);
+        if let Some(record) = cache::load_record(&place, &key).filter(|_| mode != Mode::Fresh) {
+            session.say(format!("[{}/{count}] {name}: done before", index + 1));
+            context.follow(&record);
+            records.push((record, true));
+            continue;
+        }
+        session.say(format!("[{}/{count}] {name}", index + 1));
+        let resume = cache::open_stage(&place, &key, mode == Mode::Resume)?;
+        let start = Instant::now();
+        let mut record = context
+            .run(stage, &name, &place, resume, &records)
+            .map_err(|error| explain(error, &name))?;
+        record.key.clone_from(&key);
+        record.name.clone_from(&name);
+        record.kind = stage.kind().to_owned();
+        record.seconds = start.elapsed().as_secs_f64();
+        cache::store_record(&place, &record)?;
+        context.follow(&record);
+        records.push((record, false));
+    }
+    let pictures = context.pictures(&folder)?;
+    let rows = table::rows(&records);
+    table::write(&folder, &rows)?;
+    Ok(Compressed {
+        folder,
+        rows,
+        notes: table::notes(&records),
+        pictures,
+    })
+}
+
+/// Names the stage in what is told when it stops.
+fn explain(error: Error, stage: &str) -> Error {
+    match error {
+        Error::Interrupted(_) => Error::Interrupted(format!(
+            "stopped in stage {stage}; what is finished is kept: run the same command with --resume"
+        )),
+        Error::Failed(text) => {
+            let help = if text.contains("\n  help:") {
+                ""
+            } else {
+                "\n  help: what is finished is kept: run the same command with --resume when the cause is gone"
+            };
+            Error::Failed(format!("stage {stage}: {text}{help}"))
+        }
+        Error::Usage(text) => Error::Usage(format!("stage {stage}: {text}")),
+    }
+}
+
+/// What all stages depend on besides their own settings: the model's description, the weights and the data.
+fn common_part(session: Session<'_>, recipe: &Recipe, dataset: &Dataset) -> Result<Value> {
+    let mut files = Vec::new();
+    for split in [Split::Train, Split::Val] {
+        let samples = open::samples(session, dataset, split, false)?;
+        files.extend(
+            samples
+                .items
+                .into_iter()
+                .flat_map(|sample| [sample.image, sample.label]),
+        );
+    }
+    let config = match recipe.cfg.as_deref() {
+        Some(cfg) => Some(open::config_with(cfg, &recipe.set)?.value),
+        None => None,
+    };
+    let weights = recipe.weights.as_deref().map(cache::file_hash).transpose()?;
+    Ok(json!({
+        "img": recipe.img, "config": config, "weights": weights, "names": dataset.names,
+        "data": cache::listing_hash(files.iter().map(PathBuf::as_path)),
+    }))
+}

@@ -1,0 +1,299 @@
+//! What each kind of stage does. A stage starts from the model that the one before left.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+use yolo_data::{Dataset, Loader, Split};
+use yolo_engine::Checkpoint;
+use yolo_engine::train::TrainOptions;
+
+use super::cache::Record;
+use super::deploy;
+use super::recipe::{Recipe, Stage};
+use crate::error::{Error, Result};
+use crate::prune::{PruneSettings, Pruning, write_plan};
+use crate::quantize::{Artifacts, Quantization, QuantizeSettings};
+use crate::train::{Job, TrainSettings, penalty};
+use crate::{Compute, Session, compute, measure, open};
+
+/// What stages share.
+pub(super) struct Context<'a> {
+    pub session: Session<'a>,
+    pub recipe: &'a Recipe,
+    compute: Compute,
+    pub dataset: &'a Dataset,
+    /// The model of the last stage that made one.
+    pub current: Option<PathBuf>,
+    /// The last float and the last quantized model.
+    pub float: Option<PathBuf>,
+    pub quantized: Option<PathBuf>,
+}
+
+impl<'a> Context<'a> {
+    pub fn new(session: Session<'a>, recipe: &'a Recipe, dataset: &'a Dataset, compute: Compute) -> Self {
+        Self {
+            session,
+            recipe,
+            compute,
+            dataset,
+            current: None,
+            float: None,
+            quantized: None,
+        }
+    }
+
+    /// Goes on from a finished stage.
+    pub fn follow(&mut self, record: &Record) {
+        if matches!(record.kind.as_str(), "export" | "bench") {
+            return;
+        }
+        self.current = Some(record.weights.clone());
+        let slot = if record.quantized {
+            &mut self.quantized
+        } else {
+            &mut self.float
+        };
+        *slot = Some(record.weights.clone());
+    }
+
+    /// Side of the images.
+    pub fn size(&self) -> usize {
+        usize::try_from(self.recipe.img).unwrap_or(640)
+    }
+
+    /// Reads everything that the stages name: plugins, options, formats, engines. What can't be is said before any of them works.
+    pub fn check(&self) -> Result {
+        let (mut float, mut integers) = (self.recipe.weights.is_some(), None);
+        for (index, stage) in self.recipe.stages.iter().enumerate() {
+            let name = format!("{}-{}", index + 1, stage.kind());
+            if let (Some(before), Stage::Sparsify(_) | Stage::Prune(_) | Stage::Quantize(_)) = (&integers, stage) {
+                return Err(Error::Usage(format!(
+                    "{name}: the model is quantized by {before}; put {} before it",
+                    stage.kind()
+                )));
+            }
+            self.check_stage(stage, &name, float, integers.is_some())?;
+            match stage {
+                Stage::Quantize(_) => integers = Some(name),
+                Stage::Export(_) | Stage::Bench(_) => {}
+                _ => float = true,
+            }
+        }
+        Ok(())
+    }
+
+    fn check_stage(&self, stage: &Stage, name: &str, float: bool, quantized: bool) -> Result {
+        match stage {
+            Stage::Train(settings) | Stage::FineTune(settings) | Stage::Sparsify(settings) => {
+                settings.check(1)?;
+                settings.hyp()?;
+                compute::precision(settings.amp, self.compute.device)?;
+                settings.sparsify.as_ref().map(penalty).transpose().map(drop)
+            }
+            Stage::Prune(settings) => settings.check(self.session, &format!("{name}.pruner")),
+            Stage::Quantize(settings) => settings.open(self.session, &format!("{name}.backend")).map(drop),
+            Stage::Export(settings) => {
+                for target in settings.targets()? {
+                    let (there, needed) = match target.integers {
+                        true => (quantized, "quantize"),
+                        false => (float, "train"),
+                    };
+                    if !there {
+                        return Err(Error::Usage(format!(
+                            "{name}: `{}` needs a {needed} stage before it",
+                            target.name()
+                        )));
+                    }
+                }
+                Ok(())
+            }
+            Stage::Bench(settings) => {
+                settings.check()?;
+                settings.engines(self.session).map(drop)
+            }
+        }
+    }
+
+    /// Runs one stage in `place`.
+    pub fn run(
+        &self,
+        stage: &Stage,
+        name: &str,
+        place: &Path,
+        resume: bool,
+        before: &[(Record, bool)],
+    ) -> Result<Record> {
+        match stage {
+            Stage::Train(settings) | Stage::FineTune(settings) => self.train(settings, stage.kind(), place, resume),
+            Stage::Sparsify(settings) => self.sparsify(settings, place, resume),
+            Stage::Prune(settings) => self.prune(settings, name, place),
+            Stage::Quantize(settings) => self.quantize(settings, place, resume),
+            Stage::Export(settings) => deploy::export(self, settings, place),
+            Stage::Bench(settings) => deploy::bench(self, settings, before),
+        }
+    }
+
+    /// The model of the stage before, or what the recipe starts from.
+    fn start(&self) -> Result<Checkpoint> {
+        let (session, recipe) = (self.session, self.recipe);
+        if let Some(path) = &self.current {
+            return Ok(open::checkpoint(session, path)?.to_device(self.compute.device));
+        }
+        let (mut model, report) = open::for_training(
+            session,
+            open::Start {
+                cfg: recipe.cfg.as_deref(),
+                set: &recipe.set,
+                weights: recipe.weights.as_deref(),
+                partial: recipe.partial_weights,
+                seed: recipe.seed,
+            },
+            self.dataset.names.len() as i64,
+        )?;
+        if let Some(report) = report {
+            session.say(format!("weights: {}", report.summary()));
+        }
+        model.meta.names.clone_from(&self.dataset.names);
+        let stride = model.max_stride();
+        if recipe.img < 1 || recipe.img % stride != 0 {
+            return Err(Error::Usage(format!(
+                "the recipe's `img: {}` is no multiple of the model's stride {stride}; use {}",
+                recipe.img,
+                (recipe.img.max(1) + stride - 1) / stride * stride
+            )));
+        }
+        model.meta.image_size = recipe.img;
+        Ok(model.to_device(self.compute.device))
+    }
+
+    pub fn val_loader(&self, model: &Checkpoint) -> Result<Loader> {
+        let r = self.recipe;
+        open::val_loader(
+            self.session,
+            self.dataset,
+            Split::Val,
+            model,
+            self.size(),
+            r.batch_size,
+            r.workers,
+            true,
+        )
+    }
+
+    fn train(&self, settings: &TrainSettings, label: &str, place: &Path, resume: bool) -> Result<Record> {
+        let sparsify = settings.sparsify.as_ref();
+        let outcome = self.job(self.start()?, settings, place, resume)?.run(label, sparsify)?;
+        let path = place.join("weights/best.safetensors");
+        let metrics = [outcome.metrics.map50, outcome.metrics.map];
+        // A tenth of the training without anything better: it has converged, as far as its schedule goes.
+        let converged = (outcome.best_epoch + 1) as f64 <= 0.9 * settings.epochs as f64;
+        let details = json!({"best_epoch": outcome.best_epoch, "epochs": settings.epochs, "converged": converged});
+        self.record(&outcome.best, path, metrics, details)
+    }
+
+    fn sparsify(&self, settings: &TrainSettings, place: &Path, resume: bool) -> Result<Record> {
+        let outcome = self
+            .job(self.start()?, settings, place, resume)?
+            .run("sparsify", settings.sparsify.as_ref())?;
+        // The penalty has worked to the end: the last model is the sparse one, whichever was the most accurate.
+        let last = outcome.last.on(self.compute.device);
+        let metrics = measure::validate(self.session, &last, &self.val_loader(&last)?, "val")?;
+        let path = place.join("weights/last.safetensors");
+        self.record(&outcome.last, path, metrics, json!({"epochs": settings.epochs}))
+    }
+
+    /// A training; the first of a recipe fits the anchors to the data, later ones keep them.
+    fn job(&self, start: Checkpoint, settings: &TrainSettings, folder: &Path, resume: bool) -> Result<Job<'a>> {
+        let size = open::multiple_of_stride(self.session, settings.img, start.max_stride())?;
+        let precision = match settings.amp {
+            None => self.compute.precision,
+            asked => compute::precision(asked, self.compute.device)?,
+        };
+        let mut options = TrainOptions {
+            precision,
+            ..settings.options(size)?
+        };
+        options.batch = settings.batch_size.resolve(self.session, &start, &options)?;
+        let mut job = Job {
+            session: self.session,
+            start,
+            options,
+            dataset: self.dataset,
+            workers: settings.workers,
+            cache: settings.cache,
+            folder: folder.to_owned(),
+            resume,
+        };
+        if self.current.is_none() {
+            let (train, _) = job.loaders()?;
+            job.fit_anchors(&train, !settings.noautoanchor, !resume)?;
+        }
+        Ok(job)
+    }
+
+    fn prune(&self, settings: &PruneSettings, name: &str, place: &Path) -> Result<Record> {
+        let model = self.start()?;
+        let pruning = Pruning {
+            session: self.session,
+            dataset: self.dataset,
+            img: open::image_size(self.session, settings.img, &model)?,
+            settings,
+            precision: self.compute.precision,
+        };
+        let pruned = pruning.run(&model, &format!("{name}.pruner"))?;
+        let metrics = measure::validate(self.session, &pruned.model, &self.val_loader(&pruned.model)?, "val")?;
+        let plan = place.join("plan.json");
+        write_plan(&plan, &pruned.plan, &model)?;
+        let details = json!({ "plan": plan });
+        self.save(pruned.model, place.join("pruned.safetensors"), metrics, details)
+    }
+
+    fn quantize(&self, settings: &QuantizeSettings, place: &Path, resume: bool) -> Result<Record> {
+        let quantizer = settings.open(self.session, "quantize.backend")?;
+        let model = self.start()?;
+        let img = open::image_size(self.session, settings.img, &model)?;
+        let quantization = Quantization {
+            session: self.session,
+            dataset: self.dataset,
+            img,
+            settings,
+            precision: self.compute.precision,
+            folder: place,
+            resume,
+        };
+        let result = quantization.run(&model, quantizer.as_ref())?;
+        let name = &self.recipe.name;
+        let files = Artifacts::prepare(self.session, place, name, &result.model, quantizer.as_ref(), img as i64)?;
+        let (artifacts, checks) = files.commit()?;
+        let details = json!({"ptq": result.ptq, "artifacts": artifacts, "checks": checks});
+        let path = place.join("quantized.safetensors");
+        let mut record = self.save(result.model, path, result.metrics, details)?;
+        record.quantized = true;
+        Ok(record)
+    }
+
+    /// Writes a model with its numbers.
+    fn save(&self, mut model: Checkpoint, path: PathBuf, [map50, map]: [f64; 2], details: Value) -> Result<Record> {
+        model.meta.metrics.insert("map50".into(), map50);
+        model.meta.metrics.insert("map".into(), map);
+        yolo_engine::checkpoint::save(&path, &model)?;
+        self.record(&model, path, [map50, map], details)
+    }
+
+    fn record(&self, model: &Checkpoint, weights: PathBuf, [map50, map]: [f64; 2], details: Value) -> Result<Record> {
+        let cost = model.graph.cost(self.recipe.img)?;
+        let size_bytes = std::fs::metadata(&weights)
+            .map_err(|error| Error::Failed(format!("{}: {error}", weights.display())))?
+            .len();
+        Ok(Record {
+            weights,
+            params: cost.params,
+            gflops: cost.gflops(),
+            map50,
+            map,
+            size_bytes,
+            details,
+            ..Record::default()
+        })
+    }
+}

@@ -1,0 +1,260 @@
+//! Pruning: what a pruner is given, and what comes out.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use yolo_core::prune::{Budget, ChannelGroups, PrunePlan, Rounding};
+use yolo_data::{Dataset, Loader, Split};
+use yolo_engine::Checkpoint;
+use yolo_engine::prune::{PruneData, PruneOptions, Pruned};
+use yolo_engine::train::{Precision, TrainOptions};
+
+use crate::error::{Error, Result};
+use crate::{Session, files, measure, open};
+
+/// Settings of a pruning: flags of `yolo prune` and keys of a recipe's `prune` stage.
+#[derive(Debug, Clone, PartialEq, clap::Args, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct PruneSettings {
+    /// Pruner: its name, or `{type: NAME, option: value}` (`yolo list-plugins --kind pruner`)
+    #[arg(long, default_value = "slimming", value_parser = open::component)]
+    pub pruner: Value,
+    /// Metric of a pruner that takes one: a name, `{type: NAME, ...}` or a .wasm file
+    #[arg(long, value_parser = open::metric)]
+    pub metric: Option<Value>,
+    /// Largest share of the FLOPs that may stay
+    #[arg(long)]
+    pub flops: Option<f64>,
+    /// Largest share of the parameters that may stay
+    #[arg(long)]
+    pub params: Option<f64>,
+    /// Widths become multiples of this
+    #[arg(long, default_value_t = Rounding::default().multiple)]
+    pub multiple: usize,
+    /// No group of channels loses more than this share
+    #[arg(long, default_value_t = Rounding::default().max_ratio)]
+    pub max_ratio: f64,
+    /// Replay a plan instead of searching
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["pruner", "metric", "flops", "params"])]
+    pub plan: Option<PathBuf>,
+    /// Training batches for the statistics of batch norms
+    #[arg(long, default_value_t = 50)]
+    pub calib_batches: usize,
+    /// Training images that candidates of a search are compared on
+    #[arg(long, default_value_t = 256)]
+    pub select_images: usize,
+    /// Side of the images (default: what the model was trained for)
+    #[arg(long, visible_aliases = ["imgsz", "img-size"])]
+    pub img: Option<usize>,
+    /// Images per step
+    #[arg(long, visible_alias = "batch", default_value_t = 16)]
+    pub batch_size: usize,
+    /// Hyper-parameters (for pruners that train)
+    #[arg(long, value_name = "FILE", value_parser = open::text)]
+    pub hyp: Option<Value>,
+    /// Seed of everything random
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    /// Loader threads
+    #[arg(long, default_value_t = 2)]
+    pub workers: usize,
+}
+
+impl Default for PruneSettings {
+    fn default() -> Self {
+        Self {
+            pruner: json!({ "type": "slimming" }),
+            metric: None,
+            flops: None,
+            params: None,
+            multiple: Rounding::default().multiple,
+            max_ratio: Rounding::default().max_ratio,
+            plan: None,
+            calib_batches: 50,
+            select_images: 256,
+            img: None,
+            batch_size: 16,
+            hyp: None,
+            seed: 0,
+            workers: 2,
+        }
+    }
+}
+
+impl PruneSettings {
+    /// What the result may cost.
+    pub fn budget(&self) -> Budget {
+        Budget {
+            flops: self.flops,
+            params: self.params,
+        }
+    }
+
+    /// The pruner's configuration, with the metric in it.
+    ///
+    /// # Errors
+    /// A metric that is no configuration.
+    pub fn component(&self) -> Result<Value> {
+        let pruner = match &self.pruner {
+            Value::String(name) => open::configuration(name, &[])?,
+            other => other.clone(),
+        };
+        open::with_metric(pruner, self.metric.as_ref())
+    }
+
+    /// Reads all that it names; `place` is where the pruner stands, for messages.
+    ///
+    /// # Errors
+    /// A budget that makes no sense, a plugin or an option that is not there, hyper-parameters out of their ranges.
+    pub fn check(&self, session: Session<'_>, place: &str) -> Result {
+        for (name, value) in [("--batch-size", self.batch_size), ("--multiple", self.multiple)] {
+            crate::limits::at_least_one(name, value)?;
+        }
+        open::hyp(self.hyp.as_ref())?;
+        match &self.plan {
+            Some(plan) if !plan.is_file() => Err(Error::Usage(format!("{}: there is no such plan", plan.display()))),
+            Some(_) => Ok(()),
+            None => {
+                self.budget().check()?;
+                open::pruner(session, place, &self.component()?).map(drop)
+            }
+        }
+    }
+}
+
+/// One pruning.
+pub struct Pruning<'a> {
+    /// Plugins and listener.
+    pub session: Session<'a>,
+    /// Data.
+    pub dataset: &'a Dataset,
+    /// Side of the images.
+    pub img: usize,
+    /// Settings.
+    pub settings: &'a PruneSettings,
+    /// Mixed precision of pruners that train.
+    pub precision: Precision,
+}
+
+impl Pruning<'_> {
+    /// Lets the pruner decide and cuts, or replays a plan; `place` is where the pruner stands, for messages.
+    ///
+    /// # Errors
+    /// Those of [`PruneSettings::check`]; a budget that can't be met; a plan of another model; the listener's wish to stop.
+    pub fn run(&self, model: &Checkpoint, place: &str) -> Result<Pruned> {
+        match &self.settings.plan {
+            Some(path) => self.replay(model, path),
+            None => self.search(model, place),
+        }
+    }
+
+    /// mAP50 and mAP of a model on the validation images.
+    ///
+    /// # Errors
+    /// Those of [`measure::validate`].
+    pub fn measure(&self, model: &Checkpoint, label: &str) -> Result<[f64; 2]> {
+        let s = self.settings;
+        let loader = open::val_loader(
+            self.session,
+            self.dataset,
+            Split::Val,
+            model,
+            self.img,
+            s.batch_size,
+            s.workers,
+            false,
+        )?;
+        measure::validate(self.session, model, &loader, label)
+    }
+
+    fn still(&self, model: &Checkpoint, images: usize) -> Result<Loader> {
+        let s = self.settings;
+        open::calib_loader(
+            self.session,
+            self.dataset,
+            model,
+            self.img,
+            s.batch_size,
+            images,
+            s.workers,
+        )
+    }
+
+    fn calib(&self, model: &Checkpoint) -> Result<Loader> {
+        self.still(model, self.settings.calib_batches.max(1) * self.settings.batch_size)
+    }
+
+    fn search(&self, model: &Checkpoint, place: &str) -> Result<Pruned> {
+        let (session, s) = (self.session, self.settings);
+        let pruner = open::pruner(session, place, &s.component()?)?;
+        let hyp = open::hyp(s.hyp.as_ref())?;
+        let train = open::train_loader(
+            session,
+            self.dataset,
+            model,
+            self.img,
+            s.batch_size,
+            &hyp,
+            s.seed,
+            s.workers,
+        )?;
+        let (calib, select) = (self.calib(model)?, self.still(model, s.select_images)?);
+        let options = PruneOptions {
+            budget: s.budget(),
+            rounding: Rounding {
+                multiple: s.multiple.max(1),
+                max_ratio: s.max_ratio,
+            },
+            seed: s.seed,
+            calib_batches: s.calib_batches,
+            train: TrainOptions {
+                seed: s.seed,
+                precision: self.precision,
+                ..TrainOptions::new(1, s.batch_size, self.img, hyp)
+            },
+        };
+        let task = session.progress.task("prune", 0);
+        let mut step = |done: usize, total: usize, note: &str| {
+            // Without a total it only asks whether to go on.
+            let answer = if total > 0 {
+                task.step(done, total, note)
+            } else {
+                task.ask()
+            };
+            answer.is_ok()
+        };
+        let data = PruneData {
+            train: &train,
+            calib: &calib,
+            select: &select,
+        };
+        Ok(yolo_engine::prune::prune(
+            model,
+            pruner.as_ref(),
+            data,
+            &options,
+            &mut step,
+        )?)
+    }
+
+    /// Cuts by a plan that was saved.
+    fn replay(&self, model: &Checkpoint, path: &PathBuf) -> Result<Pruned> {
+        let text = files::read_text(path)?;
+        let plan = PrunePlan::of_file(&text, &ChannelGroups::of(&model.graph)?)
+            .map_err(|error| Error::Usage(format!("{}: {error}", path.display())))?;
+        let settings = json!({ "plan": path });
+        let calib = self.calib(model)?;
+        let model = yolo_engine::prune::apply_plan(model, &plan, &calib, self.settings.calib_batches, settings)?;
+        Ok(Pruned { model, plan })
+    }
+}
+
+/// A plan as a file, with the widths of the network that it is for.
+///
+/// # Errors
+/// Those of the file system.
+pub fn write_plan(path: &std::path::Path, plan: &PrunePlan, model: &Checkpoint) -> Result {
+    let text = plan.to_file(&ChannelGroups::of(&model.graph)?)?;
+    files::write(path, text.as_bytes())
+}

@@ -1,0 +1,179 @@
+//! The jobs as a library: a recipe without the binary, seen and stopped by a listener, and what a recipe may say.
+
+use std::cell::RefCell;
+use std::path::{Path, PathBuf};
+
+use yolo_builtin as _;
+use yolo_core::model::Linked;
+use yolo_jobs::compress::{self, Mode, Recipe, Stage};
+use yolo_jobs::{Compute, Error, Progress, Session};
+
+/// Writes down what it is told; ends the job at a piece of work of this name.
+#[derive(Default)]
+struct Log {
+    lines: RefCell<Vec<String>>,
+    open: RefCell<Vec<String>>,
+    stop_at: Option<&'static str>,
+}
+
+impl Progress for Log {
+    fn say(&self, line: &str) {
+        self.lines.borrow_mut().push(line.to_owned());
+    }
+
+    fn begin(&self, label: &str, _: usize) {
+        self.open.borrow_mut().push(label.to_owned());
+        self.lines.borrow_mut().push(format!("begin {label}"));
+    }
+
+    fn end(&self) {
+        let label = self.open.borrow_mut().pop().expect("it has begun");
+        self.lines.borrow_mut().push(format!("end {label}"));
+    }
+
+    fn go_on(&self) -> bool {
+        self.open.borrow().last().map(String::as_str) != self.stop_at || self.stop_at.is_none()
+    }
+}
+
+fn session(log: &Log) -> Session<'_> {
+    Session {
+        plugins: &Linked,
+        progress: log,
+    }
+}
+
+/// A recipe with these stages, beside a data set of a few small pictures and a network of 60 thousand parameters.
+fn write(folder: &Path, stages: &str) -> PathBuf {
+    let settings = yolo_data::synth::Settings {
+        images: 12,
+        size: 96,
+        ..Default::default()
+    };
+    yolo_data::synth::write(&folder.join("data"), &settings, &|_| {}).expect("a data set");
+    std::fs::write(
+        folder.join("tiny.yaml"),
+        "extends: yolov5n\nscale: {depth: 0.33, width: 0.0625}\n",
+    )
+    .expect("a file");
+    let text = format!(
+        "name: small\ndata: data/data.yaml\ncfg: {}\nimg: 96\nbatch-size: 4\nworkers: 1\nout: {}\nhyp: {{mosaic: 0.0, \
+         warmup_epochs: 0.0}}\nstages:\n{stages}",
+        folder.join("tiny.yaml").display(),
+        folder.join("out").display()
+    );
+    let path = folder.join("recipe.yaml");
+    std::fs::write(&path, text).expect("a file");
+    path
+}
+
+#[test]
+fn a_recipe_runs_without_the_binary_stops_when_told_to_and_goes_on() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let stages = "  - train: {epochs: 1, optimizer: adamw, freeze: 1, noautoanchor: true}\n  - prune: {flops: 0.8, multiple: 2, \
+                  calib-batches: 1}\n  - bench: {engine: torch, threads: 1, runs: 2}\n";
+    let recipe = Recipe::read(&write(dir.path(), stages), &[]).expect("a recipe");
+    let stopped = Log {
+        stop_at: Some("prune"),
+        ..Log::default()
+    };
+    let end = compress::run(session(&stopped), &recipe, Mode::Keep, Compute::cpu());
+    let Err(Error::Interrupted(text)) = end else {
+        panic!("it was told to stop in its second stage: {end:?}");
+    };
+    assert!(text.contains("2-prune"), "{text}");
+    assert!(stopped.open.borrow().is_empty(), "every piece of work has ended");
+    let log = Log::default();
+    let result = compress::run(session(&log), &recipe, Mode::Resume, Compute::cpu()).expect("it goes on");
+    let status: Vec<_> = result.rows.iter().map(|row| (row.name.as_str(), row.status)).collect();
+    assert_eq!(
+        status,
+        [("1-train", "cached"), ("2-prune", "done"), ("3-bench", "done")]
+    );
+    assert!(result.rows[1].gflops <= 0.8 * result.rows[0].gflops);
+    assert!(
+        result.rows[0].fps.is_some_and(|fps| fps > 0.0),
+        "the bench stage gives all a speed"
+    );
+    assert!(result.folder.join("results.md").is_file());
+    let lines = log.lines.borrow();
+    assert!(
+        lines.iter().any(|line| line.contains("1-train: done before")),
+        "{lines:?}"
+    );
+    assert!(lines.contains(&"begin prune".to_owned()) && lines.contains(&"end prune".to_owned()));
+}
+
+#[test]
+fn a_stage_may_say_all_that_its_command_can_and_is_cached_by_all_of_it() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let read = |stages: &str| Recipe::read(&write(dir.path(), stages), &[]).expect("a recipe");
+    let key = |stages: &str| read(stages).stages[0].key().expect("a key");
+    let plain = key("  - train: {epochs: 2}\n");
+    for option in [
+        "optimizer: adam",
+        "freeze: [0, 1]",
+        "multi-scale: true",
+        "image-weights: true",
+        "rect: true",
+        "label-smoothing: 0.1",
+        "noautoanchor: true",
+        "batch-size: 2",
+        "nominal-batch: 8",
+        "img: 64",
+        "seed: 3",
+        "patience: 5",
+        "cos-lr: true",
+        "hyp: {lr0: 0.5}",
+        "sparsify: slimming",
+        "amp: bf16",
+    ] {
+        let other = key(&format!("  - train: {{epochs: 2, {option}}}\n"));
+        assert_ne!(plain, other, "{option} is another training");
+    }
+    for option in ["workers: 3", "cache: disk", "save-period: 1"] {
+        let other = key(&format!("  - train: {{epochs: 2, {option}}}\n"));
+        assert_eq!(plain, other, "{option} changes no weight");
+    }
+    // What the recipe says for all of them stands in the stage, with its own on top.
+    let recipe = read("  - train: {epochs: 2, hyp: {lr0: 0.5}}\n  - export: {}\n  - quantize: {hyp: {lr0: 0.25}}\n");
+    let [Stage::Train(train), Stage::Export(export), Stage::Quantize(quantize)] = recipe.stages.as_slice() else {
+        panic!("{:?}", recipe.stages);
+    };
+    let hyp = train.hyp().expect("values");
+    assert_eq!((hyp.lr0, hyp.mosaic, train.img, train.patience), (0.5, 0.0, 96, 0));
+    assert_eq!((export.formats.len(), export.dynamic), (2, Some(true)));
+    assert_eq!(quantize.qat_hyp.as_ref().map(|own| &own["lr0"]), Some(&0.25.into()));
+}
+
+#[test]
+fn what_a_recipe_cannot_say_is_refused_with_its_place() {
+    let dir = tempfile::tempdir().expect("a folder");
+    for (stages, words) in [
+        (
+            "  - train: {epochs: 2, optimiser: adam}\n",
+            "recipe.yaml:9:24: there is no option `optimiser`",
+        ),
+        ("  - train: {}\n", "recipe.yaml:9:5: `train` needs its number of epochs"),
+        ("  - train: 3\n", "the options of a stage are `{key: value}`"),
+        ("  - trian: {epochs: 1}\n", "there is no stage `trian`"),
+        (
+            "  - train: {epochs: 2, freeze: all}\n",
+            "a number of layers, or a list of their numbers",
+        ),
+        (
+            "  - train: {epochs: 2, batch-size: few}\n",
+            "a number of images of at least 1, or `auto`",
+        ),
+        ("  - train: {epochs: 2, hyp: {lr0: -1}}\n", "lr0"),
+    ] {
+        let recipe = Recipe::read(&write(dir.path(), stages), &[]);
+        let result = recipe.and_then(|recipe| {
+            let log = Log::default();
+            compress::run(session(&log), &recipe, Mode::Keep, Compute::cpu()).map(drop)
+        });
+        let error = result.expect_err(stages).to_string();
+        assert!(error.contains(words), "{stages}: {error}");
+        assert!(!dir.path().join("out").exists(), "nothing is written for {stages}");
+    }
+}
