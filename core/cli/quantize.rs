@@ -1,6 +1,6 @@
 //! `yolo quantize`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::json;
 use yolo_data::Split;
@@ -78,6 +78,14 @@ pub fn run(args: &QuantizeArgs) -> CliResult {
     checkpoint::save(&path, &result.model)?;
     let (own, checks) = files.commit()?;
     let artifacts: Vec<PathBuf> = std::iter::once(path).chain(own).collect();
+    let others = left_there(&args.out, &artifacts);
+    if !others.is_empty() {
+        ui::say(format!(
+            "note: {} also holds what this run did not write: {}",
+            args.out.display(),
+            others.join(", ")
+        ));
+    }
     let [map50_quant, map_quant] = result.metrics;
     if args.json {
         return ui::print_json(&json!({
@@ -98,4 +106,15 @@ pub fn run(args: &QuantizeArgs) -> CliResult {
         println!("{}: {}", check.path.display(), check.said);
     }
     Ok(())
+}
+
+/// Files of the folder that were there before, as those of another backend.
+fn left_there(folder: &Path, written: &[PathBuf]) -> Vec<String> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let mut names: Vec<String> = entries
+        .filter(|entry| entry.path().is_file() && !written.contains(&entry.path()))
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .collect();
+    names.sort_unstable();
+    names
 }

@@ -144,10 +144,17 @@ fn in_present_words(saved: Value) -> Value {
     }
 }
 
-/// The run's folder: itself, or that of a file in it (`weights/last.safetensors`, `state.safetensors`).
+/// The run's folder: itself, or that of something in it (`weights/last.safetensors`, `weights`, `state.safetensors`).
 fn folder_of(place: &Path) -> PathBuf {
+    let run_of = |weights: &Path| {
+        let run = weights.parent().filter(|_| weights.ends_with("weights"))?;
+        [OPTIONS, STATE]
+            .iter()
+            .any(|file| run.join(file).is_file())
+            .then(|| run.to_owned())
+    };
     if !place.is_file() {
-        return place.to_owned();
+        return run_of(place).unwrap_or_else(|| place.to_owned());
     }
     let folder = place.parent().unwrap_or(Path::new(""));
     let run = if folder.ends_with("weights") {

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use yolo_engine::checkpoint;
 
-use crate::error::{Result, io_error};
+use crate::error::{Error, Result, io_error};
 
 /// Writes a file so that a reader sees all of it or none.
 ///
@@ -34,4 +34,50 @@ pub fn run_folder(project: &Path, name: &str, exist_ok: bool) -> PathBuf {
         .map(|n| project.join(format!("{name}{n}")))
         .find(|path| !path.exists())
         .unwrap_or(base)
+}
+
+/// A folder that one process writes to; given back when it is dropped, or the process ends in whatever way.
+#[derive(Debug)]
+pub struct Lock {
+    _file: std::fs::File,
+}
+
+/// Takes a folder for this process: two that write one run would each undo what the other does.
+///
+/// # Errors
+/// Where another process has it, or the file `.lock` in it can't be made.
+pub fn lock(folder: &Path) -> Result<Lock> {
+    std::fs::create_dir_all(folder).map_err(|error| io_error("can't make the folder", folder, &error))?;
+    let path = folder.join(".lock");
+    let file = std::fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(&path)
+        .map_err(|error| io_error("can't make the file", &path, &error))?;
+    match file.try_lock() {
+        Ok(()) => Ok(Lock { _file: file }),
+        Err(std::fs::TryLockError::WouldBlock) => Err(Error::Usage(format!(
+            "{}: another process is at work in this folder\n  help: wait for it, or give another name or folder",
+            folder.display()
+        ))),
+        // A file system without locks protects nothing, and is no reason to do nothing.
+        Err(std::fs::TryLockError::Error(_)) => Ok(Lock { _file: file }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_is_taken_once_and_given_back() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let folder = dir.path().join("run");
+        let first = lock(&folder).expect("it is free");
+        let second = lock(&folder).expect_err("it is taken").to_string();
+        assert!(second.contains("another process"), "{second}");
+        drop(first);
+        lock(&folder).expect("it is free again");
+    }
 }

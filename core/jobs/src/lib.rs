@@ -32,6 +32,10 @@
 //! }
 //! ```
 
+/// Tests build networks with the plugins of the project.
+#[cfg(test)]
+use yolo_builtin as _;
+
 pub mod bench;
 pub mod compress;
 pub mod compute;

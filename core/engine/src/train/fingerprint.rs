@@ -51,6 +51,13 @@ impl Fingerprint {
         })
     }
 
+    /// Takes over what a run was started from, where that is gone and the run goes on from its own state.
+    pub(super) fn start_as(&mut self, there: Option<&Self>) {
+        if let Some(there) = there {
+            self.weights.clone_from(&there.weights);
+        }
+    }
+
     /// What is another here than in `there`, the fingerprint of an unfinished run; nothing if the run can go on.
     pub fn differences(&self, there: &Self) -> Vec<String> {
         let mut out = Vec::new();

@@ -54,6 +54,9 @@ pub struct TrainOptions {
     /// Write `weights/epochN.safetensors` every so many epochs (0: never). No setting of the run: it changes no weight.
     #[serde(skip)]
     pub save_period: usize,
+    /// The run goes on, and the weights that it was started from are gone: they can't be compared. No setting of the run.
+    #[serde(skip)]
+    pub start_is_gone: bool,
     /// Batch norms see the images of all processes.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub sync_bn: bool,
@@ -84,6 +87,7 @@ impl TrainOptions {
             val_every: 1,
             multi_scale: false,
             sampling: Sampling::Shuffled,
+            start_is_gone: false,
             sync_bn: false,
             world: Arc::default(),
             precision: Precision::Off,

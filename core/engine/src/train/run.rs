@@ -109,8 +109,12 @@ pub fn check_resume(
     }
     norms::check(start, options, train)?;
     let settings = serde_json::to_value(options).map_err(yolo_core::Error::from)?;
-    let fingerprint = Fingerprint::of(train, val, &start.meta.names, &start.params)?;
-    resume::check(folder, &checkpoint::state_numbers(&path)?, &settings, &fingerprint)
+    let state = checkpoint::state_numbers(&path)?;
+    let mut fingerprint = Fingerprint::of(train, val, &start.meta.names, &start.params)?;
+    if options.start_is_gone {
+        fingerprint.start_as(state.fingerprint.as_ref());
+    }
+    resume::check(folder, &state, &settings, &fingerprint)
 }
 
 /// The loss of a head with the gains of `hyp`, scaled to its levels, classes and the image size.
@@ -166,10 +170,13 @@ impl Run {
         // Rank 0 reads and writes; the others get from it what they need.
         let folder = folder.filter(|_| options.world.is_main());
         let settings = serde_json::to_value(options).map_err(yolo_core::Error::from)?;
-        let fingerprint = Fingerprint::of(train, val, &start.meta.names, &start.params)?;
+        let mut fingerprint = Fingerprint::of(train, val, &start.meta.names, &start.params)?;
         let saved = match folder {
             Some((folder, true)) if folder.join(resume::STATE).exists() => {
                 let (model, ema, optimizer, state) = checkpoint::load_state(&folder.join(resume::STATE))?;
+                if options.start_is_gone {
+                    fingerprint.start_as(state.fingerprint.as_ref());
+                }
                 resume::check(folder, &state, &settings, &fingerprint)?;
                 Some((model, ema, optimizer, state))
             }

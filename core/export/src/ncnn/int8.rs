@@ -2,7 +2,7 @@
 
 use yolo_core::{
     Graph, Node, Op, Params,
-    quant::{FakeQuantSpec, Method},
+    quant::{BackendSpec, FakeQuantSpec, Method, Scheme},
 };
 
 use crate::Result;
@@ -15,6 +15,17 @@ pub(super) struct Int8Scales {
     pub input: f32,
     /// The weight on its grid.
     pub integers: Vec<i8>,
+}
+
+/// Whether networks of this backend have convolutions that ncnn runs on integers: weights and inputs on symmetric int8 grids.
+pub fn takes(backend: &BackendSpec) -> bool {
+    let int8 = |scheme: &Scheme| is_int8(&scheme.spec()) && scheme.symmetric;
+    int8(&backend.weight) && int8(&backend.activation)
+}
+
+/// A linear grid of 8 bits around 0.
+fn is_int8(spec: &FakeQuantSpec) -> bool {
+    spec.qmax == 127 && (spec.qmin == -127 || spec.qmin == -128) && spec.method != Method::Gfpq
 }
 
 /// The scales of a convolution whose weight and input have symmetric int8 quantizers.
@@ -32,9 +43,8 @@ pub(super) fn int8_scales(graph: &Graph, params: &Params, node: &Node) -> Result
     let Op::FakeQuant { quant } = &graph.node(node.inputs[0]).op else {
         return Ok(None);
     };
-    let int8 = |s: &FakeQuantSpec| s.qmax == 127 && (s.qmin == -127 || s.qmin == -128) && s.method != Method::Gfpq;
     let depthwise = groups == cin && groups == cout;
-    if !int8(spec) || !int8(quant) || !(*groups == 1 || depthwise) {
+    if !is_int8(spec) || !is_int8(quant) || !(*groups == 1 || depthwise) {
         return Ok(None);
     }
     let (weight, weight_zero) = scales(node, params, &format!("{}.weight_quant", node.name), spec)?;

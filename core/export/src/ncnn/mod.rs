@@ -19,6 +19,7 @@ use std::path::{Path, PathBuf};
 use yolo_core::{Graph, Params, passes};
 
 pub use check::check;
+pub use int8::takes;
 pub use run::run;
 
 use crate::{Error, Result, file};

@@ -18,7 +18,7 @@ use yolo_core::{Graph, Params, passes};
 pub use check::{Difference, check};
 pub(crate) use check::{difference, larger, max_abs_diff};
 pub use detect::{OUTPUT, raw_name};
-pub use qdq::{Profile, is_quantized, strip};
+pub use qdq::{Profile, is_quantized, strip, takes};
 
 pub(crate) use lower::floats;
 pub(crate) use qdq::{quantize_weight, scales};

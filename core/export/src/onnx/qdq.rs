@@ -18,7 +18,7 @@ use tch::Tensor;
 use yolo_core::{
     Graph, Node, Op, Params, ValueId,
     graph::{Activation, Rewriter},
-    quant::{FakeQuantSpec, Method},
+    quant::{BackendSpec, FakeQuantSpec, Method},
 };
 
 use super::{builder::int, lower::Lowering};
@@ -214,6 +214,12 @@ pub fn is_quantized(graph: &Graph) -> bool {
         };
         weight_quant.is_some() || matches!(node.op, Op::FakeQuant { .. })
     })
+}
+
+/// Whether networks of this backend have a form in ONNX's quantizers: linear grids that round halves to even numbers.
+pub fn takes(backend: &BackendSpec) -> bool {
+    let (weight, activation) = (backend.weight.method, backend.activation.method);
+    weight != Method::Gfpq && !matches!(activation, Method::Gfpq | Method::PowerOfTwoUp)
 }
 
 /// The grid of an activation quantizer.

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use yolo_data::{Dataset, Split};
 
 use crate::error::{Error, Result, io_error};
-use crate::{Compute, Session, open};
+use crate::{Compute, Session, files, open};
 use cache::Record;
 use stages::Context;
 
@@ -59,6 +59,8 @@ pub fn run(session: Session<'_>, recipe: &Recipe, mode: Mode, compute: Compute) 
     let mut context = Context::new(session, recipe, &dataset, compute);
     context.check()?;
     std::fs::create_dir_all(&folder).map_err(|error| io_error("can't make the folder", &folder, &error))?;
+    // Held until the end.
+    let _lock = files::lock(&folder)?;
     let mut records: Vec<(Record, bool)> = Vec::new();
     let mut key = String::new();
     let count = recipe.stages.len();

@@ -3,14 +3,18 @@
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
+use yolo_core::quant::BackendSpec;
 use yolo_data::{Dataset, Loader, Split};
 use yolo_engine::Checkpoint;
 use yolo_engine::train::TrainOptions;
+use yolo_export::checked::Format;
+use yolo_export::{ncnn, onnx};
 
 use super::cache::Record;
 use super::deploy;
 use super::recipe::{Recipe, Stage};
 use crate::error::{Error, Result};
+use crate::export::Target;
 use crate::prune::{PruneSettings, Pruning, write_plan};
 use crate::quantize::{Artifacts, Quantization, QuantizeSettings};
 use crate::train::{Job, TrainSettings, penalty};
@@ -63,18 +67,23 @@ impl<'a> Context<'a> {
 
     /// Reads everything that the stages name: plugins, options, formats, engines. What can't be is said before any of them works.
     pub fn check(&self) -> Result {
-        let (mut float, mut integers) = (self.recipe.weights.is_some(), None);
+        let (mut float, mut integers): (bool, Option<(String, BackendSpec)>) = (self.recipe.weights.is_some(), None);
         for (index, stage) in self.recipe.stages.iter().enumerate() {
             let name = format!("{}-{}", index + 1, stage.kind());
-            if let (Some(before), Stage::Sparsify(_) | Stage::Prune(_) | Stage::Quantize(_)) = (&integers, stage) {
+            if let (Some((before, _)), Stage::Sparsify(_) | Stage::Prune(_) | Stage::Quantize(_)) = (&integers, stage) {
                 return Err(Error::Usage(format!(
                     "{name}: the model is quantized by {before}; put {} before it",
                     stage.kind()
                 )));
             }
-            self.check_stage(stage, &name, float, integers.is_some())?;
+            let backend = integers.as_ref().map(|(_, backend)| backend);
+            self.check_stage(stage, &name, float, backend)
+                .map_err(|error| error.map(|text| in_words_of_recipes(&text)))?;
             match stage {
-                Stage::Quantize(_) => integers = Some(name),
+                Stage::Quantize(settings) => {
+                    let backend = settings.open(self.session, &format!("{name}.backend"))?.backend();
+                    integers = Some((name, backend));
+                }
                 Stage::Export(_) | Stage::Bench(_) => {}
                 _ => float = true,
             }
@@ -82,7 +91,7 @@ impl<'a> Context<'a> {
         Ok(())
     }
 
-    fn check_stage(&self, stage: &Stage, name: &str, float: bool, quantized: bool) -> Result {
+    fn check_stage(&self, stage: &Stage, name: &str, float: bool, quantized: Option<&BackendSpec>) -> Result {
         match stage {
             Stage::Train(settings) | Stage::FineTune(settings) | Stage::Sparsify(settings) => {
                 settings.check(1)?;
@@ -95,7 +104,7 @@ impl<'a> Context<'a> {
             Stage::Export(settings) => {
                 for target in settings.targets()? {
                     let (there, needed) = match target.integers {
-                        true => (quantized, "quantize"),
+                        true => (quantized.is_some(), "quantize"),
                         false => (float, "train"),
                     };
                     if !there {
@@ -103,6 +112,9 @@ impl<'a> Context<'a> {
                             "{name}: `{}` needs a {needed} stage before it",
                             target.name()
                         )));
+                    }
+                    if let Some(backend) = quantized.filter(|_| target.integers) {
+                        takes(target, backend, name)?;
                     }
                 }
                 Ok(())
@@ -135,6 +147,11 @@ impl<'a> Context<'a> {
 
     /// The model of the stage before, or what the recipe starts from.
     fn start(&self) -> Result<Checkpoint> {
+        self.opened()
+            .map_err(|error| error.map(|text| in_words_of_recipes(&text)))
+    }
+
+    fn opened(&self) -> Result<Checkpoint> {
         let (session, recipe) = (self.session, self.recipe);
         if let Some(path) = &self.current {
             return Ok(open::checkpoint(session, path)?.to_device(self.compute.device));
@@ -295,5 +312,65 @@ impl<'a> Context<'a> {
             details,
             ..Record::default()
         })
+    }
+}
+
+/// Whether a format has integers for the grids of a backend.
+fn takes(target: Target, backend: &BackendSpec, name: &str) -> Result {
+    let (takes, needed) = match target.format {
+        Format::Ncnn => (ncnn::takes(backend), "symmetric int8 grids (backend `tensorrt`)"),
+        _ => (onnx::takes(backend), "linear grids that round halves to even numbers"),
+    };
+    if takes {
+        return Ok(());
+    }
+    Err(Error::Usage(format!(
+        "{name}: `{}` holds only {needed}, and the backend of the quantize stage has others\n  help: leave it out (the quantize stage \
+         writes the files of its backend), or quantize with another backend",
+        target.name()
+    )))
+}
+
+/// What is advised about flags, for recipes: flags are their keys without the dashes. Commands in backticks stay as they are.
+fn in_words_of_recipes(text: &str) -> String {
+    let parts: Vec<String> = text
+        .split('`')
+        .enumerate()
+        .map(|(index, part)| if index % 2 == 1 { part.to_owned() } else { keys(part) })
+        .collect();
+    parts.join("`")
+}
+
+/// Every `--flag` as `` `flag` ``.
+fn keys(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once("--") {
+        let end = after
+            .find(|c: char| !(c.is_ascii_lowercase() || c == '-'))
+            .unwrap_or(after.len());
+        let (flag, tail) = after.split_at(end);
+        out.push_str(before);
+        if flag.is_empty() {
+            out.push_str("--");
+        } else {
+            out.push_str(&format!("`{flag}`"));
+        }
+        rest = tail;
+    }
+    out + rest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_are_keys_in_recipes_and_commands_stay() {
+        let said =
+            "--rect and --image-weights don't go together; see `yolo train --help` -- or leave --batch-size: 3 out";
+        let want =
+            "`rect` and `image-weights` don't go together; see `yolo train --help` -- or leave `batch-size`: 3 out";
+        assert_eq!(in_words_of_recipes(said), want);
     }
 }

@@ -313,7 +313,7 @@ pub fn for_training(
             if base.graph.head.as_ref().is_some_and(|head| head.classes == classes) {
                 return Ok((base, None));
             }
-            (with_classes(&base.graph, classes)?, base.meta.config)
+            (model::with_classes(&base.graph, classes)?, base.meta.config)
         }
         (None, None) => {
             return Err(Error::Usage(
@@ -356,21 +356,4 @@ fn is_folded(graph: &Graph) -> bool {
         let biased = matches!(node.op, yolo_core::Op::Conv2d { bias: true, .. });
         biased && block.is_some_and(|block| graph.nodes.iter().all(|other| other.name != norm(block)))
     })
-}
-
-/// The same network with another number of classes: only the convolutions of the head change.
-fn with_classes(graph: &Graph, classes: i64) -> Result<Graph> {
-    let mut graph = graph.clone();
-    let Some(head) = &mut graph.head else {
-        return Err(Error::Usage("the model has no detection head".into()));
-    };
-    head.classes = classes;
-    let width = head.anchors_per_level() * head.outputs_per_anchor();
-    for output in graph.outputs.clone() {
-        if let yolo_core::Op::Conv2d { cout, .. } = &mut graph.nodes[output.index()].op {
-            *cout = width;
-        }
-    }
-    graph.validate()?;
-    Ok(graph)
 }

@@ -32,6 +32,8 @@ pub use settings::{FREE, TrainSettings};
 
 /// File of a run's folder with the options that it was started with.
 pub const OPTIONS: &str = "options.json";
+/// File of a run's folder with the average model after its last epoch.
+const LAST: &str = "weights/last.safetensors";
 
 /// A training in a folder of its own.
 #[derive(Debug)]
@@ -132,6 +134,7 @@ impl Training<'_> {
         let anchors = job.fit_anchors(&train, !self.settings.noautoanchor, main && !self.resume)?;
         let sparsify = self.settings.sparsify.clone();
         if let Some(generations) = self.evolve {
+            let _lock = files::lock(self.folder)?;
             let evolution = evolve::Evolution {
                 job: &job,
                 generations,
@@ -152,6 +155,8 @@ impl Training<'_> {
             }
         }
         norms::check(&job.start, &job.options, &train)?;
+        // Held until the end; the others of several processes write nothing.
+        let _lock = main.then(|| files::lock(self.folder)).transpose()?;
         if main {
             remember(self.folder, &self.remember)?;
         }
@@ -185,6 +190,14 @@ impl Training<'_> {
 
     /// The model, on the CPU; what is odd about it is said.
     fn start(&self, session: Session<'_>, dataset: &Dataset) -> Result<Checkpoint> {
+        if self.start_is_gone() {
+            let last = self.folder.join(LAST);
+            session.say(format!(
+                "{}: the weights that the run was started from are gone; it goes on from its own state",
+                self.weights.unwrap_or(Path::new("")).display()
+            ));
+            return open::checkpoint(session, &last);
+        }
         let (start, report) = open::for_training(
             session,
             Start {
@@ -215,6 +228,11 @@ impl Training<'_> {
         Ok(start)
     }
 
+    /// Whether the run goes on, and the weights that it was started from were deleted or moved since.
+    fn start_is_gone(&self) -> bool {
+        self.resume && self.weights.is_some_and(|weights| !weights.exists()) && self.folder.join(LAST).is_file()
+    }
+
     /// Says that the classes of the data replace the number in the model's configuration.
     fn other_class_count(&self, session: Session<'_>, classes: usize) -> Result {
         let Some(cfg) = self.cfg.filter(|cfg| Path::new(cfg).is_file()) else {
@@ -243,6 +261,7 @@ impl Training<'_> {
         let mut options = TrainOptions {
             precision,
             sync_bn: self.sync_bn,
+            start_is_gone: self.start_is_gone(),
             world: self.world.clone(),
             // An unknown name is an error before anything is written.
             hooks: sparsify
