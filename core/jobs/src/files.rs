@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use sha2::{Digest as _, Sha256};
 use yolo_engine::checkpoint;
 
 use crate::error::{Error, Result, io_error};
@@ -22,6 +23,20 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result {
 /// Names the file.
 pub fn read_text(path: &Path) -> Result<String> {
     std::fs::read_to_string(path).map_err(|error| io_error("can't read", path, &error))
+}
+
+/// Hash of a file's content.
+///
+/// # Errors
+/// Names the file.
+pub fn hash(path: &Path) -> Result<String> {
+    let bytes = std::fs::read(path).map_err(|error| io_error("can't read", path, &error))?;
+    Ok(hex(&Sha256::digest(&bytes)))
+}
+
+/// Bytes as text.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// `project/name`, or `project/name2`, ... if that exists.

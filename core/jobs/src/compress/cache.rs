@@ -79,13 +79,7 @@ pub fn store_record(folder: &Path, record: &Record) -> Result {
 /// Key of a stage: the stage itself, what came before, and the common part of the recipe.
 pub fn stage_key(previous: &str, stage: &Value, common: &Value) -> String {
     let text = format!("{PIPELINE_VERSION}\n{previous}\n{stage}\n{common}");
-    hex(&Sha256::digest(text.as_bytes()))
-}
-
-/// Hash of a file's content.
-pub fn file_hash(path: &Path) -> Result<String> {
-    let bytes = std::fs::read(path).map_err(|error| io_error("can't read", path, &error))?;
-    Ok(hex(&Sha256::digest(&bytes)))
+    files::hex(&Sha256::digest(text.as_bytes()))
 }
 
 /// Hash of names, sizes and times of the files of a data set: cheap, and changes when the data does.
@@ -102,9 +96,5 @@ pub fn listing_hash<'a>(files: impl Iterator<Item = &'a Path>) -> String {
             hash.update(modified.map_or(0, |t| t.as_nanos()).to_le_bytes());
         }
     }
-    hex(&hash.finalize())
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    files::hex(&hash.finalize())
 }

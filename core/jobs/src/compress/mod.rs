@@ -138,7 +138,7 @@ fn common_part(session: Session<'_>, recipe: &Recipe, dataset: &Dataset) -> Resu
         Some(cfg) => Some(open::config_with(cfg, &recipe.set)?.value),
         None => None,
     };
-    let weights = recipe.weights.as_deref().map(cache::file_hash).transpose()?;
+    let weights = recipe.weights.as_deref().map(files::hash).transpose()?;
     Ok(json!({
         "img": recipe.img, "config": config, "weights": weights, "names": dataset.names,
         "data": cache::listing_hash(files.iter().map(PathBuf::as_path)),

@@ -9,7 +9,6 @@ use serde_json::{Map, Value, json};
 use yolo_core::config::{Located, merge};
 use yolo_engine::train::NOMINAL_BATCH;
 
-use super::cache::file_hash;
 use crate::bench::BenchSettings;
 use crate::error::{Error, Result};
 use crate::export::ExportSettings;
@@ -129,10 +128,10 @@ impl Stage {
             Self::Train(s) | Self::Sparsify(s) | Self::FineTune(s) => s.key()?,
             Self::Prune(s) => {
                 let mut value = serde_json::to_value(s)?;
-                value["plan"] = json!(s.plan.as_deref().map(file_hash).transpose()?);
+                value["plan"] = json!(s.plan.as_deref().map(files::hash).transpose()?);
                 value
             }
-            Self::Quantize(s) => serde_json::to_value(s)?,
+            Self::Quantize(s) => s.key()?,
             Self::Export(s) => serde_json::to_value(s)?,
             Self::Bench(s) => serde_json::to_value(s)?,
         };

@@ -17,7 +17,7 @@ use crate::error::{Error, Result};
 use crate::export::Target;
 use crate::prune::{PruneSettings, Pruning, write_plan};
 use crate::quantize::{Artifacts, Quantization, QuantizeSettings};
-use crate::train::{Job, TrainSettings, penalty};
+use crate::train::{Job, TrainSettings, penalty, teacher};
 use crate::{Compute, Session, compute, measure, open};
 
 /// What stages share.
@@ -26,6 +26,8 @@ pub(super) struct Context<'a> {
     pub recipe: &'a Recipe,
     compute: Compute,
     pub dataset: &'a Dataset,
+    /// The model before the first channels were removed: the teacher `base`.
+    base: Option<PathBuf>,
     /// The model of the last stage that made one.
     pub current: Option<PathBuf>,
     /// The last float and the last quantized model.
@@ -40,6 +42,7 @@ impl<'a> Context<'a> {
             recipe,
             compute,
             dataset,
+            base: None,
             current: None,
             float: None,
             quantized: None,
@@ -50,6 +53,9 @@ impl<'a> Context<'a> {
     pub fn follow(&mut self, record: &Record) {
         if matches!(record.kind.as_str(), "export" | "bench") {
             return;
+        }
+        if record.kind == "prune" && self.base.is_none() {
+            self.base.clone_from(&self.current);
         }
         self.current = Some(record.weights.clone());
         let slot = if record.quantized {
@@ -67,6 +73,7 @@ impl<'a> Context<'a> {
 
     /// Reads everything that the stages name: plugins, options, formats, engines. What can't be is said before any of them works.
     pub fn check(&self) -> Result {
+        let mut pruned = false;
         let (mut float, mut integers): (bool, Option<(String, BackendSpec)>) = (self.recipe.weights.is_some(), None);
         for (index, stage) in self.recipe.stages.iter().enumerate() {
             let name = format!("{}-{}", index + 1, stage.kind());
@@ -77,7 +84,7 @@ impl<'a> Context<'a> {
                 )));
             }
             let backend = integers.as_ref().map(|(_, backend)| backend);
-            self.check_stage(stage, &name, float, backend)
+            self.check_stage(stage, &name, (float, pruned), backend)
                 .map_err(|error| error.map(|text| in_words_of_recipes(&text)))?;
             match stage {
                 Stage::Quantize(settings) => {
@@ -85,22 +92,36 @@ impl<'a> Context<'a> {
                     integers = Some((name, backend));
                 }
                 Stage::Export(_) | Stage::Bench(_) => {}
+                Stage::Prune(_) => (float, pruned) = (true, true),
                 _ => float = true,
             }
         }
         Ok(())
     }
 
-    fn check_stage(&self, stage: &Stage, name: &str, float: bool, quantized: Option<&BackendSpec>) -> Result {
+    fn check_stage(
+        &self,
+        stage: &Stage,
+        name: &str,
+        (float, pruned): (bool, bool),
+        quantized: Option<&BackendSpec>) -> Result {
         match stage {
             Stage::Train(settings) | Stage::FineTune(settings) | Stage::Sparsify(settings) => {
                 settings.check(1)?;
                 settings.hyp()?;
                 compute::precision(settings.amp, self.compute.device)?;
+                self.check_teacher(settings.teacher.as_deref(), name, pruned)?;
+                if settings.teacher.is_some() {
+                    open::distiller(self.session, &format!("{name}.distiller"), settings.distiller.as_ref())?;
+                }
                 settings.sparsify.as_ref().map(penalty).transpose().map(drop)
             }
             Stage::Prune(settings) => settings.check(self.session, &format!("{name}.pruner")),
-            Stage::Quantize(settings) => settings.open(self.session, &format!("{name}.backend")).map(drop),
+            Stage::Quantize(settings) => {
+                let teacher = settings.teacher.as_deref().filter(|name| *name != "float");
+                self.check_teacher(teacher, name, pruned)?;
+                settings.open(self.session, &format!("{name}.backend")).map(drop)
+            }
             Stage::Export(settings) => {
                 for target in settings.targets()? {
                     let (there, needed) = match target.integers {
@@ -123,6 +144,28 @@ impl<'a> Context<'a> {
                 settings.check()?;
                 settings.engines(self.session).map(drop)
             }
+        }
+    }
+
+    /// A teacher must be there before the first stage works.
+    fn check_teacher(&self, teacher: Option<&str>, name: &str, pruned: bool) -> Result {
+        match teacher {
+            Some("base") if !pruned => Err(Error::Usage(format!(
+                "{name}: the teacher `base` is the model before pruning, and no prune stage comes before"
+            ))),
+            Some("base") | None => Ok(()),
+            Some(file) if Path::new(file).is_file() => Ok(()),
+            Some(file) => Err(Error::Usage(format!(
+                "{name}: the teacher {file} does not exist\n  help: give a checkpoint, or `base`: the model before pruning"
+            ))),
+        }
+    }
+
+    /// The file of a teacher.
+    fn teacher<'s>(&'s self, name: &'s str) -> &'s Path {
+        match (name, &self.base) {
+            ("base", Some(base)) => base,
+            _ => Path::new(name),
         }
     }
 
@@ -230,6 +273,11 @@ impl<'a> Context<'a> {
             precision,
             ..settings.options(size)?
         };
+        if let Some(name) = &settings.teacher {
+            let distiller = ("distiller", settings.distiller.as_ref());
+            let student = (&start, self.dataset.names.as_slice());
+            options.distil = Some(teacher(self.session, self.teacher(name), distiller, student, size)?);
+        }
         options.batch = settings.batch_size.resolve(self.session, &start, &options)?;
         let mut job = Job {
             session: self.session,
@@ -267,6 +315,10 @@ impl<'a> Context<'a> {
 
     fn quantize(&self, settings: &QuantizeSettings, place: &Path, resume: bool) -> Result<Record> {
         let quantizer = settings.open(self.session, "quantize.backend")?;
+        let settings = &QuantizeSettings {
+            teacher: (settings.teacher.as_deref()).map(|name| self.teacher(name).to_string_lossy().into_owned()),
+            ..settings.clone()
+        };
         let model = self.start()?;
         let img = open::image_size(self.session, settings.img, &model)?;
         let quantization = Quantization {

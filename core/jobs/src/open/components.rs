@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 use yolo_core::config::{Located, merge, set};
 use yolo_core::model::names;
-use yolo_core::{Kind, Pruner, Quantizer};
+use yolo_core::{Distiller, Kind, Pruner, Quantizer};
 
 use crate::Session;
 use crate::error::{Error, Result};
@@ -66,6 +66,21 @@ pub fn pruner(session: Session<'_>, place: &str, value: &Value) -> Result<Box<dy
         &Located::from_value(place, value.clone()),
         "",
         Kind::Pruner,
+    )?)
+}
+
+/// The distiller of a configuration: its name or `{type: NAME, option: value}`; `logits` where none is named.
+pub fn distiller(session: Session<'_>, place: &str, written: Option<&Value>) -> Result<Box<dyn Distiller>> {
+    let value = match written {
+        None => json!({ "type": "logits" }),
+        Some(Value::String(name)) => configuration(name, &[])?,
+        Some(other) => other.clone(),
+    };
+    Ok(names::read(
+        session.plugins,
+        &Located::from_value(place, value),
+        "",
+        Kind::Distiller,
     )?)
 }
 

@@ -9,11 +9,11 @@ use serde_json::{Value, json};
 use yolo_core::Quantizer;
 use yolo_data::{Dataset, Split};
 use yolo_engine::Checkpoint;
-use yolo_engine::train::{NOMINAL_BATCH, Precision, TrainOptions};
+use yolo_engine::train::{Distillation, NOMINAL_BATCH, Precision, TrainOptions};
 
 use crate::error::Result;
-use crate::train::Job;
-use crate::{Session, limits, measure, open};
+use crate::train::{self, Job};
+use crate::{Session, files, limits, measure, open};
 
 pub use artifacts::{Artifacts, Checked, profile_of};
 
@@ -45,6 +45,12 @@ pub struct QuantizeSettings {
     /// Gradients of QAT are accumulated to this many images
     #[arg(long, visible_alias = "nbs", default_value_t = NOMINAL_BATCH)]
     pub nominal_batch: usize,
+    /// QAT learns from a teacher besides the labels: a checkpoint of the same classes, or `float`, the model that is quantized
+    #[arg(long, value_name = "WEIGHTS")]
+    pub teacher: Option<String>,
+    /// How: a distiller by name or `{type: NAME, option: value}` (default: logits)
+    #[arg(long, value_parser = open::component, requires = "teacher")]
+    pub distiller: Option<Value>,
     /// Seed of everything random
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
@@ -64,6 +70,8 @@ impl Default for QuantizeSettings {
             hyp: None,
             qat_hyp: None,
             nominal_batch: NOMINAL_BATCH,
+            teacher: None,
+            distiller: None,
             seed: 0,
             workers: 2,
         }
@@ -80,6 +88,18 @@ impl QuantizeSettings {
             Value::String(name) => open::configuration(name, &[]),
             other => Ok(other.clone()),
         }
+    }
+
+    /// What the result depends on.
+    ///
+    /// # Errors
+    /// A teacher that can't be read.
+    pub fn key(&self) -> Result<Value> {
+        let mut value = serde_json::to_value(self)?;
+        if let Some(teacher) = self.teacher.as_deref().map(Path::new).filter(|file| file.is_file()) {
+            value["teacher"] = json!(files::hash(teacher)?);
+        }
+        Ok(value)
     }
 
     /// The backend; `place` is where it stands, for messages. Everything else that is named is read, too.
@@ -99,6 +119,17 @@ impl QuantizeSettings {
             limits::at_least_one(name, value)?;
         }
         self.hyp()?;
+        if self.distiller.is_some() && self.teacher.is_none() {
+            return Err(crate::Error::Usage("--distiller needs a --teacher".into()));
+        }
+        if self.teacher.is_some() && self.qat_epochs == 0 {
+            return Err(crate::Error::Usage(
+                "--teacher: calibration learns nothing; give --qat-epochs".into(),
+            ));
+        }
+        if self.teacher.is_some() {
+            open::distiller(session, "--distiller", self.distiller.as_ref())?;
+        }
         open::quantizer(session, place, &self.component()?)
     }
 
@@ -161,7 +192,7 @@ impl Quantization<'_> {
         let ptq = measure::validate(self.session, &calibrated, &loader, "val PTQ")?;
         note_metrics(&mut calibrated, ptq);
         if s.qat_epochs > 0 {
-            let outcome = self.train(&calibrated)?;
+            let outcome = self.train(model, &calibrated)?;
             let metrics = [outcome.metrics.map50, outcome.metrics.map];
             if metrics[0] + 9.0 * metrics[1] >= ptq[0] + 9.0 * ptq[1] {
                 return Ok(Quantized {
@@ -202,9 +233,11 @@ impl Quantization<'_> {
         )?)
     }
 
-    fn train(&self, calibrated: &Checkpoint) -> Result<yolo_engine::train::Outcome> {
+    fn train(&self, float: &Checkpoint, calibrated: &Checkpoint) -> Result<yolo_engine::train::Outcome> {
         let s = self.settings;
+        let distil = s.teacher.as_deref().map(|name| self.teacher(name, float, calibrated));
         let options = TrainOptions {
+            distil: distil.transpose()?,
             patience: 0,
             seed: s.seed,
             nominal_batch: s.nominal_batch,
@@ -222,6 +255,19 @@ impl Quantization<'_> {
             resume: self.resume,
         };
         qat.run("qat", None)
+    }
+}
+
+impl Quantization<'_> {
+    /// The teacher of QAT: the float model itself, or that of a file.
+    fn teacher(&self, name: &str, float: &Checkpoint, student: &Checkpoint) -> Result<Distillation> {
+        let names = &self.dataset.names;
+        if name == "float" {
+            let distiller = open::distiller(self.session, "--distiller", self.settings.distiller.as_ref())?;
+            return Ok(Distillation::new(distiller, float)?);
+        }
+        let distiller = ("--distiller", self.settings.distiller.as_ref());
+        train::teacher(self.session, Path::new(name), distiller, (student, names), self.img)
     }
 }
 

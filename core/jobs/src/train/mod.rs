@@ -4,6 +4,7 @@ mod batch_size;
 mod evolve;
 mod job;
 mod settings;
+mod teacher;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -29,6 +30,7 @@ pub use batch_size::BatchSize;
 pub use evolve::Evolved;
 pub use job::{Job, penalty, with_advice};
 pub use settings::{FREE, TrainSettings};
+pub use teacher::teacher;
 
 /// File of a run's folder with the options that it was started with.
 pub const OPTIONS: &str = "options.json";
@@ -270,13 +272,18 @@ impl Training<'_> {
                 .collect::<Result<_>>()?,
             ..self.settings.options(size)?
         };
+        if options.hyp.anchors != 0.0 {
+            start = anchors::with_count(start, options.hyp.anchors, self.settings.seed)?;
+        }
+        if let Some(weights) = &self.settings.teacher {
+            let distiller = ("--distiller", self.settings.distiller.as_ref());
+            let student = (&start, dataset.names.as_slice());
+            options.distil = Some(teacher(session, Path::new(weights), distiller, student, size)?);
+        }
         options.batch = self.settings.batch_size.resolve(session, &start, &options)?;
         self.settings.batch_size = BatchSize(Some(options.batch));
         if let Some(map) = self.remember.as_object_mut() {
             map.insert("batch-size".into(), options.batch.into());
-        }
-        if options.hyp.anchors != 0.0 {
-            start = anchors::with_count(start, options.hyp.anchors, self.settings.seed)?;
         }
         Ok(Job {
             session,

@@ -1,14 +1,17 @@
 //! The settings of a training: one list that the command line (flags), recipes (keys of a stage), `--resume` (what must stay the same)
 //! and the key of a finished stage share. A new training option is a field here, and what it does in the engine.
 
+use std::path::Path;
+
 use serde::{Deserialize, Deserializer, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 use yolo_data::Hyp;
 use yolo_engine::train::{Decay, NOMINAL_BATCH, OptimizerKind, Sampling, TrainOptions};
 
 use super::batch_size::BatchSize;
 use crate::compute::{Amp, Compile};
 use crate::error::{Error, Result};
+use crate::files;
 use crate::open::{self, Cache};
 
 /// Settings of a training.
@@ -83,6 +86,13 @@ pub struct TrainSettings {
     #[arg(long, value_parser = open::component)]
     #[serde(alias = "pruner")]
     pub sparsify: Option<Value>,
+    /// Learn from a teacher besides the labels: a checkpoint of the same classes, of any width, depth and backbone (in recipes also `base`,
+    /// the model before pruning)
+    #[arg(long, value_name = "WEIGHTS")]
+    pub teacher: Option<String>,
+    /// How: `logits`, `cwd`, `pkd`, `crosskd`, or `{type: cwd, tau: 4}` (`yolo list-plugins --kind distiller`; default: logits)
+    #[arg(long, value_parser = open::component, requires = "teacher")]
+    pub distiller: Option<Value>,
 }
 
 /// Settings that change no weight: a run may go on with others, and a finished stage counts with others.
@@ -113,6 +123,8 @@ impl Default for TrainSettings {
             cache: None,
             label_smoothing: None,
             sparsify: None,
+            teacher: None,
+            distiller: None,
         }
     }
 }
@@ -121,9 +133,13 @@ impl TrainSettings {
     /// What a training that is done with these settings depends on: all of them but the [`FREE`] ones.
     ///
     /// # Errors
-    /// None in practice: every field is a plain value.
+    /// A teacher that can't be read.
     pub fn key(&self) -> Result<Value> {
         let mut value = serde_json::to_value(self)?;
+        // A file is its content; another name (`base`) stands for a stage before.
+        if let Some(teacher) = self.teacher.as_deref().map(Path::new).filter(|file| file.is_file()) {
+            value["teacher"] = json!(files::hash(teacher)?);
+        }
         if let Some(map) = value.as_object_mut() {
             FREE.iter().for_each(|name| drop(map.remove(*name)));
         }
@@ -137,6 +153,9 @@ impl TrainSettings {
     pub fn check(&self, processes: usize) -> Result {
         if self.epochs == 0 || self.nominal_batch == 0 {
             return Err(Error::Usage("--epochs and --nominal-batch must be at least 1".into()));
+        }
+        if self.distiller.is_some() && self.teacher.is_none() {
+            return Err(Error::Usage("--distiller needs a --teacher".into()));
         }
         if self.rect && self.image_weights {
             return Err(Error::Usage(
