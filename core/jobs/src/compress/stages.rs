@@ -55,7 +55,7 @@ impl<'a> Context<'a> {
             return;
         }
         if record.kind == "prune" && self.base.is_none() {
-            self.base.clone_from(&self.current);
+            self.base = self.current.clone().or_else(|| self.recipe.weights.clone());
         }
         self.current = Some(record.weights.clone());
         let slot = if record.quantized {
