@@ -1,6 +1,7 @@
 //! The `yolo` binary: one subcommand per file. The only place that prints.
 
 mod bench;
+mod compare;
 mod compress;
 mod convert;
 mod data;
@@ -59,6 +60,7 @@ enum Command {
     Detect(detect::DetectArgs),
     Prune(Box<prune::PruneArgs>),
     Quantize(Box<quantize::QuantizeArgs>),
+    Compare(compare::CompareArgs),
     Compress(compress::CompressArgs),
     Export(export::ExportArgs),
     Bench(bench::BenchArgs),
@@ -82,6 +84,7 @@ fn run(command: Command, given: &[String]) -> CliResult {
         Command::Detect(args) => detect::run(&args),
         Command::Prune(args) => prune::run(&args),
         Command::Quantize(args) => quantize::run(&args),
+        Command::Compare(args) => compare::run(&args),
         Command::Compress(args) => compress::run(&args),
         Command::Export(args) => export::run(&args),
         Command::Bench(args) => bench::run(&args),

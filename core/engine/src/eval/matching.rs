@@ -69,6 +69,18 @@ impl Matches {
         );
     }
 
+    /// Adds what was found in other images.
+    pub fn append(&mut self, other: &Self) {
+        self.images += other.images;
+        if self.labels.len() < other.labels.len() {
+            self.labels.resize(other.labels.len(), 0);
+        }
+        self.labels.iter_mut().zip(&other.labels).for_each(|(own, more)| *own += more);
+        self.hits.extend_from_slice(&other.hits);
+        self.conf.extend_from_slice(&other.conf);
+        self.class.extend_from_slice(&other.class);
+    }
+
     /// Number of labelled objects.
     pub fn instances(&self) -> usize {
         self.labels.iter().sum()

@@ -3,6 +3,7 @@
 //! What lives here: arithmetic on plain slices. What must not: tensors, models, files.
 
 mod ap;
+pub mod bootstrap;
 mod boxes;
 mod coco;
 mod confusion;
