@@ -8,6 +8,12 @@ use serde::{Deserialize, Serialize};
 pub struct Row {
     /// Stage or model.
     pub stage: String,
+    /// Epochs that it was trained for, with those of the models that it was made of.
+    #[serde(default)]
+    pub epochs: Option<u64>,
+    /// Seconds that it took.
+    #[serde(default)]
+    pub seconds: Option<f64>,
     /// Parameters.
     pub params: Option<i64>,
     /// 1e9 floating point operations of an image (2 per multiply-add).
@@ -16,30 +22,53 @@ pub struct Row {
     pub map50: Option<f64>,
     /// mAP over IoU 0.5:0.95.
     pub map: Option<f64>,
+    /// Both on images that nothing was chosen by.
+    #[serde(default)]
+    pub test: Option<[f64; 2]>,
     /// Images per second.
     pub fps: Option<f64>,
     /// Bytes of the file.
     pub size_bytes: Option<u64>,
 }
 
-const HEADER: [&str; 7] = ["stage", "params", "GFLOPs", "mAP50", "mAP50-95", "FPS", "size"];
+/// A column: its name, how a row fills it, and whether it stands there although no row does.
+struct Column {
+    name: &'static str,
+    text: fn(&Row) -> Option<String>,
+    always: bool,
+}
 
-fn fields(row: &Row) -> [String; 7] {
-    let number = |value: Option<f64>, decimals: usize| {
-        value
-            .filter(|v| v.is_finite())
-            .map_or_else(|| "-".to_owned(), |v| format!("{v:.decimals$}"))
+const COLUMNS: [Column; 10] = [
+    column("epochs", |row| row.epochs.map(|n| n.to_string()), false),
+    column("min", |row| number(row.seconds.map(|s| s / 60.0), 1), false),
+    column("params", |row| row.params.map(thousands), true),
+    column("GFLOPs", |row| number(row.gflops, 2), true),
+    column("mAP50", |row| number(row.map50, 3), true),
+    column("mAP50-95", |row| number(row.map, 3), true),
+    column("test mAP50", |row| number(row.test.map(|t| t[0]), 3), false),
+    column("test mAP50-95", |row| number(row.test.map(|t| t[1]), 3), false),
+    column("FPS", |row| number(row.fps, 1), true),
+    column("size", |row| number(row.size_bytes.map(|bytes| bytes as f64 / 1e6), 2).map(|mb| mb + " MB"), true),
+];
+
+const fn column(name: &'static str, text: fn(&Row) -> Option<String>, always: bool) -> Column {
+    Column { name, text, always }
+}
+
+fn number(value: Option<f64>, decimals: usize) -> Option<String> {
+    value.filter(|v| v.is_finite()).map(|v| format!("{v:.decimals$}"))
+}
+
+/// The header and the cells of every row.
+fn cells(rows: &[Row]) -> (Vec<&'static str>, Vec<Vec<String>>) {
+    let shown = |column: &&Column| column.always || rows.iter().any(|row| (column.text)(row).is_some());
+    let columns: Vec<&Column> = COLUMNS.iter().filter(shown).collect();
+    let header = std::iter::once("stage").chain(columns.iter().map(|column| column.name));
+    let row = |row: &Row| {
+        let values = columns.iter().map(|column| (column.text)(row).unwrap_or_else(|| "-".to_owned()));
+        std::iter::once(row.stage.clone()).chain(values).collect()
     };
-    let size = row.size_bytes.map(|bytes| bytes as f64 / 1e6);
-    [
-        row.stage.clone(),
-        row.params.map_or_else(|| "-".to_owned(), thousands),
-        number(row.gflops, 2),
-        number(row.map50, 3),
-        number(row.map, 3),
-        number(row.fps, 1),
-        size.map_or_else(|| "-".to_owned(), |mb| format!("{mb:.2} MB")),
-    ]
+    (header.collect(), rows.iter().map(row).collect())
 }
 
 /// `1234567` as `1,234,567`.
@@ -57,25 +86,29 @@ fn thousands(n: i64) -> String {
 
 /// The table for a terminal, as wide as its content.
 pub fn terminal(rows: &[Row]) -> String {
+    let (header, rows) = cells(rows);
     let mut table = Table::new();
-    table.load_style(presets::UTF8_HORIZONTAL_ONLY).set_header(HEADER);
+    table.load_style(presets::UTF8_HORIZONTAL_ONLY).set_header(header);
     for row in rows {
-        let [stage, numbers @ ..] = fields(row);
-        let numbers = numbers.map(|text| Cell::new(text).set_alignment(CellAlignment::Right));
-        table.add_row(std::iter::once(Cell::new(stage)).chain(numbers));
+        let alignment = |index| {
+            if index == 0 {
+                CellAlignment::Left
+            } else {
+                CellAlignment::Right
+            }
+        };
+        let cells = row.into_iter().enumerate();
+        table.add_row(cells.map(|(index, text)| Cell::new(text).set_alignment(alignment(index))));
     }
     table.to_string()
 }
 
 /// The table as Markdown.
 pub fn markdown(rows: &[Row]) -> String {
-    let mut out = format!(
-        "| {} |\n|---|{}\n",
-        HEADER.join(" | "),
-        "---:|".repeat(HEADER.len() - 1)
-    );
+    let (header, rows) = cells(rows);
+    let mut out = format!("| {} |\n|---|{}\n", header.join(" | "), "---:|".repeat(header.len() - 1));
     for row in rows {
-        let cells = fields(row).map(|text| text.replace('|', "\\|"));
+        let cells: Vec<String> = row.iter().map(|text| text.replace('|', "\\|")).collect();
         out.push_str(&format!("| {} |\n", cells.join(" | ")));
     }
     out
@@ -94,6 +127,7 @@ mod tests {
             map: Some(0.2889),
             fps: Some(28.44),
             size_bytes: Some(7_312_345),
+            ..Row::default()
         };
         let export = Row {
             stage: "a|b".into(),
@@ -110,6 +144,16 @@ mod tests {
                         | train | 1,765,270 | 4.17 | 0.612 | 0.289 | 28.4 | 7.31 MB |\n\
                         | a\\|b | - | - | - | - | - | - |\n";
         assert_eq!(markdown(&rows()), expected);
+    }
+
+    #[test]
+    fn columns_that_a_row_fills_are_shown() {
+        let mut rows = rows();
+        (rows[0].epochs, rows[0].seconds, rows[0].test) = (Some(30), Some(90.0), Some([0.5, 0.25]));
+        let text = markdown(&rows);
+        assert!(text.starts_with("| stage | epochs | min | params | GFLOPs | mAP50 | mAP50-95 | test mAP50 | test mAP50-95 | FPS"));
+        assert!(text.contains("| train | 30 | 1.5 | 1,765,270 | 4.17 | 0.612 | 0.289 | 0.500 | 0.250 | 28.4"), "{text}");
+        assert!(text.contains("| a\\|b | - | - | -"), "{text}");
     }
 
     #[test]

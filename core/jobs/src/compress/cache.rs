@@ -35,6 +35,12 @@ pub struct Record {
     pub map50: f64,
     /// mAP at IoU 0.5:0.95.
     pub map: f64,
+    /// Both on the test images, where the data set has some: nothing is chosen by them.
+    #[serde(default)]
+    pub test: Option<[f64; 2]>,
+    /// Epochs of training that went into the model, those of the stages before included.
+    #[serde(default)]
+    pub epochs: u64,
     /// Bytes of the model (of the exported file once there is one).
     pub size_bytes: u64,
     /// Images per second on this CPU, from the bench stage.

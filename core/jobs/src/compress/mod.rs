@@ -55,8 +55,9 @@ pub fn run(session: Session<'_>, recipe: &Recipe, mode: Mode, compute: Compute) 
         dataset.merge_classes();
     }
     let folder = recipe.folder();
-    let common = common_part(session, recipe, &dataset)?;
-    let mut context = Context::new(session, recipe, &dataset, compute);
+    let has_test = has_test(session, &dataset);
+    let common = common_part(session, recipe, &dataset, has_test)?;
+    let mut context = Context::new(session, recipe, &dataset, compute, has_test);
     context.check()?;
     std::fs::create_dir_all(&folder).map_err(|error| io_error("can't make the folder", &folder, &error))?;
     // Held until the end.
@@ -104,6 +105,15 @@ pub fn run(session: Session<'_>, recipe: &Recipe, mode: Mode, compute: Compute) 
     })
 }
 
+/// Whether there are test images; a split that can't be read is said, and does without.
+fn has_test(session: Session<'_>, dataset: &Dataset) -> bool {
+    dataset.has(Split::Test)
+        && dataset
+            .images(Split::Test)
+            .map_err(|error| session.say(format!("note: without test images: {error}")))
+            .is_ok_and(|images| !images.is_empty())
+}
+
 /// Names the stage in what is told when it stops.
 fn explain(error: Error, stage: &str) -> Error {
     match error {
@@ -123,9 +133,9 @@ fn explain(error: Error, stage: &str) -> Error {
 }
 
 /// What all stages depend on besides their own settings: the model's description, the weights and the data.
-fn common_part(session: Session<'_>, recipe: &Recipe, dataset: &Dataset) -> Result<Value> {
+fn common_part(session: Session<'_>, recipe: &Recipe, dataset: &Dataset, has_test: bool) -> Result<Value> {
     let mut files = Vec::new();
-    for split in [Split::Train, Split::Val] {
+    for split in [Split::Train, Split::Val].into_iter().chain(has_test.then_some(Split::Test)) {
         let samples = open::samples(session, dataset, split, false)?;
         files.extend(
             samples

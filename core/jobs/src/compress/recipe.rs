@@ -96,6 +96,9 @@ pub enum Stage {
     FineTune(TrainSettings),
     /// PTQ, then QAT if epochs are given.
     Quantize(QuantizeSettings),
+    /// Trains the first model anew for as many epochs as all stages before have had: what a fair comparison needs. Later stages go on
+    /// from the stage before it.
+    Reference(TrainSettings),
     /// Writes deployment files and checks them.
     Export(ExportSettings),
     /// Measures speed on this CPU.
@@ -103,7 +106,16 @@ pub enum Stage {
 }
 
 /// The kinds of stages, as written in recipes.
-const KINDS: [&str; 7] = ["train", "sparsify", "prune", "fine-tune", "quantize", "export", "bench"];
+const KINDS: [&str; 8] = [
+    "train",
+    "sparsify",
+    "prune",
+    "fine-tune",
+    "quantize",
+    "reference",
+    "export",
+    "bench",
+];
 
 impl Stage {
     /// Name of the kind, as written in recipes.
@@ -114,6 +126,7 @@ impl Stage {
             Self::Prune(_) => "prune",
             Self::FineTune(_) => "fine-tune",
             Self::Quantize(_) => "quantize",
+            Self::Reference(_) => "reference",
             Self::Export(_) => "export",
             Self::Bench(_) => "bench",
         }
@@ -125,7 +138,7 @@ impl Stage {
     /// A plan that can't be read.
     pub fn key(&self) -> Result<Value> {
         let mut settings = match self {
-            Self::Train(s) | Self::Sparsify(s) | Self::FineTune(s) => s.key()?,
+            Self::Train(s) | Self::Sparsify(s) | Self::FineTune(s) | Self::Reference(s) => s.key()?,
             Self::Prune(s) => {
                 let mut value = serde_json::to_value(s)?;
                 value["plan"] = json!(s.plan.as_deref().map(files::hash).transpose()?);
@@ -263,6 +276,8 @@ fn check_stages(located: &mut Located) -> Result {
 fn filled(path: &Path, written: &Value, recipe: &Recipe, hyp: Option<&Value>) -> Result<Value> {
     let mut all = written.clone();
     let base = open::located_hyp(hyp)?.value;
+    // What a reference is trained like, and for how long.
+    let (mut first, mut epochs): (Option<Map<String, Value>>, u64) = (None, 0);
     for stage in all["stages"].as_array_mut().into_iter().flatten() {
         for (kind, options) in stage.as_object_mut().into_iter().flatten() {
             if let Some(options) = options.as_object_mut() {
@@ -275,6 +290,19 @@ fn filled(path: &Path, written: &Value, recipe: &Recipe, hyp: Option<&Value>) ->
                     }
                     own => own,
                 };
+                let own = if kind == "reference" {
+                    as_the_first(options, first.as_ref(), epochs, own)
+                } else {
+                    own
+                };
+                if kind == "train" && first.is_none() {
+                    first = Some(options.clone());
+                    first.iter_mut().for_each(|map| {
+                        map.extend(own.clone().map(|own| ("hyp".to_owned(), own)));
+                    });
+                }
+                let more = if kind == "quantize" { "qat-epochs" } else { "epochs" };
+                epochs += options.get(more).and_then(Value::as_u64).filter(|_| kind != "reference").unwrap_or(0);
                 Fill {
                     recipe,
                     base: &base,
@@ -285,6 +313,23 @@ fn filled(path: &Path, written: &Value, recipe: &Recipe, hyp: Option<&Value>) ->
         }
     }
     Ok(all)
+}
+
+/// The options of a reference: those of the first training, for as many epochs as all stages before, with its own on top. Gives its
+/// hyper-parameters.
+fn as_the_first(
+    options: &mut Map<String, Value>,
+    first: Option<&Map<String, Value>>,
+    epochs: u64,
+    own: Option<Value>,
+) -> Option<Value> {
+    give(options, "epochs", json!(epochs));
+    let first = first.cloned().unwrap_or_default();
+    let hyp = own.or_else(|| first.get("hyp").cloned());
+    for (key, value) in first.into_iter().filter(|(key, _)| key != "hyp") {
+        give(options, &key, value);
+    }
+    hyp
 }
 
 /// What a recipe says for all stages.
@@ -301,7 +346,7 @@ impl Fill<'_> {
     fn stage(self, kind: &str, options: &mut Map<String, Value>) {
         let recipe = self.recipe;
         match kind {
-            "train" | "sparsify" | "fine-tune" => {
+            "train" | "sparsify" | "fine-tune" | "reference" => {
                 self.common(options);
                 give(options, "nominal-batch", json!(recipe.nominal_batch));
                 // A recipe says how long it trains.

@@ -26,6 +26,10 @@ pub(super) struct Context<'a> {
     pub recipe: &'a Recipe,
     compute: Compute,
     pub dataset: &'a Dataset,
+    /// Whether the data set has test images.
+    has_test: bool,
+    /// Epochs that went into the model of the last stage.
+    epochs: u64,
     /// The model before the first channels were removed: the teacher `base`.
     base: Option<PathBuf>,
     /// The model of the last stage that made one.
@@ -36,12 +40,14 @@ pub(super) struct Context<'a> {
 }
 
 impl<'a> Context<'a> {
-    pub fn new(session: Session<'a>, recipe: &'a Recipe, dataset: &'a Dataset, compute: Compute) -> Self {
+    pub fn new(session: Session<'a>, recipe: &'a Recipe, dataset: &'a Dataset, compute: Compute, has_test: bool) -> Self {
         Self {
             session,
             recipe,
             compute,
             dataset,
+            has_test,
+            epochs: 0,
             base: None,
             current: None,
             float: None,
@@ -51,12 +57,13 @@ impl<'a> Context<'a> {
 
     /// Goes on from a finished stage.
     pub fn follow(&mut self, record: &Record) {
-        if matches!(record.kind.as_str(), "export" | "bench") {
+        if matches!(record.kind.as_str(), "reference" | "export" | "bench") {
             return;
         }
         if record.kind == "prune" && self.base.is_none() {
             self.base = self.current.clone().or_else(|| self.recipe.weights.clone());
         }
+        self.epochs = record.epochs;
         self.current = Some(record.weights.clone());
         let slot = if record.quantized {
             &mut self.quantized
@@ -91,7 +98,7 @@ impl<'a> Context<'a> {
                     let backend = settings.open(self.session, &format!("{name}.backend"))?.backend();
                     integers = Some((name, backend));
                 }
-                Stage::Export(_) | Stage::Bench(_) => {}
+                Stage::Export(_) | Stage::Bench(_) | Stage::Reference(_) => {}
                 Stage::Prune(_) => (float, pruned) = (true, true),
                 _ => float = true,
             }
@@ -106,7 +113,10 @@ impl<'a> Context<'a> {
         (float, pruned): (bool, bool),
         quantized: Option<&BackendSpec>) -> Result {
         match stage {
-            Stage::Train(settings) | Stage::FineTune(settings) | Stage::Sparsify(settings) => {
+            Stage::Train(settings)
+            | Stage::FineTune(settings)
+            | Stage::Sparsify(settings)
+            | Stage::Reference(settings) => {
                 settings.check(1)?;
                 settings.hyp()?;
                 compute::precision(settings.amp, self.compute.device)?;
@@ -180,6 +190,7 @@ impl<'a> Context<'a> {
     ) -> Result<Record> {
         match stage {
             Stage::Train(settings) | Stage::FineTune(settings) => self.train(settings, stage.kind(), place, resume),
+            Stage::Reference(settings) => self.reference(settings, place, resume),
             Stage::Sparsify(settings) => self.sparsify(settings, place, resume),
             Stage::Prune(settings) => self.prune(settings, name, place),
             Stage::Quantize(settings) => self.quantize(settings, place, resume),
@@ -195,10 +206,15 @@ impl<'a> Context<'a> {
     }
 
     fn opened(&self) -> Result<Checkpoint> {
-        let (session, recipe) = (self.session, self.recipe);
-        if let Some(path) = &self.current {
-            return Ok(open::checkpoint(session, path)?.to_device(self.compute.device));
+        match &self.current {
+            Some(path) => Ok(open::checkpoint(self.session, path)?.to_device(self.compute.device)),
+            None => self.first(),
         }
+    }
+
+    /// What the recipe starts from.
+    fn first(&self) -> Result<Checkpoint> {
+        let (session, recipe) = (self.session, self.recipe);
         let (mut model, report) = open::for_training(
             session,
             open::Start {
@@ -248,22 +264,29 @@ impl<'a> Context<'a> {
         // A tenth of the training without anything better: it has converged, as far as its schedule goes.
         let converged = (outcome.best_epoch + 1) as f64 <= 0.9 * settings.epochs as f64;
         let details = json!({"best_epoch": outcome.best_epoch, "epochs": settings.epochs, "converged": converged});
-        self.record(&outcome.best, path, metrics, details)
+        self.record(&outcome.best, path, metrics, before + outcome.epochs as u64, details)
     }
 
     fn sparsify(&self, settings: &TrainSettings, place: &Path, resume: bool) -> Result<Record> {
         let outcome = self
-            .job(self.start()?, settings, place, resume)?
+            .job(self.start()?, settings, place, (resume, self.current.is_none()))?
             .run("sparsify", settings.sparsify.as_ref())?;
         // The penalty has worked to the end: the last model is the sparse one, whichever was the most accurate.
         let last = outcome.last.on(self.compute.device);
         let metrics = measure::validate(self.session, &last, &self.val_loader(&last)?, "val")?;
         let path = place.join("weights/last.safetensors");
-        self.record(&outcome.last, path, metrics, json!({"epochs": settings.epochs}))
+        let epochs = self.epochs + outcome.epochs as u64;
+        self.record(&outcome.last, path, metrics, epochs, json!({"epochs": settings.epochs}))
     }
 
     /// A training; the first of a recipe fits the anchors to the data, later ones keep them.
-    fn job(&self, start: Checkpoint, settings: &TrainSettings, folder: &Path, resume: bool) -> Result<Job<'a>> {
+    fn job(
+        &self,
+        start: Checkpoint,
+        settings: &TrainSettings,
+        folder: &Path,
+        (resume, first): (bool, bool),
+    ) -> Result<Job<'a>> {
         let size = open::multiple_of_stride(self.session, settings.img, start.max_stride())?;
         let precision = match settings.amp {
             None => self.compute.precision,
@@ -289,7 +312,7 @@ impl<'a> Context<'a> {
             folder: folder.to_owned(),
             resume,
         };
-        if self.current.is_none() {
+        if first {
             let (train, _) = job.loaders()?;
             job.fit_anchors(&train, !settings.noautoanchor, !resume)?;
         }
@@ -310,7 +333,7 @@ impl<'a> Context<'a> {
         let plan = place.join("plan.json");
         write_plan(&plan, &pruned.plan, &model)?;
         let details = json!({ "plan": plan });
-        self.save(pruned.model, place.join("pruned.safetensors"), metrics, details)
+        self.save(pruned.model, place.join("pruned.safetensors"), metrics, self.epochs, details)
     }
 
     fn quantize(&self, settings: &QuantizeSettings, place: &Path, resume: bool) -> Result<Record> {
@@ -336,17 +359,45 @@ impl<'a> Context<'a> {
         let (artifacts, checks) = files.commit()?;
         let details = json!({"ptq": result.ptq, "artifacts": artifacts, "checks": checks});
         let path = place.join("quantized.safetensors");
-        let mut record = self.save(result.model, path, result.metrics, details)?;
+        let epochs = self.epochs + settings.qat_epochs as u64;
+        let mut record = self.save(result.model, path, result.metrics, epochs, details)?;
         record.quantized = true;
         Ok(record)
     }
 
+    /// mAP50 and mAP on the test images, where the data set has some.
+    fn test(&self, model: &Checkpoint) -> Result<Option<[f64; 2]>> {
+        if !self.has_test {
+            return Ok(None);
+        }
+        let r = self.recipe;
+        let loader = open::val_loader(
+            self.session,
+            self.dataset,
+            Split::Test,
+            model,
+            self.size(),
+            r.batch_size,
+            r.workers,
+            false,
+        )?;
+        let model = model.on(self.compute.device);
+        measure::validate(self.session, &model, &loader, "test").map(Some)
+    }
+
     /// Writes a model with its numbers.
-    fn save(&self, mut model: Checkpoint, path: PathBuf, [map50, map]: [f64; 2], details: Value) -> Result<Record> {
+    fn save(
+        &self,
+        mut model: Checkpoint,
+        path: PathBuf,
+        [map50, map]: [f64; 2],
+        epochs: u64,
+        details: Value,
+    ) -> Result<Record> {
         model.meta.metrics.insert("map50".into(), map50);
         model.meta.metrics.insert("map".into(), map);
         yolo_engine::checkpoint::save(&path, &model)?;
-        self.record(&model, path, [map50, map], details)
+        self.record(&model, path, [map50, map], epochs, details)
     }
 
     fn record(&self, model: &Checkpoint, weights: PathBuf, [map50, map]: [f64; 2], details: Value) -> Result<Record> {
@@ -360,6 +411,8 @@ impl<'a> Context<'a> {
             gflops: cost.gflops(),
             map50,
             map,
+            test: self.test(model)?,
+            epochs,
             size_bytes,
             details,
             ..Record::default()

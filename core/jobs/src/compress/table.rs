@@ -28,6 +28,10 @@ pub struct Row {
     pub map50: f64,
     /// mAP at IoU 0.5:0.95.
     pub map: f64,
+    /// mAP50 and mAP on the test images, where the data set has some.
+    pub test: Option<[f64; 2]>,
+    /// Epochs of training that went into the model, those of the stages before included.
+    pub epochs: u64,
     /// Images per second on this CPU, where there is a bench stage.
     pub fps: Option<f64>,
     /// Bytes of the model, or of the exported file.
@@ -56,6 +60,8 @@ pub(super) fn rows(records: &[(Record, bool)]) -> Vec<Row> {
             gflops: record.gflops,
             map50: record.map50,
             map: record.map,
+            test: record.test,
+            epochs: record.epochs,
             fps: record
                 .fps
                 .or_else(|| speeds.and_then(|speeds| speeds[&record.name].as_f64())),
@@ -71,6 +77,9 @@ fn report_rows(rows: &[Row]) -> Vec<report::Row> {
         .filter(|row| row.kind != "bench")
         .map(|row| report::Row {
             stage: row.name.clone(),
+            epochs: Some(row.epochs).filter(|_| row.kind != "export"),
+            seconds: Some(row.seconds),
+            test: row.test,
             params: Some(row.params),
             gflops: Some(row.gflops),
             map50: Some(row.map50),
@@ -118,14 +127,26 @@ pub(super) fn notes(records: &[(Record, bool)]) -> Vec<String> {
             .find(|record| record.kind == kind)
     };
     let mut lines = Vec::new();
-    if let (Some(base), Some(small)) = (find("train"), last("fine-tune").or(last("prune"))) {
+    let base = find("reference").or(find("train"));
+    if let (Some(base), Some(small)) = (base, last("fine-tune").or(last("prune"))) {
+        let share = |now: f64, then: f64| 100.0 * now / then.max(1e-9);
         lines.push(format!(
-            "pruned: {:.1} % of the FLOPs, {:.1} % of the parameters, {:.1} % of the base model's mAP50",
-            100.0 * small.gflops / base.gflops,
-            100.0 * small.params as f64 / base.params as f64,
-            100.0 * small.map50 / base.map50.max(1e-9)
+            "pruned: {:.1} % of the FLOPs, {:.1} % of the parameters, {:.1} % of the mAP50 and {:.1} % of the mAP of the base ({}, {} epochs)",
+            share(small.gflops, base.gflops),
+            share(small.params as f64, base.params as f64),
+            share(small.map50, base.map50),
+            share(small.map, base.map),
+            base.name,
+            base.epochs
         ));
-        lines.extend(unfair(records, base, small));
+        if let (Some(of_base), Some(own)) = (base.test, small.test) {
+            lines.push(format!(
+                "on the test images: {:.1} % of its mAP50 and {:.1} % of its mAP",
+                share(own[0], of_base[0]),
+                share(own[1], of_base[1])
+            ));
+        }
+        lines.extend(unfair(base, small));
     }
     if let (Some(float), Some(int8)) = (last("fine-tune").or(find("train")), last("quantize")) {
         lines.push(format!(
@@ -145,16 +166,15 @@ pub(super) fn notes(records: &[(Record, bool)]) -> Vec<String> {
     lines
 }
 
-/// What must be said where a model is compared with a base that had fewer epochs.
-fn unfair(records: &[(Record, bool)], base: &Record, small: &Record) -> Option<String> {
-    let epochs = |record: &Record| record.details["epochs"].as_u64().unwrap_or(0);
-    let upto = records.iter().position(|(record, _)| record.name == small.name)?;
-    let all: u64 = records[..=upto].iter().map(|(record, _)| epochs(record)).sum();
+/// What must be said where a model is compared with a base that had fewer epochs, or was still getting better.
+fn unfair(base: &Record, small: &Record) -> Option<String> {
     let rising = base.details["converged"] == false;
-    (all > epochs(base) || rising).then(|| {
+    (small.epochs > base.epochs || rising).then(|| {
         format!(
-            "compare with care: the base was trained for {} epochs, the pruned model for {all} in all{}; a base of as many epochs may be better",
-            epochs(base),
+            "compare with care: the base was trained for {} epochs, the pruned model for {} in all{}; a base of as many epochs may be better \
+             (`- reference: {{}}` trains one)",
+            base.epochs,
+            small.epochs,
             if rising { ", and the base was still getting better" } else { "" }
         )
     })
