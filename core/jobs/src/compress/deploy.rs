@@ -59,6 +59,7 @@ pub(super) fn export(context: &Context<'_>, settings: &ExportSettings, place: &P
             gflops: cost.gflops(),
             map50: measured.file[0],
             map: measured.file[1],
+            epochs: context.epochs,
             size_bytes: written.size_bytes,
             ..Record::default()
         };

@@ -29,7 +29,7 @@ pub(super) struct Context<'a> {
     /// Whether the data set has test images.
     has_test: bool,
     /// Epochs that went into the model of the last stage.
-    epochs: u64,
+    pub epochs: u64,
     /// The model before the first channels were removed: the teacher `base`.
     base: Option<PathBuf>,
     /// The model of the last stage that made one.
@@ -257,8 +257,27 @@ impl<'a> Context<'a> {
     }
 
     fn train(&self, settings: &TrainSettings, label: &str, place: &Path, resume: bool) -> Result<Record> {
-        let sparsify = settings.sparsify.as_ref();
-        let outcome = self.job(self.start()?, settings, place, resume)?.run(label, sparsify)?;
+        let first = self.current.is_none();
+        let job = self.job(self.start()?, settings, place, (resume, first))?;
+        self.trained(job, settings, label, place, self.epochs)
+    }
+
+    /// The first model anew, on its own.
+    fn reference(&self, settings: &TrainSettings, place: &Path, resume: bool) -> Result<Record> {
+        let first = self.first().map_err(|error| error.map(|text| in_words_of_recipes(&text)))?;
+        let job = self.job(first, settings, place, (resume, true))?;
+        self.trained(job, settings, "reference", place, 0)
+    }
+
+    fn trained(
+        &self,
+        job: Job<'_>,
+        settings: &TrainSettings,
+        label: &str,
+        place: &Path,
+        before: u64,
+    ) -> Result<Record> {
+        let outcome = job.run(label, settings.sparsify.as_ref())?;
         let path = place.join("weights/best.safetensors");
         let metrics = [outcome.metrics.map50, outcome.metrics.map];
         // A tenth of the training without anything better: it has converged, as far as its schedule goes.
@@ -400,7 +419,14 @@ impl<'a> Context<'a> {
         self.record(&model, path, [map50, map], epochs, details)
     }
 
-    fn record(&self, model: &Checkpoint, weights: PathBuf, [map50, map]: [f64; 2], details: Value) -> Result<Record> {
+    fn record(
+        &self,
+        model: &Checkpoint,
+        weights: PathBuf,
+        [map50, map]: [f64; 2],
+        epochs: u64,
+        details: Value,
+    ) -> Result<Record> {
         let cost = model.graph.cost(self.recipe.img)?;
         let size_bytes = std::fs::metadata(&weights)
             .map_err(|error| Error::Failed(format!("{}: {error}", weights.display())))?
