@@ -8,6 +8,8 @@ const USAGE: &str = "\
 cargo xtask bench NAME
 
   bccd [--data YAML] [--weights PT]   the BCCD recipe, whose table is in the README
+  compress [--data YAML] [--weights PT] [--cfg MODEL] [--epochs N] [--tune N] [--pruners A,B] [--flops 0.6,0.5] [--distiller NAME] [--seeds N]
+                                      pruned models against a base of as many epochs, val and test, with intervals
   seeds [--data YAML] [--weights PT]  yolov5n on BCCD for 15 epochs with three seeds: docs/benchmarks.md
   torch --torch PATH                  builds for an installed PyTorch, trains and validates on it
   light [--data YAML] [--epochs N] [--batch N]
@@ -23,6 +25,7 @@ pub fn bench(arguments: &[String]) -> Outcome {
     let rest = arguments.get(1..).unwrap_or_default();
     match arguments.first().map(String::as_str) {
         Some("bccd") => bccd(rest),
+        Some("compress") => compress(rest),
         Some("seeds") => seeds(rest),
         Some("light") => light(rest),
         Some("torch") => installed(rest),
@@ -71,6 +74,41 @@ fn bccd(arguments: &[String]) -> Outcome {
         }
     }
     run(&mut command)
+}
+
+fn compress(arguments: &[String]) -> Outcome {
+    let yolo = yolo()?;
+    let value = |name: &str, usual: &'static str| option(arguments, name).unwrap_or(usual).to_owned();
+    let number = |name: &str, usual: u32| match option(arguments, name) {
+        None => Ok(usual),
+        Some(text) => text.parse().map_err(|_| format!("{name} {text} is no number")),
+    };
+    let [data, weights, cfg] = [
+        value("--data", "../shared/data/bccd/bccd.yaml"),
+        value("--weights", "../shared/data/weights/yolov5n.pt"),
+        value("--cfg", "yolov5n"),
+    ];
+    let [pruners, flops, distiller] = [
+        value("--pruners", "slimming,eagleeye,oneshot"),
+        value("--flops", "0.6,0.5,0.27,0.15"),
+        value("--distiller", "logits"),
+    ];
+    let [img, nominal] = [value("--img", "320"), value("--nominal-batch", "16")];
+    crate::compress::compress(
+        &yolo,
+        &crate::compress::Protocol {
+            data: &data,
+            weights: &weights,
+            cfg: &cfg,
+            epochs: [number("--epochs", 78)?, number("--tune", 60)?],
+            img: &img,
+            nominal: &nominal,
+            pruners: pruners.split(',').collect(),
+            flops: flops.split(',').collect(),
+            distiller: &distiller,
+            seeds: number("--seeds", 3)?,
+        },
+    )
 }
 
 fn seeds(arguments: &[String]) -> Outcome {

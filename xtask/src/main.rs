@@ -1,6 +1,7 @@
 //! Repository tasks: `cargo xtask setup | demo | test | tidy | lint | bench | gpu-pack`. Depends on nothing that needs libtorch, as it fetches it.
 
 mod bench;
+mod compress;
 mod demo;
 mod gpu;
 mod guests;
