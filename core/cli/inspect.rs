@@ -135,6 +135,20 @@ fn facts(index: &Index, about: &Description, handle: &str) -> CliResult<Vec<(&'s
                 ("Activations", scheme(&backend.activation)),
             ]
         }
+        Kind::Distiller => {
+            let distiller = yolo_registry::distiller(index, handle, options)?;
+            let needs = distiller.needs();
+            let parts = [
+                (needs.raw, "raw maps of the heads"),
+                (needs.neck, "feature maps that the heads read"),
+                (needs.head, "the teacher's head"),
+            ];
+            let looked = parts.into_iter().filter(|(asked, _)| *asked).map(|(_, name)| name);
+            vec![
+                ("Looks at", looked.collect::<Vec<_>>().join(", ")),
+                ("Loss", distiller.parts().join(", ")),
+            ]
+        }
         _ => Vec::new(),
     })
 }
@@ -299,6 +313,9 @@ impl Page<'_> {
             Kind::Quantizer => {
                 format!("  yolo quantize --backend {short} --weights best.safetensors --data data.yaml --out int8\n")
             }
+            Kind::Distiller => format!(
+                "  yolo train --teacher teacher.safetensors --distiller {short} --weights student.safetensors --data data.yaml\n"
+            ),
             _ => format!("  {flowed}\n"),
         }
     }

@@ -19,7 +19,7 @@ use crate::{plugins, ui};
 pub struct ListPluginsArgs {
     /// Names to list, with `*` and `?`
     pattern: Option<String>,
-    /// Only this kind: backbone, neck-block, op, pruner, metric, quantizer
+    /// Only this kind: backbone, neck-block, op, pruner, metric, quantizer, distiller
     #[arg(long)]
     kind: Option<String>,
     /// Only this source: builtin, dynamic, wasm
@@ -194,6 +194,7 @@ fn heading(kind: Option<Kind>) -> &'static str {
         Some(Kind::Pruner) => "PRUNERS",
         Some(Kind::Metric) => "PRUNE METRICS",
         Some(Kind::Quantizer) => "QUANTIZERS",
+        Some(Kind::Distiller) => "DISTILLERS",
         None => "UNREADABLE",
     }
 }

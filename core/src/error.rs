@@ -49,6 +49,9 @@ pub enum Error {
     /// A budget or option outside what the model allows.
     #[error("{0}")]
     Impossible(String),
+    /// A student that can't learn from a teacher.
+    #[error(transparent)]
+    Misfit(#[from] crate::distil::Misfit),
     /// The user asked to stop.
     #[error("cancelled")]
     Cancelled,

@@ -19,17 +19,20 @@ pub enum Kind {
     Metric,
     /// Places and parametrises fake quantizers, writes what a backend reads.
     Quantizer,
+    /// Compares a student with its teacher.
+    Distiller,
 }
 
 impl Kind {
     /// All kinds, in the order of listings.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Backbone,
         Self::NeckBlock,
         Self::Op,
         Self::Pruner,
         Self::Metric,
         Self::Quantizer,
+        Self::Distiller,
     ];
 
     /// The name used on the command line, in manifests and in JSON.
@@ -41,6 +44,7 @@ impl Kind {
             Self::Pruner => "pruner",
             Self::Metric => "metric",
             Self::Quantizer => "quantizer",
+            Self::Distiller => "distiller",
         }
     }
 
@@ -50,7 +54,7 @@ impl Kind {
             Self::NeckBlock => "neck block",
             Self::Op => "custom op",
             Self::Metric => "prune metric",
-            Self::Backbone | Self::Pruner | Self::Quantizer => self.name(),
+            Self::Backbone | Self::Pruner | Self::Quantizer | Self::Distiller => self.name(),
         }
     }
 

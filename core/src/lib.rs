@@ -2,8 +2,8 @@
 //!
 //! A model is an explicit [`graph::Graph`] of primitive ops and everything the program does to a model is a pass over
 //! it: running ([`exec`]), shapes and costs ([`graph`]), pruning ([`prune`]), quantization ([`quant`]).
-//! Plugins implement [`Backbone`], [`NeckBlock`], [`Pruner`], [`PruneMetric`] or [`Quantizer`] and describe themselves
-//! with a [`PluginInfo`].
+//! Plugins implement [`Backbone`], [`NeckBlock`], [`Pruner`], [`PruneMetric`], [`Quantizer`] or [`Distiller`]
+//! and describe themselves with a [`PluginInfo`].
 //!
 //! This crate does no file or network input or output, never prints and never loads foreign code.
 
@@ -13,6 +13,7 @@ use yolo_torch as _;
 pub mod block;
 pub mod config;
 pub mod conformance;
+pub mod distil;
 pub mod error;
 pub mod exec;
 pub mod features;
@@ -33,6 +34,7 @@ pub mod testing;
 pub mod wire;
 
 pub use block::Block;
+pub use distil::Distiller;
 pub use error::{Error, Result};
 pub use exec::{Mode, Program};
 pub use features::{Feat, Features, Scale};

@@ -209,7 +209,8 @@ fn key_hash(key: &str) -> u64 {
     })
 }
 
-pub(crate) fn init_tensor(spec: &ParamSpec, seed: u64) -> Tensor {
+/// A fresh tensor on the CPU, in f32 (counters in i64). Draws from a generator of its own, seeded with `seed` and the key.
+pub fn init_tensor(spec: &ParamSpec, seed: u64) -> Tensor {
     use rand::{RngExt as _, SeedableRng as _};
     if let Init::RelativePositionIndex(size) = spec.init {
         let index = crate::exec::relative_position_index(size);

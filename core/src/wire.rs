@@ -5,6 +5,7 @@ use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize};
 
+use crate::distil::{DistilNeeds, Layout};
 use crate::graph::Shape;
 use crate::plugin::{Arity, BlockRequest};
 use crate::prune::{Budget, ChannelGroup, CostModel, Rounding};
@@ -174,4 +175,24 @@ pub struct ArtifactsRequest<'a> {
     pub model: Cow<'a, str>,
     /// All quantizers of the network.
     pub ranges: Cow<'a, Ranges>,
+}
+
+/// What is known of a distiller before it compares.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DistilFacts {
+    /// What it looks at.
+    pub needs: DistilNeeds,
+    /// Names of the parts of its loss.
+    pub parts: Vec<String>,
+}
+
+/// The heads that a distiller compares.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DistilRequest<'a> {
+    /// Of the student.
+    pub student: Cow<'a, Layout>,
+    /// Of the teacher.
+    pub teacher: Cow<'a, Layout>,
 }

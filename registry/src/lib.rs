@@ -26,13 +26,13 @@ pub use index::Index;
 pub use leave::{hangup_ignored, ignore_hangup, leave};
 pub use manifest::{FILE_NAME as MANIFEST_FILE, Library, Manifest, Packing, Provides};
 pub use package::Package;
-pub use resolve::{backbone, metric, neck_block, pruner, quantizer};
+pub use resolve::{backbone, distiller, metric, neck_block, pruner, quantizer};
 pub use search::{Level, SearchPath};
 
 /// The libtorch of this program, which shared libraries must be built against.
 pub const LIBTORCH: &str = yolo_abi::LIBTORCH;
 
-/// The plugin ABI that this program speaks: `1.0`.
+/// The plugin ABI that this program speaks: `1.1`.
 pub fn abi_version() -> String {
     format!("{}.{}", yolo_abi::ABI_MAJOR, yolo_abi::ABI_MINOR)
 }

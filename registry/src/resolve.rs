@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use yolo_core::config::Located;
 use yolo_core::model::Resolver;
 use yolo_core::model::names::{self, Found, NameError};
-use yolo_core::{Backbone, Kind, NeckBlock, PruneMetric, Pruner, Quantizer};
+use yolo_core::{Backbone, Distiller, Kind, NeckBlock, PruneMetric, Pruner, Quantizer};
 
 use crate::carrier::Source;
 use crate::entry::Entry;
@@ -217,4 +217,12 @@ pub fn neck_block(index: &Index, name: &str, options: Map<String, Value>) -> Res
 /// As [`metric`].
 pub fn quantizer(index: &Index, name: &str, options: Map<String, Value>) -> Result<Box<dyn Quantizer>> {
     component(index, Kind::Quantizer, name, options)
+}
+
+/// The distiller of this name.
+///
+/// # Errors
+/// As [`metric`].
+pub fn distiller(index: &Index, name: &str, options: Map<String, Value>) -> Result<Box<dyn Distiller>> {
+    component(index, Kind::Distiller, name, options)
 }

@@ -68,6 +68,7 @@ fn builtins_are_listed_with_what_tools_rely_on() {
             "quantizer",
             "onnxruntime tensorrt nnie snpe ppl-w8a16 academic vitis openvino onnx-qnn ppl-cuda tengine-u8 qdq stpu",
         ),
+        ("distiller", "logits cwd pkd crosskd"),
     ] {
         let of_kind = yolo(dir.path(), &["list-plugins", "--json", "--kind", kind])
             .ok()
@@ -97,7 +98,7 @@ fn builtins_are_listed_with_what_tools_rely_on() {
         "{text}"
     );
     assert!(
-        text.contains("7 backbones, 8 neck blocks, 6 pruners, 6 prune metrics, 13 quantizers"),
+        text.contains("7 backbones, 8 neck blocks, 6 pruners, 6 prune metrics, 13 quantizers, 4 distillers"),
         "{text}"
     );
 }

@@ -25,7 +25,7 @@ extern "C" {
 
 #define YOLO_MAGIC 0x4F4C4F59u /* "YOLO" in memory */
 #define YOLO_ABI_MAJOR 1
-#define YOLO_ABI_MINOR 0
+#define YOLO_ABI_MINOR 1
 #define YOLO_MAX_RANK 8
 
 /* Makes the table visible where everything else is hidden. */
@@ -217,6 +217,29 @@ typedef struct {
   YoloJsonFn artifacts;
 } YoloQuantizerVt;
 
+/* A batch as a student and its teacher see it. Lists have one tensor per level, or are null where the distiller did not ask for them;
+ * all are f32. Gradients are wanted for the student's maps and for the adapters. */
+typedef struct {
+  uint32_t struct_size, reserved;
+  YoloStr layouts; /* the request of `adapters` */
+  size_t levels;
+  const YoloTensor *student_raw, *student_neck; /* [N, A * (5 + classes), h, w]; [N, channels, h, w] */
+  const YoloTensor *teacher_raw, *teacher_neck;
+  const YoloTensor *head_weights, *head_biases; /* of the teacher: [A * (5 + classes), channels, 1, 1]; [A * (5 + classes)] */
+  const YoloNamedTensor *adapters;
+  size_t adapter_count;
+} YoloDistilBatch;
+
+/* Distillers. `describe`: {"needs": {"raw": true, "neck": false, "head": false}, "parts": ["box", ...]}. `adapters` (may be null),
+ * request: {"student": LAYOUT, "teacher": LAYOUT} with {"classes", "levels": [{"stride", "channels", "anchors"}]}; reply: tensors to train
+ * besides the student, as in `describe` of ops. `loss` gives the parts as one owned tensor [parts], recorded by autograd. */
+typedef struct {
+  uint32_t struct_size, reserved;
+  YoloJsonFn describe;
+  YoloJsonFn adapters;
+  int32_t (*loss)(YoloSelf self, const YoloDistilBatch *batch, YoloTensor *out, YoloText error);
+} YoloDistillerVt;
+
 /* The table of a library. */
 typedef struct {
   uint32_t magic; /* YOLO_MAGIC */
@@ -227,7 +250,7 @@ typedef struct {
   YoloStr target;   /* for messages */
   /* A JSON list of {"kind", "name", "summary", "version", "license", "schema", "example", ...}. */
   int32_t (*describe)(YoloText reply, YoloText error);
-  /* `kind` is backbone, neck-block, op, pruner, metric or quantizer; `options` a JSON object. `host` lives for ever. */
+  /* `kind` is backbone, neck-block, op, pruner, metric, quantizer or distiller; `options` a JSON object. `host` lives for ever. */
   int32_t (*create)(YoloStr kind, YoloStr name, YoloStr options, const YoloHost *host, YoloSelf *out, YoloText error);
   void (*destroy)(YoloStr kind, YoloSelf component);
   /* A pointer to the Vt of that kind, which lives for ever; null if you have none. */

@@ -221,3 +221,61 @@ pub struct YoloQuantizerVt {
     /// Request `{"model": NAME, "ranges": {...}}`; reply: `[{"name": FILE, "text": CONTENT}, ...]`.
     pub artifacts: YoloJsonFn,
 }
+
+/// A batch as a student and its teacher see it. Borrowed for the call. Lists of tensors have one per level, or are null where the distiller
+/// did not ask for them; all are f32. Gradients are wanted for the student's maps and for the adapters.
+#[repr(C)]
+#[derive(Debug)]
+pub struct YoloDistilBatch {
+    /// Size of this struct.
+    pub struct_size: u32,
+    /// Zero.
+    pub _reserved: u32,
+    /// The request of [`YoloDistillerVt::adapters`].
+    pub layouts: YoloStr,
+    /// Number of levels.
+    pub levels: usize,
+    /// Raw maps of the student's head: `[N, A * (5 + classes), h, w]`.
+    pub student_raw: *const YoloTensor,
+    /// What the student's head reads: `[N, channels, h, w]`.
+    pub student_neck: *const YoloTensor,
+    /// Raw maps of the teacher's head.
+    pub teacher_raw: *const YoloTensor,
+    /// What the teacher's head reads.
+    pub teacher_neck: *const YoloTensor,
+    /// Convolutions of the teacher's head: `[A * (5 + classes), channels, 1, 1]`.
+    pub head_weights: *const YoloTensor,
+    /// Their biases.
+    pub head_biases: *const YoloTensor,
+    /// The tensors that `adapters` asked for.
+    pub adapters: *const YoloNamedTensor,
+    /// Number of `adapters`.
+    pub adapter_count: usize,
+}
+
+/// Distillers: how far a student is from its teacher.
+#[repr(C)]
+#[derive(Debug)]
+pub struct YoloDistillerVt {
+    /// Size of this struct.
+    pub struct_size: u32,
+    /// Zero.
+    pub _reserved: u32,
+    /// Request `{}`; reply `{"needs": {"raw": true, "neck": false, "head": false}, "parts": ["box", ...]}`: what it looks at, and the names of
+    /// the parts of its loss.
+    pub describe: YoloJsonFn,
+    /// Request `{"student": LAYOUT, "teacher": LAYOUT}` with layouts `{"classes": 3, "levels": [{"stride": 8, "channels": 64, "anchors":
+    /// [[10.0, 13.0], ...]}, ...]}`; reply: tensors to train besides the student, `[{"key": "align.0.weight", "shape": [128, 64, 1, 1],
+    /// "role": "weight", "init": {"fan_in": 64}}, ...]`. Null: none.
+    pub adapters: YoloJsonFn,
+    /// Gives the parts of the loss as one owned tensor `[parts]`: weighted, each a mean over the images. Autograd records what the
+    /// function does.
+    pub loss: Option<
+        unsafe extern "C" fn(
+            component: YoloSelf,
+            batch: *const YoloDistilBatch,
+            out: *mut YoloTensor,
+            error: YoloText,
+        ) -> i32,
+    >,
+}

@@ -39,7 +39,7 @@ pub const MAGIC: u32 = u32::from_le_bytes(*b"YOLO");
 /// Raised when an old plugin can't work any more; the table gets another name then.
 pub const ABI_MAJOR: u16 = 1;
 /// Raised when something is added.
-pub const ABI_MINOR: u16 = 0;
+pub const ABI_MINOR: u16 = 1;
 /// The libtorch that this version of `yolo` and of its SDK is made for.
 pub const LIBTORCH: &str = "2.13.0";
 /// What the name of the table starts with; the name of the crate follows, with `_` for `-`.
@@ -152,7 +152,7 @@ pub struct YoloPluginV1 {
     /// Frees what `create` made.
     pub destroy: Option<unsafe extern "C" fn(kind: YoloStr, component: YoloSelf)>,
     /// What a component of this kind can do: a pointer to [`YoloBackboneVt`], [`YoloNeckBlockVt`], [`YoloOpVt`],
-    /// [`YoloMetricVt`], [`YoloPrunerVt`] or [`YoloQuantizerVt`] that lives for ever; null for a kind that the library lacks.
+    /// [`YoloMetricVt`], [`YoloPrunerVt`], [`YoloQuantizerVt`] or [`YoloDistillerVt`] that lives for ever; null for a kind that the library lacks.
     pub vtable: Option<unsafe extern "C" fn(kind: YoloStr) -> *const c_void>,
 }
 

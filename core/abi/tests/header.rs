@@ -50,6 +50,11 @@ fn assertions() -> String {
         }
         YoloPrunerVt { struct_size, _reserved as reserved, plan, regulariser, regulariser_vt }
         YoloQuantizerVt { struct_size, _reserved as reserved, describe, quantizes, artifacts }
+        YoloDistilBatch {
+            struct_size, _reserved as reserved, layouts, levels, student_raw, student_neck, teacher_raw, teacher_neck, head_weights,
+            head_biases, adapters, adapter_count,
+        }
+        YoloDistillerVt { struct_size, _reserved as reserved, describe, adapters, loss }
         YoloPluginV1 {
             magic, abi_major, abi_minor, struct_size, _reserved as reserved, libtorch, sdk, target, describe, create, destroy,
             vtable,

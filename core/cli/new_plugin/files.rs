@@ -176,6 +176,7 @@ pub fn folder(kind: Kind) -> &'static str {
         Kind::Pruner => "pruners",
         Kind::Metric => "metrics",
         Kind::Quantizer => "quantizers",
+        Kind::Distiller => "distillers",
     }
 }
 
@@ -194,6 +195,7 @@ fn source(kind: Kind) -> &'static str {
         Kind::Pruner => template!("src/pruner.rs"),
         Kind::Metric => template!("src/metric.rs"),
         Kind::Quantizer => template!("src/quantizer.rs"),
+        Kind::Distiller => template!("src/distiller.rs"),
     }
 }
 
@@ -209,6 +211,7 @@ fn provides(kind: Kind) -> &'static [(Kind, &'static str)] {
         Kind::Pruner => &[(Kind::Pruner, "The same share of every group, ranked by a metric")],
         Kind::Metric => &[(Kind::Metric, "Mean of the powers of absolute weights")],
         Kind::Quantizer => &[(Kind::Quantizer, "Int8 with a table of ranges as text")],
+        Kind::Distiller => &[(Kind::Distiller, "Mean squared distance of feature maps")],
     }
 }
 

@@ -23,7 +23,7 @@ pub use files::{File, Language, Names, Way};
 #[derive(clap::Args)]
 #[command(verbatim_doc_comment)]
 pub struct NewPluginArgs {
-    /// backbone, neck-block, op, pruner, metric or quantizer
+    /// backbone, neck-block, op, pruner, metric, quantizer or distiller
     kind: String,
     /// Its name: lower case letters, digits and `-`
     name: String,

@@ -13,7 +13,7 @@ use yolo_data::{Dataset, Hyp, Loader, LoaderOptions, Policy, Split, synth};
 use yolo_engine::dist::{Environment, World};
 use yolo_engine::eval::NmsOptions;
 use yolo_engine::loss::{Counts, Loss, LossOptions};
-use yolo_engine::train::{Step, StepOptions, Stepper, TrainOptions};
+use yolo_engine::train::{Distillation, Step, StepOptions, Stepper, TrainOptions};
 use yolo_engine::val;
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -462,4 +462,92 @@ fn a_rank_that_fails_tells_the_others() {
     });
     assert!(said.contains("rank 1") && said.contains("the disk is full"), "{said}");
     assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
+}
+
+/// Adapters and losses after three updates in which only a teacher teaches. Batches of several sizes are split among the ranks.
+fn taught(world: &Arc<World>, distil: &Distillation) -> (Vec<f64>, Tensor) {
+    let (graph, params) = tiny(3);
+    let hyp = Hyp {
+        box_gain: 0.0,
+        obj: 0.0,
+        cls: 0.0,
+        ..Hyp::default()
+    };
+    let mut options = TrainOptions::new(1, 4, 64, hyp);
+    options.freeze_norm = true;
+    let stepper = Stepper::new(&graph, &params, &StepOptions::of(&options, 5e-4)).expect("a stepper");
+    let mut stepper = stepper
+        .within(world.clone(), false)
+        .taught_by(Some(distil), 7)
+        .expect("a teacher");
+    let mut losses = Vec::new();
+    for (step, whole) in [4usize, 1, 3].into_iter().enumerate() {
+        let images = waves(&[whole as i64, 3, 64, 64], step as f64)
+            .abs()
+            .to_kind(Kind::Float);
+        let mut own = world.shard().of(whole);
+        stepper.count(!own.is_empty());
+        if own.is_empty() {
+            own = 0..1;
+        }
+        let images = images.narrow(0, own.start as i64, own.len() as i64);
+        let _ = stepper.accumulate(&images, &[], &mut []).expect("a step");
+        let parts = stepper.distilled().expect("losses");
+        losses.push(parts.sum(Kind::Double).double_value(&[]));
+        let rate = Step {
+            lr: 0.01,
+            bias_lr: 0.01,
+            momentum: 0.9,
+            accumulate: 1,
+        };
+        let at = HookStep {
+            step,
+            total: 3,
+            per_epoch: 3,
+        };
+        stepper.update(&rate, at, &mut []).expect("an update");
+    }
+    let state = stepper.state();
+    let all: Vec<Tensor> = state
+        .iter()
+        .map(|(key, tensor)| (key.as_str(), tensor))
+        .filter(|(key, _)| key.starts_with("distil.") && !key.ends_with(".first"))
+        .chain(stepper.params.iter())
+        .map(|(_, tensor)| tensor.detach().to_kind(Kind::Double).reshape([-1]))
+        .collect();
+    (losses, Tensor::cat(&all, 0))
+}
+
+#[test]
+fn ranks_are_taught_what_one_process_is_taught() {
+    let text = "extends: yolov5n\nscale: {depth: 0.33, width: 0.125}\n";
+    let located = yolo_core::config::Located::parse("teacher", text).expect("YAML");
+    let located = yolo_core::model::resolve_extends(located, &mut |_| Ok(None)).expect("its base");
+    let graph = yolo_core::model::build(&located, Some(3)).expect("a graph");
+    let params = yolo_core::testing::fill_params(&graph, 2.5);
+    let teacher = yolo_engine::Checkpoint::new(graph, params, yolo_engine::checkpoint::Meta::default());
+    for name in ["cwd", "logits"] {
+        let config = serde_json::json!({"type": name});
+        let distiller = yolo_core::config::Located::from_value(name, config)
+            .read()
+            .expect("a distiller");
+        let distil = Distillation::new(distiller, &teacher).expect("a teacher");
+        let (one, weights) = taught(&Arc::default(), &distil);
+        assert!(one.iter().all(|loss| *loss > 0.0));
+        for count in [2, 3] {
+            for (losses, own) in ranks_shared(count, |world| taught(world, &distil)) {
+                for (a, b) in one.iter().zip(&losses) {
+                    assert!(
+                        (a - b).abs() < 1e-4 * a,
+                        "{name}, {count} ranks: {one:?} and {losses:?}"
+                    );
+                }
+                assert!(
+                    difference(&weights, &own) < 1e-4,
+                    "{name}: {}",
+                    difference(&weights, &own)
+                );
+            }
+        }
+    }
 }

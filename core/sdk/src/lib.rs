@@ -44,8 +44,8 @@ pub mod prelude {
     pub use yolo_core::params::Init;
     pub use yolo_core::plugin::BlockRequest;
     pub use yolo_core::{
-        Arity, Backbone, Block, Error, Feat, Features, GraphBuilder, NeckBlock, Node, Op, ParamRole, ParamSpec,
-        PluginInfo, PruneMetric, Pruner, Quantizer, Result, Scale, ValueId, nn, prune, quant,
+        Arity, Backbone, Block, Distiller, Error, Feat, Features, GraphBuilder, NeckBlock, Node, Op, ParamRole,
+        ParamSpec, PluginInfo, PruneMetric, Pruner, Quantizer, Result, Scale, ValueId, distil, nn, prune, quant,
     };
     pub use {crate::schemars, crate::serde, crate::serde_json, crate::tch, crate::typetag};
 }

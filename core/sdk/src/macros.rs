@@ -14,7 +14,7 @@
 /// }
 /// ```
 ///
-/// Kinds: `backbone`, `neck_block`, `op`, `pruner`, `metric`, `quantizer`. All but `summary` may be left out, in this order.
+/// Kinds: `backbone`, `neck_block`, `op`, `pruner`, `metric`, `quantizer`, `distiller`. All but `summary` may be left out, in this order.
 /// The type needs `JsonSchema` (its options are listed from it) and a `#[typetag::serde(name = NAME)]` impl of the trait of its
 /// kind. Version, authors and licence come from the crate.
 ///
@@ -88,6 +88,9 @@ macro_rules! __plugin_kind {
     };
     (quantizer) => {
         $crate::core::Kind::Quantizer
+    };
+    (distiller) => {
+        $crate::core::Kind::Distiller
     };
 }
 

@@ -10,6 +10,7 @@
 
 #[cfg(test)]
 mod bad;
+mod distil;
 mod model;
 mod prune;
 mod quant;
@@ -20,8 +21,9 @@ use serde_json::Value;
 
 use crate::config::Located;
 use crate::graph::CustomOp;
-use crate::{Backbone, Kind, NeckBlock, PluginInfo, PruneMetric, Pruner, Quantizer, suggest};
+use crate::{Backbone, Distiller, Kind, NeckBlock, PluginInfo, PruneMetric, Pruner, Quantizer, suggest};
 
+pub use distil::distiller;
 pub use model::{backbone, custom_op, neck_block};
 pub use prune::{metric, pruner};
 pub use quant::quantizer;
@@ -205,6 +207,7 @@ fn again(kind: Kind, config: &Value) -> Result<Value, String> {
         Kind::Pruner => through::<Box<dyn Pruner>>(config),
         Kind::Metric => through::<Box<dyn PruneMetric>>(config),
         Kind::Quantizer => through::<Box<dyn Quantizer>>(config),
+        Kind::Distiller => through::<Box<dyn Distiller>>(config),
     }
 }
 
@@ -228,6 +231,7 @@ pub fn component(kind: Kind, config: &Value) -> Report {
         Kind::Pruner => with(config, |made: Box<dyn Pruner>| pruner(made.as_ref())),
         Kind::Metric => with(config, |made: Box<dyn PruneMetric>| metric(made.as_ref())),
         Kind::Quantizer => with(config, |made: Box<dyn Quantizer>| quantizer(made.as_ref())),
+        Kind::Distiller => with(config, |made: Box<dyn Distiller>| distiller(made.as_ref())),
     }
 }
 

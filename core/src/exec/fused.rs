@@ -42,6 +42,11 @@ pub(super) fn pairs(graph: &Graph, drop_after: &[Vec<ValueId>]) -> Vec<Fused> {
     fused
 }
 
+/// A batch norm whose activation is a node of its own.
+pub(super) fn alone() -> Fused {
+    Fused::Norm(Act::None)
+}
+
 fn kernel(act: Activation) -> Option<Act> {
     match act {
         Activation::Silu => Some(Act::Silu),

@@ -46,6 +46,8 @@ pub struct Program {
     counters: Vec<Tensor>,
     /// For each node, what it computes together with the next.
     fused: Vec<Fused>,
+    /// Values that are returned besides the outputs.
+    kept: Vec<ValueId>,
 }
 
 impl Program {
@@ -112,7 +114,36 @@ impl Program {
             masks: Masks::default(),
             counters: fused::counters(graph, params)?,
             fused: vec![Fused::Nothing; graph.nodes.len()],
+            kept: Vec::new(),
         })
+    }
+
+    /// Has [`Program::run_kept`] return these values besides the outputs, as they are computed. Nothing else changes, and a program that
+    /// keeps nothing pays nothing.
+    ///
+    /// # Errors
+    /// A value that the graph does not have.
+    pub fn keeping(mut self, wanted: &[ValueId]) -> Result<Self> {
+        for value in wanted {
+            if value.index() >= self.graph.nodes.len() {
+                return Err(Error::Graph(format!("there is no value {}", value.index())));
+            }
+            for dropped in &mut self.drop_after {
+                dropped.retain(|other| other != value);
+            }
+            for (index, node) in self.graph.nodes.iter().enumerate() {
+                if matches!(node.op, Op::Act { .. }) && node.inputs[0] == *value {
+                    // Nobody may overwrite it, and a norm that is kept has no activation yet.
+                    self.in_place[index] = false;
+                    if self.fused[index] == Fused::Done {
+                        self.fused[index] = Fused::Nothing;
+                        self.fused[value.index()] = fused::alone();
+                    }
+                }
+            }
+        }
+        self.kept = wanted.to_vec();
+        Ok(self)
     }
 
     /// Computes batch norms and the activations that follow them by one kernel in training, where there is one for the device: the same
@@ -148,10 +179,18 @@ impl Program {
 
     /// Runs the image `[N, C, H, W]`; returns the raw maps of the head, finest stride first.
     pub fn run(&self, image: &Tensor, mode: Mode) -> Result<Vec<Tensor>> {
+        Ok(self.run_kept(image, mode)?.0)
+    }
+
+    /// As [`Program::run`]; the second list holds the values that [`Program::keeping`] names, in their order.
+    ///
+    /// # Errors
+    /// Those of the ops.
+    pub fn run_kept(&self, image: &Tensor, mode: Mode) -> Result<(Vec<Tensor>, Vec<Tensor>)> {
         self.run_all(image, mode, mode == Mode::Train, |_, _| Ok(()))
     }
 
-    /// As [`Program::run`], and shows every value to `observe` as it is made (calibration, statistics, distillation). Values
+    /// As [`Program::run`], and shows every value to `observe` as it is made (calibration, statistics). Values
     /// that are shown must not be kept in eval mode without a copy if an activation follows: it may overwrite them.
     pub fn run_observed(
         &self,
@@ -159,7 +198,7 @@ impl Program {
         mode: Mode,
         observe: impl FnMut(ValueId, &Tensor) -> Result<()>,
     ) -> Result<Vec<Tensor>> {
-        self.run_all(image, mode, false, observe)
+        Ok(self.run_all(image, mode, false, observe)?.0)
     }
 
     fn run_all(
@@ -168,7 +207,7 @@ impl Program {
         mode: Mode,
         fuse: bool,
         mut observe: impl FnMut(ValueId, &Tensor) -> Result<()>,
-    ) -> Result<Vec<Tensor>> {
+    ) -> Result<(Vec<Tensor>, Vec<Tensor>)> {
         let mut values: Vec<Option<Tensor>> = Vec::with_capacity(self.graph.nodes.len());
         for (index, node) in self.graph.nodes.iter().enumerate() {
             let result = if index == 0 {
@@ -219,28 +258,15 @@ impl Program {
         if mode == Mode::Train && !self.counters.is_empty() {
             yolo_torch::native::step::foreach_add(&self.counters, 1.0)?;
         }
-        self.graph
-            .outputs
-            .iter()
-            .map(|v| values[v.index()].as_ref().map(Tensor::shallow_clone))
-            .collect::<Option<_>>()
-            .ok_or_else(|| Error::Graph("an output was dropped".into()))
-    }
-
-    /// Runs and keeps the values `wanted` besides the outputs, for example the feature maps that distillation compares.
-    pub fn run_keeping(&self, image: &Tensor, mode: Mode, wanted: &[ValueId]) -> Result<(Vec<Tensor>, Vec<Tensor>)> {
-        let mut kept: Vec<Option<Tensor>> = wanted.iter().map(|_| None).collect();
-        let outputs = self.run_observed(image, mode, |value, tensor| {
-            for (slot, _) in kept.iter_mut().zip(wanted).filter(|(_, w)| **w == value) {
-                *slot = Some(tensor.shallow_clone());
-            }
-            Ok(())
-        })?;
-        let kept = kept.into_iter().collect::<Option<_>>();
-        Ok((
-            outputs,
-            kept.ok_or_else(|| Error::Graph("a wanted value does not exist".into()))?,
-        ))
+        let collect = |wanted: &[ValueId]| -> Result<Vec<Tensor>> {
+            let found = wanted
+                .iter()
+                .map(|v| values[v.index()].as_ref().map(Tensor::shallow_clone));
+            found
+                .collect::<Option<_>>()
+                .ok_or_else(|| Error::Graph("an output was dropped".into()))
+        };
+        Ok((collect(&self.graph.outputs)?, collect(&self.kept)?))
     }
 }
 

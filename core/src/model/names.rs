@@ -108,7 +108,7 @@ pub fn resolve(config: &mut Located, path: &str, kind: Kind, resolver: &dyn Reso
 /// What stands inside of a plugin of this kind, where its options name one: pruners take metrics, models take blocks.
 fn inner(kind: Kind) -> Kind {
     match kind {
-        Kind::Pruner | Kind::Metric | Kind::Quantizer => Kind::Metric,
+        Kind::Pruner | Kind::Metric | Kind::Quantizer | Kind::Distiller => Kind::Metric,
         _ => Kind::NeckBlock,
     }
 }

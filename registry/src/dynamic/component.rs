@@ -9,8 +9,8 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use yolo_abi::{
-    TextBuffer, YoloBackboneVt, YoloMetricVt, YoloNeckBlockVt, YoloOpVt, YoloPrunerVt, YoloQuantizerVt, YoloSelf,
-    YoloStr, YoloText, status,
+    TextBuffer, YoloBackboneVt, YoloDistillerVt, YoloMetricVt, YoloNeckBlockVt, YoloOpVt, YoloPrunerVt,
+    YoloQuantizerVt, YoloSelf, YoloStr, YoloText, status,
 };
 use yolo_core::Kind;
 
@@ -67,6 +67,10 @@ unsafe impl Vtable for YoloPrunerVt {
 // SAFETY: as above.
 unsafe impl Vtable for YoloQuantizerVt {
     const KIND: Kind = Kind::Quantizer;
+}
+// SAFETY: as above.
+unsafe impl Vtable for YoloDistillerVt {
+    const KIND: Kind = Kind::Distiller;
 }
 
 /// What `create` made; freed with its last owner.

@@ -6,6 +6,7 @@
 
 mod carrier;
 mod component;
+mod distiller;
 mod elf;
 mod fail;
 mod host;
@@ -21,6 +22,7 @@ mod table;
 
 pub(crate) use carrier::Libraries;
 pub use component::{Refusal, Source, TAG};
+pub use distiller::DynamicDistiller;
 pub use host::{Log, log_to};
 pub use library::{Facts, Library, Peek, peek};
 pub use metric::DynamicMetric;

@@ -31,16 +31,6 @@ impl TryFrom<Source> for DynamicOp {
     fn try_from(source: Source) -> Result<Self, Refusal> {
         let component = Component::<YoloOpVt>::create(source)?;
         let facts: OpFacts = component.request(component.functions().describe, &Value::Object(Default::default()))?;
-        let sound = |spec: &ParamSpec| {
-            !spec.key.is_empty()
-                && spec.key.len() <= 100
-                && spec
-                    .key
-                    .chars()
-                    .all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '.'))
-                && spec.shape.len() <= yolo_abi::MAX_RANK
-                && spec.shape.iter().all(|size| (1..=1 << 30).contains(size))
-        };
         if let Some(spec) = facts.params.iter().find(|spec| !sound(spec)) {
             return Err(component
                 .bad_result(&format!("its tensor {spec:.200?} makes no sense"))
@@ -48,6 +38,18 @@ impl TryFrom<Source> for DynamicOp {
         }
         Ok(Self { component, facts })
     }
+}
+
+/// Whether a tensor that a library asks for makes sense.
+pub(super) fn sound(spec: &ParamSpec) -> bool {
+    !spec.key.is_empty()
+        && spec.key.len() <= 100
+        && spec
+            .key
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '.'))
+        && spec.shape.len() <= yolo_abi::MAX_RANK
+        && spec.shape.iter().all(|size| (1..=1 << 30).contains(size))
 }
 
 impl From<DynamicOp> for Source {

@@ -2,12 +2,14 @@
 
 use serde_json::{Value, json};
 use tch::{Kind, Tensor};
+use yolo_core::distil::{DistilBatch, HeadWeights, Layout, Level, NetworkMaps, checked_loss};
 use yolo_core::graph::CustomOp;
 use yolo_core::plugin::BlockRequest;
 use yolo_core::prune::GroupTensors;
 use yolo_core::quant::{Ranges, TensorRange};
 use yolo_core::{
-    Backbone, Graph, GraphBuilder, Mode, NeckBlock, Op, Params, Program, PruneMetric, Quantizer, Scale, testing,
+    Backbone, Distiller, Graph, GraphBuilder, Mode, NeckBlock, Op, Params, Program, PruneMetric, Quantizer, Scale,
+    testing,
 };
 
 use crate::{PLUGIN, far, near};
@@ -266,4 +268,100 @@ fn a_far_network_takes_training_steps() {
         .collect();
     assert_eq!(losses[0], losses[1]);
     assert!(losses[0] < 1.1, "{losses:?}");
+}
+
+fn head(widths: [i64; 2]) -> Layout {
+    let level = |(stride, channels): (i64, i64)| Level {
+        stride,
+        channels,
+        anchors: vec![[10.0, 13.5]],
+    };
+    Layout {
+        classes: 2,
+        levels: [8, 16].into_iter().zip(widths).map(level).collect(),
+    }
+}
+
+/// The parts of a distiller's loss with the gradients of the student's maps and of the adapters.
+fn compared(distiller: &dyn Distiller) -> yolo_core::Result<Vec<Tensor>> {
+    let (student, teacher) = (head([4, 6]), head([4, 9]));
+    let maps = |layout: &Layout, offset: f64, leaves: bool| {
+        let map = |channels: i64, level: usize| {
+            let side = 8 >> level;
+            (testing::input(2, channels, side, side) * (1.0 + level as f64) - offset).set_requires_grad(leaves)
+        };
+        let levels = layout.levels.iter().enumerate();
+        NetworkMaps {
+            raw: (0..2).map(|level| map(7, level)).collect(),
+            neck: levels.map(|(at, level)| map(level.channels, at)).collect(),
+        }
+    };
+    let adapters: Params = distiller
+        .adapters(&student, &teacher)?
+        .iter()
+        .map(|spec| {
+            (
+                spec.key.clone(),
+                yolo_core::params::init_tensor(spec, 2).set_requires_grad(true),
+            )
+        })
+        .collect();
+    assert_eq!(adapters.len(), 1, "one level differs in its width");
+    let weights = teacher.levels.iter().map(|level| HeadWeights {
+        weight: testing::input(1, 7, 1, level.channels).reshape([7, level.channels, 1, 1]),
+        bias: testing::input(1, 1, 1, 7).reshape([7]),
+    });
+    let needs = distiller.needs();
+    let batch = DistilBatch {
+        student_layout: &student,
+        teacher_layout: &teacher,
+        student: maps(&student, 0.5, true),
+        teacher: maps(&teacher, 0.2, false),
+        teacher_head: if needs.head { weights.collect() } else { Vec::new() },
+        adapters: &adapters,
+    };
+    let parts = checked_loss("mimic", distiller, &batch)?;
+    parts.sum(Kind::Float).backward();
+    let leaves = batch
+        .student
+        .raw
+        .iter()
+        .chain(&batch.student.neck)
+        .chain(adapters.iter().map(|(_, tensor)| tensor));
+    let mut out: Vec<Tensor> = leaves.map(Tensor::grad).collect();
+    assert!(
+        out.iter()
+            .all(|grad| grad.defined() && grad.abs().max().double_value(&[]) > 0.0)
+    );
+    out.push(parts.detach());
+    Ok(out)
+}
+
+#[test]
+fn distillers_compare_the_same_and_teach_the_same() {
+    for options in [json!({}), json!({"wrong": "headless"})] {
+        let there: Box<dyn Distiller> = far("mimic", options.clone()).expect("a distiller");
+        let here: Box<dyn Distiller> = near("mimic", options);
+        assert_eq!((there.needs(), there.parts()), (here.needs(), here.parts()));
+        let (a, b) = (compared(&*there).expect("losses"), compared(&*here).expect("losses"));
+        assert_eq!(a.len(), b.len());
+        assert!(a.iter().zip(&b).all(|(a, b)| a.equal(b)), "to the last bit");
+    }
+}
+
+#[test]
+fn distillers_that_misbehave_are_told_from_those_that_don_t() {
+    let made = |wrong: &str| far::<Box<dyn Distiller>>("mimic", json!({"wrong": wrong}));
+    let text = made("names").expect_err("names for the log");
+    assert!(text.contains("no usable names") && !text.contains('\u{1b}'), "{text}");
+    for (wrong, words) in [
+        ("adapters", "its adapter"),
+        ("refuses", "2 classes are too many"),
+        ("panic", "loss on purpose"),
+        ("short", "2 losses for its 3 parts"),
+    ] {
+        let distiller = made(wrong).expect("a distiller");
+        let text = compared(&*distiller).expect_err(wrong).to_string();
+        assert!(text.contains(words), "{wrong}: {text}");
+    }
 }

@@ -1,5 +1,6 @@
 //! One plugin of each kind, and some that misbehave.
 
+use yolo_sdk::prelude::distil::{DistilBatch, DistilNeeds, Layout, align_specs};
 use yolo_sdk::prelude::prune::{
     self, ChannelGroups, GroupTensors, MetricInputs, PruneHost, PrunePlan, Regulariser, Step,
 };
@@ -349,6 +350,71 @@ impl Quantizer for TableOfRanges {
     }
 }
 
+options! {
+    /// Squared distances of everything that can be compared.
+    Mimic {
+        /// What goes wrong.
+        wrong: String = String::new(),
+    }
+}
+
+#[typetag::serde(name = "mimic")]
+impl Distiller for Mimic {
+    fn needs(&self) -> DistilNeeds {
+        DistilNeeds {
+            raw: true,
+            neck: true,
+            head: self.wrong != "headless",
+        }
+    }
+    fn parts(&self) -> Vec<String> {
+        match self.wrong.as_str() {
+            "names" => vec!["\u{1b}[31m".into()],
+            _ => ["raw", "neck", "crossed"].map(str::to_owned).to_vec(),
+        }
+    }
+    fn adapters(&self, student: &Layout, teacher: &Layout) -> Result<Vec<ParamSpec>> {
+        let mut specs = align_specs(student, teacher);
+        match self.wrong.as_str() {
+            "adapters" => specs[0].shape = vec![-1],
+            "refuses" => return Err(Error::Config(format!("{} classes are too many", teacher.classes))),
+            _ => {}
+        }
+        Ok(specs)
+    }
+    fn loss(&self, batch: &DistilBatch<'_>) -> Result<Vec<tch::Tensor>> {
+        let count = match self.wrong.as_str() {
+            "panic" => panic!("loss on purpose"),
+            "short" => 2,
+            _ => 3,
+        };
+        let apart = |a: &tch::Tensor, b: &tch::Tensor| -> Result<tch::Tensor> {
+            Ok(a.f_sub(b)?.f_square()?.f_mean(tch::Kind::Float)?)
+        };
+        let mut losses = Vec::new();
+        for level in 0..batch.student_layout.levels.len() {
+            let own = batch.aligned(level)?;
+            losses.push(apart(&batch.student.raw[level], &batch.teacher.raw[level])?);
+            losses.push(apart(&own, &batch.teacher.neck[level])?);
+            losses.push(match batch.teacher_head.get(level) {
+                Some(head) => {
+                    let crossed = own.f_conv2d(&head.weight, Some(&head.bias), [1, 1], [0, 0], [1, 1], 1)?;
+                    apart(&crossed, &batch.teacher.raw[level])?
+                }
+                None => own.f_mean(tch::Kind::Float)?.f_mul_scalar(0.0)?,
+            });
+        }
+        (0..count)
+            .map(|part| {
+                Ok(
+                    tch::Tensor::f_stack(&losses.iter().skip(part).step_by(3).collect::<Vec<_>>(), 0)?
+                        .f_sum(tch::Kind::Float)?,
+                )
+            })
+            .collect()
+    }
+}
+
 /// A metric of the host that is not in the list of the package: the sum of the channel's index.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(crate = "yolo_sdk::serde", default, deny_unknown_fields)]
@@ -376,4 +442,5 @@ yolo_sdk::plugin! {
     metric Spread = "spread" { summary: "Every fifth channel alike" }
     pruner Everything = "everything" { summary: "Uses everything that the host offers" }
     quantizer TableOfRanges = "ranges" { summary: "Int8 with a table of ranges" }
+    distiller Mimic = "mimic" { summary: "Squared distances of everything" }
 }

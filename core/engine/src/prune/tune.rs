@@ -30,7 +30,8 @@ pub(super) fn tune(
             fuse: true,
             record: false,
         },
-    )?;
+    )?
+    .taught_by(options.distil.as_ref(), options.seed)?;
     let lr = 0.1 * hyp.lr0;
     let step = Step {
         lr,

@@ -146,7 +146,8 @@ fn shared_folder<'a>(mut files: impl Iterator<Item = &'a Path>) -> PathBuf {
     shared
 }
 
-fn hash_of(params: &Params) -> Result<String> {
+/// A hash of names, shapes and values.
+pub(super) fn hash_of(params: &Params) -> Result<String> {
     let mut hash = Sha256::new();
     for (key, tensor) in params.iter() {
         let raw = RawTensor::from_tensor(tensor)?;

@@ -40,7 +40,8 @@ fn peak_of_a_step(start: &Checkpoint, options: &TrainOptions, images: usize) -> 
     let (_, before) = device::peak_memory(device)?;
     let schedule = Schedule::of(options, 1);
     let decay = schedule.scaled_decay(options.hyp.weight_decay);
-    let mut stepper = Stepper::new(&start.graph, &start.params, &StepOptions::of(options, decay))?;
+    let mut stepper = Stepper::new(&start.graph, &start.params, &StepOptions::of(options, decay))?
+        .taught_by(options.distil.as_ref(), options.seed)?;
     let batch = grey(images, largest_side(options));
     let at = yolo_core::prune::Step {
         step: 0,

@@ -1,4 +1,4 @@
-//! What else may act in a training: sparsity penalties, masks, distillation.
+//! What else may act in a training: sparsity penalties, masks.
 
 use tch::Tensor;
 use yolo_core::Params;
@@ -8,7 +8,7 @@ use crate::Result;
 
 /// Acts at fixed points of the loop; all methods have empty defaults.
 pub trait Hook {
-    /// An addition to the loss of a batch, for example of a teacher.
+    /// An addition to the loss of a batch.
     fn extra_loss(&mut self, _images: &Tensor, _maps: &[Tensor]) -> Result<Option<Tensor>> {
         Ok(None)
     }

@@ -4,6 +4,7 @@
 
 pub mod anchors;
 mod batch_size;
+mod distil;
 mod ema;
 mod events;
 pub mod evolve;
@@ -25,6 +26,7 @@ mod schedule;
 mod step;
 
 pub use batch_size::{Memory, choose as choose_batch_size};
+pub use distil::Distillation;
 pub use ema::Ema;
 pub use fingerprint::{Fingerprint, Images, changed_settings};
 pub use fit::largest_batch;

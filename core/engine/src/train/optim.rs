@@ -6,7 +6,7 @@
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
-use yolo_core::{Graph, ParamRole, Params};
+use yolo_core::{Graph, ParamRole, ParamSpec, Params};
 use yolo_torch::native::step::{self, Scaled};
 
 use crate::{Error, Result};
@@ -92,39 +92,44 @@ impl Optimizer {
             first: Vec::new(),
             second: Vec::new(),
         };
-        let mut groups = [group(0.0), group(decay), group(0.0)];
-        for spec in graph.param_specs() {
-            let index = match spec.role {
-                ParamRole::NormWeight | ParamRole::Table | ParamRole::Quant => 0,
-                ParamRole::Weight => 1,
-                ParamRole::Bias | ParamRole::NormBias => BIASES,
-                ParamRole::Buffer | ParamRole::Counter => continue,
-            };
-            if frozen(&spec.key) {
-                continue;
-            }
-            let tensor = params.require(&spec.key)?;
-            if !tensor.requires_grad() {
-                continue;
-            }
-            let group = &mut groups[index];
-            group.first.push(tensor.detach().zeros_like());
-            if kind != OptimizerKind::Sgd {
-                group.second.push(tensor.detach().zeros_like());
-            }
-            group.params.push((spec.key, tensor.shallow_clone()));
-        }
-        if groups.iter().all(Group::is_empty) {
-            return Err(Error::Settings(
-                "there is nothing to train: every parameter is frozen".into(),
-            ));
-        }
-        Ok(Self {
+        let groups = [group(0.0), group(decay), group(0.0)];
+        let mut made = Self {
             kind,
             groups,
             momentum,
             steps: Tensor::zeros([0i64; 0].as_slice(), (tch::Kind::Float, params.device())),
-        })
+        };
+        for spec in graph.param_specs() {
+            if spec.role.trainable() && !frozen(&spec.key) {
+                let tensor = params.require(&spec.key)?;
+                made.include(spec, tensor);
+            }
+        }
+        if made.groups.iter().all(Group::is_empty) {
+            return Err(Error::Settings(
+                "there is nothing to train: every parameter is frozen".into(),
+            ));
+        }
+        Ok(made)
+    }
+
+    /// Trains another tensor in the group of its role, if it requires gradients.
+    pub fn include(&mut self, spec: ParamSpec, tensor: &Tensor) {
+        let index = match spec.role {
+            ParamRole::NormWeight | ParamRole::Table | ParamRole::Quant => 0,
+            ParamRole::Weight => 1,
+            ParamRole::Bias | ParamRole::NormBias => BIASES,
+            ParamRole::Buffer | ParamRole::Counter => return,
+        };
+        if !tensor.requires_grad() {
+            return;
+        }
+        let group = &mut self.groups[index];
+        group.first.push(tensor.detach().zeros_like());
+        if self.kind != OptimizerKind::Sgd {
+            group.second.push(tensor.detach().zeros_like());
+        }
+        group.params.push((spec.key, tensor.shallow_clone()));
     }
 
     /// One update from the gradients that are there. With `found_inf` (`[1]`, f32) nothing happens where it is not 0; the host does not

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use yolo_data::Hyp;
 
-use super::{Decay, NOMINAL_BATCH, OptimizerKind, Precision, Sampling};
+use super::{Decay, Distillation, NOMINAL_BATCH, OptimizerKind, Precision, Sampling};
 use crate::dist::World;
 
 /// Settings of a training.
@@ -51,6 +51,9 @@ pub struct TrainOptions {
     /// What acts in the training besides the loss (a pruner's penalty), as configurations: settings like all others.
     #[serde(default)]
     pub hooks: Vec<serde_json::Value>,
+    /// A teacher to learn from besides the labels.
+    #[serde(default, skip_deserializing, skip_serializing_if = "Option::is_none")]
+    pub distil: Option<Distillation>,
     /// Write `weights/epochN.safetensors` every so many epochs (0: never). No setting of the run: it changes no weight.
     #[serde(skip)]
     pub save_period: usize,
@@ -93,6 +96,7 @@ impl TrainOptions {
             precision: Precision::Off,
             record: true,
             hooks: Vec::new(),
+            distil: None,
             save_period: 0,
         }
     }

@@ -18,6 +18,8 @@ pub struct Row {
     pub val_loss: Option<[f64; 3]>,
     /// Learning rates of norms, weights and biases in the last step.
     pub lr: [f64; 3],
+    /// Mean loss of the distiller, where there is a teacher.
+    pub distil_loss: Option<f64>,
 }
 
 /// Columns of the file; the same names are the tags of TensorBoard.
@@ -37,6 +39,9 @@ pub(super) const COLUMNS: [&str; 14] = [
     "x/lr1",
     "x/lr2",
 ];
+
+/// The column behind them in a training with a teacher.
+const DISTIL: &str = "train/distil_loss";
 
 impl Row {
     /// The values after the epoch, in the order of the columns; what was not measured is absent.
@@ -66,6 +71,7 @@ impl Row {
             metrics: all(values.get(3..7)?),
             val_loss: all(values.get(7..10)?),
             lr: all(values.get(10..13)?)?,
+            distil_loss: values.get(13).copied().flatten(),
         })
     }
 }
@@ -95,11 +101,16 @@ pub(super) fn cut(path: &Path, epochs_done: usize) -> Result<()> {
 
 fn write(path: &Path, rows: &[Row]) -> Result<()> {
     crate::checkpoint::write_atomically(path, |file| {
-        writeln!(file, "{}", COLUMNS.join(","))?;
+        let taught = rows.iter().any(|row| row.distil_loss.is_some());
+        let extra = if taught { format!(",{DISTIL}") } else { String::new() };
+        writeln!(file, "{}{extra}", COLUMNS.join(","))?;
         for row in rows {
-            let values = row
-                .values()
-                .map(|value| value.map_or_else(String::new, |v| format!("{v:.6}")));
+            let mut values = row.values().to_vec();
+            if taught {
+                values.push(row.distil_loss);
+            }
+            let text = |value: Option<f64>| value.map_or_else(String::new, |v| format!("{v:.6}"));
+            let values: Vec<String> = values.into_iter().map(text).collect();
             writeln!(file, "{},{}", row.epoch, values.join(","))?;
         }
         Ok(())
@@ -170,6 +181,26 @@ mod tests {
         cut(&path, 0).unwrap();
         assert!(!path.exists(), "no header without rows");
         cut(&path, 0).unwrap();
+    }
+
+    #[test]
+    fn a_training_with_a_teacher_has_one_column_more() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("results.csv");
+        let row = Row {
+            distil_loss: Some(0.75),
+            ..Row::default()
+        };
+        append(&path, &row).unwrap();
+        assert_eq!(read(&path).unwrap(), [row]);
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(
+            text.lines()
+                .next()
+                .is_some_and(|header| header.ends_with("x/lr2,train/distil_loss")),
+            "{text}"
+        );
+        assert!(text.trim_end().ends_with(",0.750000"), "{text}");
     }
 
     #[test]

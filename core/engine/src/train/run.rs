@@ -15,7 +15,7 @@ use super::results::{self, COLUMNS, Row};
 use super::resume;
 use super::sampling::{self, Sampling};
 use super::step::{LossMean, StepOptions, Stepper};
-use super::{Ema, Event, Hook, Listener, Outcome, Schedule, TrainOptions, norms};
+use super::{Ema, Event, Hook, Listener, Outcome, Schedule, TrainOptions, distil, norms};
 use crate::checkpoint::{self, Checkpoint, Stage, TrainState};
 use crate::dist::World;
 use crate::eval::{Metrics, NmsOptions};
@@ -69,13 +69,14 @@ fn epochs(
             metrics: metrics.as_ref().map(|m| [m.precision, m.recall, m.map50, m.map]),
             val_loss: report.and_then(|report| report.loss),
             lr: [0, 1, 2].map(|group: usize| run.stepper.optimizer.groups[group].lr),
+            distil_loss: options.distil.as_ref().map(|_| run.distilled.iter().sum()),
         };
         if due && options.sampling == Sampling::Weighted {
             run.remember_classes(metrics.as_ref())?;
         }
         let measured = metrics.is_some();
         let best = run.keep_best(epoch, metrics, val.is_none());
-        run.save(&row, best, options.save_period)?;
+        run.save(&row, best, options)?;
         let wanted = options.world.all(listen(&Event::Epoch { row: &row, best }))?;
         // Epochs that were not measured are no reason for impatience.
         let stale = epoch - run.state.best_epoch.min(epoch);
@@ -108,6 +109,7 @@ pub fn check_resume(
         return Ok(());
     }
     norms::check(start, options, train)?;
+    distil::check(options, start, train)?;
     let settings = serde_json::to_value(options).map_err(yolo_core::Error::from)?;
     let state = checkpoint::state_numbers(&path)?;
     let mut fingerprint = Fingerprint::of(train, val, &start.meta.names, &start.params)?;
@@ -153,6 +155,8 @@ struct Run {
     folder: Option<PathBuf>,
     /// Opened with the first row.
     events: Option<Events>,
+    /// Mean parts of the distiller's loss in the last epoch.
+    distilled: Vec<f64>,
     /// Images trained on in this process, and the seconds that took.
     seen: usize,
     seconds: f64,
@@ -167,6 +171,7 @@ impl Run {
         folder: Option<(&std::path::Path, bool)>,
     ) -> Result<Self> {
         norms::check(&start, options, train)?;
+        distil::check(options, &start, train)?;
         // Rank 0 reads and writes; the others get from it what they need.
         let folder = folder.filter(|_| options.world.is_main());
         let settings = serde_json::to_value(options).map_err(yolo_core::Error::from)?;
@@ -195,7 +200,8 @@ impl Run {
             &start.params,
             &StepOptions::of(options, schedule.scaled_decay(options.hyp.weight_decay)),
         )?
-        .within(options.world.clone(), options.sync_bn);
+        .within(options.world.clone(), options.sync_bn)
+        .taught_by(options.distil.as_ref(), options.seed)?;
         let mut ema = stepper.ema();
         let mut state = TrainState {
             last_step: -1,
@@ -205,7 +211,7 @@ impl Run {
             ..TrainState::default()
         };
         if let Some((average, tensors, old)) = restored {
-            stepper.optimizer.restore(old.optimizer_steps, |key| {
+            stepper.restore(old.optimizer_steps, |key| {
                 tensors.get(key).map(tch::Tensor::shallow_clone)
             })?;
             if let Some(scaler) = old.scaler {
@@ -227,6 +233,7 @@ impl Run {
             best: None,
             folder,
             events: None,
+            distilled: Vec::new(),
             seen: 0,
             seconds: 0.0,
         };
@@ -252,7 +259,7 @@ impl Run {
         if self.world.backend().is_none() {
             return Ok(());
         }
-        let optimizer = self.stepper.optimizer.state();
+        let optimizer = self.stepper.state();
         let names: Vec<&str> = self.model.params.iter().map(|(key, _)| key).collect();
         let shapes: Vec<Vec<i64>> = self.model.params.iter().map(|(_, tensor)| tensor.size()).collect();
         let own = serde_json::to_vec(&(&names, &shapes)).map_err(yolo_core::Error::from)?;
@@ -269,7 +276,7 @@ impl Run {
         self.state = serde_json::from_slice(&self.world.share(state)?).map_err(yolo_core::Error::from)?;
         if !self.world.is_main() {
             let keep = |key: &str| optimizer.get(key).map(tch::Tensor::shallow_clone);
-            self.stepper.optimizer.restore(self.state.optimizer_steps, keep)?;
+            self.stepper.restore(self.state.optimizer_steps, keep)?;
             if let Some(scaler) = self.state.scaler {
                 self.stepper.restore_scaler(scaler)?;
             }
@@ -375,7 +382,11 @@ impl Run {
         // Batches that no update followed are dropped here: a state holds no gradients, so a resumed run couldn't have them.
         self.stepper.optimizer.zero_grad()?;
         let total = loader.batches();
-        let mut losses = LossMean::new(self.stepper.device())?;
+        let taught = options.distil.as_ref().map_or(0, |distil| distil.parts().len());
+        let [mut losses, mut distilled] = [
+            LossMean::new(3, self.stepper.device())?,
+            LossMean::new(taught, self.stepper.device())?,
+        ];
         let mut mean = [0.0; 3];
         let updates = self.schedule.updates(total);
         let started = std::time::Instant::now();
@@ -391,9 +402,17 @@ impl Run {
                 images = sampling::rescaled(&images, options, iteration, self.model.max_stride())?;
             }
             let parts = self.stepper.accumulate(&images, &batch.targets, hooks)?;
-            mean = losses
-                .add(&parts, index + 1 == total)?
+            let last = index + 1 == total;
+            let read = losses
+                .add(&parts, last)?
                 .ok_or_else(|| diverged("the loss", epoch, index))?;
+            mean.copy_from_slice(read);
+            if let Some(parts) = self.stepper.distilled() {
+                let read = distilled.add(parts, last)?;
+                self.distilled = read
+                    .ok_or_else(|| diverged("the distiller's loss", epoch, index))?
+                    .to_vec();
+            }
             if iteration as i64 - self.state.last_step >= step.accumulate as i64 {
                 let at = HookStep {
                     step: self.state.updates,
@@ -469,7 +488,8 @@ impl Run {
     }
 
     /// Everything that an epoch leaves. The state comes last: whatever ends the process before is repeated from the state before.
-    fn save(&mut self, row: &Row, best: bool, period: usize) -> Result<()> {
+    fn save(&mut self, row: &Row, best: bool, options: &TrainOptions) -> Result<()> {
+        let period = options.save_period;
         let Some(folder) = self.folder.clone() else {
             return Ok(());
         };
@@ -483,7 +503,14 @@ impl Run {
                 .iter()
                 .zip(values)
                 .filter_map(|(tag, value)| Some((*tag, value?)));
-            events.scalars(row.epoch, measured)?;
+            let tags: Vec<String> = options
+                .distil
+                .iter()
+                .flat_map(|distil| distil.parts())
+                .map(|part| format!("distil/{part}"))
+                .collect();
+            let distilled = tags.iter().map(String::as_str).zip(self.distilled.iter().copied());
+            events.scalars(row.epoch, measured.chain(distilled))?;
         }
         let last = self.checkpoint(&self.ema.params, None);
         checkpoint::save(&folder.join("weights/last.safetensors"), &last)?;
@@ -508,7 +535,7 @@ impl Run {
             &folder.join(resume::STATE),
             &self.model,
             &self.ema.params,
-            &self.stepper.optimizer.state(),
+            &self.stepper.state(),
             &self.state,
         )
     }

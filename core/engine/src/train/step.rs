@@ -9,6 +9,7 @@ use tch::{Device, Kind, Tensor};
 use yolo_core::{Graph, Mode, Params, Program};
 use yolo_data::{Batch, Hyp};
 
+use super::distil::{self, Distillation, Teacher};
 use super::precision::{Scaler, ScalerState};
 use super::recorded::Recording;
 use super::{BIASES, Ema, Hook, Optimizer, OptimizerKind, Precision, Step, loss_of};
@@ -79,6 +80,8 @@ pub struct Stepper {
     world: Arc<World>,
     norm: Option<SyncNorm>,
     counted: bool,
+    teacher: Option<Teacher>,
+    distilled: Option<Tensor>,
 }
 
 impl Stepper {
@@ -127,6 +130,8 @@ impl Stepper {
             world: Arc::default(),
             norm: None,
             counted: true,
+            teacher: None,
+            distilled: None,
         })
     }
 
@@ -141,6 +146,27 @@ impl Stepper {
         }
         self.world = world;
         self
+    }
+
+    /// Learns from a teacher besides the labels, if there is one; `seed` is that of the adapters, which are trained along.
+    ///
+    /// # Errors
+    /// A teacher that does not fit.
+    pub fn taught_by(mut self, distillation: Option<&Distillation>, seed: u64) -> Result<Self> {
+        let Some(distillation) = distillation else {
+            return Ok(self);
+        };
+        let teacher = Teacher::new(distillation, self.program.graph(), &self.params, seed)?;
+        for (spec, tensor) in teacher.adapters() {
+            self.optimizer.include(spec, tensor);
+        }
+        self.optimizer.zero_grad()?;
+        self.program = self.program.keeping(teacher.wanted())?;
+        if matches!(self.recording, Recording::Waiting(..)) {
+            self.recording = Recording::Off(Some("a teacher is compared with".into()));
+        }
+        self.teacher = Some(teacher);
+        Ok(self)
     }
 
     /// Where it computes.
@@ -180,12 +206,12 @@ impl Stepper {
         let recorded = self
             .recording
             .for_images(images, &self.program, self.mode, self.precision);
-        let maps = match recorded {
-            Some(recorded) => recorded.forward(images)?,
+        let (maps, kept) = match recorded {
+            Some(recorded) => (recorded.forward(images)?, Vec::new()),
             None => {
                 let (program, mode) = (&self.program, self.mode);
                 self.precision
-                    .run(program.device(), || Ok(program.run(images, mode)?))?
+                    .run(program.device(), || Ok(program.run_kept(images, mode)?))?
             }
         };
         let assigned = self.loss.assign(&maps, targets)?;
@@ -197,6 +223,16 @@ impl Stepper {
                 objective = objective.f_add(&extra)?;
             }
         }
+        let mut distilled = None;
+        if let Some(teacher) = &self.teacher {
+            // The share of these images in the mean over the batch; like the loss of the labels, it is that of an image times their number.
+            let share = images.size()[0] as f64 / counts.images.max(1.0);
+            let losses = teacher
+                .loss(images, &maps, &kept, self.precision)?
+                .f_mul_scalar(share)?;
+            objective = objective.f_add(&losses.f_sum(None::<Kind>)?.f_mul_scalar(counts.images)?)?;
+            distilled = Some(losses.detach());
+        }
         if let Some(scaler) = &self.scaler {
             objective = scaler.scaled(&objective)?;
         }
@@ -204,13 +240,37 @@ impl Stepper {
         if !counted {
             objective = objective.f_mul_scalar(0.0)?;
             parts = parts.f_zeros_like()?;
+            distilled = distilled.map(|losses| losses.f_zeros_like()).transpose()?;
         }
         objective.f_backward()?;
         if let Some(recorded) = recorded {
             recorded.backward(&maps)?;
         }
         self.world.sum_tensors(std::slice::from_ref(&parts))?;
+        if let Some(losses) = &distilled {
+            self.world.sum_tensors(std::slice::from_ref(losses))?;
+        }
+        self.distilled = distilled;
         Ok(parts)
+    }
+
+    /// The parts of the distiller's loss of the last batch `[parts]`, on the device; nothing without a teacher.
+    pub fn distilled(&self) -> Option<&Tensor> {
+        self.distilled.as_ref()
+    }
+
+    /// The tensors of the training that are no part of its model, to be saved: state of the optimizer, adapters to a teacher.
+    pub fn state(&self) -> indexmap::IndexMap<String, Tensor> {
+        distil::state(self.optimizer.state(), self.teacher.as_ref())
+    }
+
+    /// Puts what [`Stepper::state`] gave back.
+    ///
+    /// # Errors
+    /// Names the tensor that is missing or has another shape.
+    pub fn restore(&mut self, steps: i64, get: impl Fn(&str) -> Option<Tensor>) -> Result<()> {
+        self.optimizer.restore(steps, &get)?;
+        self.teacher.as_ref().map_or(Ok(()), |teacher| teacher.restore(&get))
     }
 
     /// Whether the images of the next batch count. A process that got nothing of a short batch only takes part in it.
@@ -342,7 +402,7 @@ fn trainable(graph: &Graph, params: &Params, freeze: &[String]) -> Params {
 pub struct LossMean {
     sum: Tensor,
     count: usize,
-    read: [f64; 3],
+    read: Vec<f64>,
     every: usize,
 }
 
@@ -350,24 +410,24 @@ pub struct LossMean {
 const LOOK_EVERY: usize = 10;
 
 impl LossMean {
-    /// Nothing yet.
+    /// Nothing yet, of so many losses.
     ///
     /// # Errors
     /// Those of libtorch.
-    pub fn new(device: Device) -> Result<Self> {
+    pub fn new(losses: usize, device: Device) -> Result<Self> {
         Ok(Self {
-            sum: Tensor::f_zeros([3].as_slice(), (Kind::Double, device))?,
+            sum: Tensor::f_zeros([losses as i64].as_slice(), (Kind::Double, device))?,
             count: 0,
-            read: [0.0; 3],
+            read: vec![0.0; losses],
             every: if device == Device::Cpu { 1 } else { LOOK_EVERY },
         })
     }
 
-    /// Adds the losses of a batch; `last` is the last of an epoch. Returns the mean as last read, or `None` where a loss was not finite.
+    /// Adds the losses of a batch; `last` is the last of an epoch. Returns the means as last read, or `None` where a loss was not finite.
     ///
     /// # Errors
     /// Those of libtorch.
-    pub fn add(&mut self, parts: &Tensor, last: bool) -> Result<Option<[f64; 3]>> {
+    pub fn add(&mut self, parts: &Tensor, last: bool) -> Result<Option<&[f64]>> {
         let _ = self.sum.f_add_(parts)?;
         self.count += 1;
         if last || self.count.is_multiple_of(self.every) {
@@ -379,6 +439,6 @@ impl LossMean {
                 return Ok(None);
             }
         }
-        Ok(Some(self.read))
+        Ok(Some(&self.read))
     }
 }

@@ -3,6 +3,7 @@
 //!
 //! A crate that is linked statically carries its table, too, and nobody reads it.
 
+mod distiller;
 mod guard;
 mod metric;
 mod model;
@@ -18,7 +19,7 @@ use std::mem::size_of;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 use yolo_core::graph::CustomOp;
-use yolo_core::{Backbone, Error, Kind, NeckBlock, PluginInfo, PruneMetric, Pruner, Quantizer, Result};
+use yolo_core::{Backbone, Distiller, Error, Kind, NeckBlock, PluginInfo, PruneMetric, Pruner, Quantizer, Result};
 
 use yolo_abi::{YoloHost, YoloSelf, YoloStr};
 pub use yolo_abi::{YoloPluginV1, YoloText};
@@ -102,6 +103,7 @@ unsafe extern "C" fn create(
             Some(Kind::Metric) => own::<dyn PruneMetric>(config)?,
             Some(Kind::Pruner) => own::<dyn Pruner>(config)?,
             Some(Kind::Quantizer) => own::<dyn Quantizer>(config)?,
+            Some(Kind::Distiller) => own::<dyn Distiller>(config)?,
             None => return Err(Error::Config(format!("this SDK knows no kind `{kind}`"))),
         };
         // SAFETY: the host gives a place for the result.
@@ -124,6 +126,7 @@ unsafe extern "C" fn destroy(kind: YoloStr, component: YoloSelf) {
                 Some(Kind::Metric) => free::<dyn PruneMetric>(component),
                 Some(Kind::Pruner) => free::<dyn Pruner>(component),
                 Some(Kind::Quantizer) => free::<dyn Quantizer>(component),
+                Some(Kind::Distiller) => free::<dyn Distiller>(component),
                 None => {}
             }
         }
@@ -141,6 +144,7 @@ unsafe extern "C" fn vtable(kind: YoloStr) -> *const c_void {
         Some(Kind::Metric) => (&raw const metric::METRIC).cast(),
         Some(Kind::Pruner) => (&raw const pruner::PRUNER).cast(),
         Some(Kind::Quantizer) => (&raw const quantizer::QUANTIZER).cast(),
+        Some(Kind::Distiller) => (&raw const distiller::DISTILLER).cast(),
         None => std::ptr::null(),
     }
 }

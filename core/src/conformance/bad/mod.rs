@@ -2,6 +2,7 @@
 //! none knows gives a good one. So a check that gets no bad component here, or that accepts its own, fails the test of its kind.
 
 mod describes;
+mod distils;
 mod models;
 mod prunes;
 mod quantizes;

@@ -7,8 +7,8 @@ use yolo_core::config::Located;
 use yolo_core::graph::CustomOp;
 use yolo_core::plugin::BlockRequest;
 use yolo_core::{
-    Backbone, GraphBuilder, Kind, Mode, NeckBlock, Params, PluginInfo, Program, PruneMetric, Pruner, Quantizer, Scale,
-    testing,
+    Backbone, Distiller, GraphBuilder, Kind, Mode, NeckBlock, Params, PluginInfo, Program, PruneMetric, Pruner,
+    Quantizer, Scale, testing,
 };
 
 /// The example, read by the trait of its kind and written again.
@@ -23,6 +23,7 @@ fn round_trip(kind: Kind, path: &Located) -> Result<Value, String> {
         Kind::Pruner => again::<Box<dyn Pruner>>(path),
         Kind::Metric => again::<Box<dyn PruneMetric>>(path),
         Kind::Quantizer => again::<Box<dyn Quantizer>>(path),
+        Kind::Distiller => again::<Box<dyn Distiller>>(path),
         Kind::Op => again::<Box<dyn CustomOp>>(path),
     }
 }

@@ -2,6 +2,7 @@
 
 mod blocks;
 mod conformance;
+mod distillers;
 mod drawing;
 mod golden;
 mod kit;
