@@ -165,8 +165,10 @@ fn wrong_exports_are_explained_and_leave_nothing() {
     export(&["--format", "ncnn", "--out", "out/a.param", "--dynamic"]).fails(2, &["one image at a time"]);
     export(&["--out", "out/a.onnx", "--half"]).fails(2, &["--half is for ncnn"]);
     export(&["--out", "out/a.onnx", "--batch-size", "0"]).fails(2, &["--batch-size 0"]);
-    export(&["--out", "out/a.onnx", "--profile", "trt"]).fails(2, &["no profile `trt`"]);
-    export(&["--out", "out/a.onnx", "--nms", "soft"]).fails(2, &["no nms `soft`"]);
+    export(&["--out", "out/a.onnx", "--profile", "trt"])
+        .fails(2, &["'trt'", "--profile", "[possible values: ort, tensorrt]"]);
+    export(&["--out", "out/a.onnx", "--nms", "soft"])
+        .fails(2, &["'soft'", "--nms", "[possible values: standard, tensorrt]"]);
     export(&["--out", "file/a.onnx"]).fails(1, &["file/a.onnx", "can't write"]);
     yolo(
         folder.path(),

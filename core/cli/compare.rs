@@ -41,8 +41,8 @@ pub struct CompareArgs {
 
 /// Runs the command.
 pub fn run(args: &CompareArgs) -> CliResult {
-    let split = Split::parse(&args.task)
-        .ok_or_else(|| CliError::Usage(format!("--task {}: train, val or test", args.task)))?;
+    let split =
+        Split::parse(&args.task).ok_or_else(|| CliError::Usage(format!("--task {}: train, val or test", args.task)))?;
     let device = args.device.one()?;
     let dataset = open::dataset(&args.data)?;
     let data = (args.data.as_path(), &dataset);
@@ -62,12 +62,22 @@ pub fn run(args: &CompareArgs) -> CliResult {
         let name = file.file_name().unwrap_or_default().to_string_lossy();
         row(&format!("{name} - first"), difference, signed);
     }
-    println!("{} images, 95 % of {} draws lie in the brackets", result.images, result.draws);
+    println!(
+        "{} images, 95 % of {} draws lie in the brackets",
+        result.images, result.draws
+    );
     Ok(())
 }
 
 fn row(name: &str, numbers: &Estimates, text: fn(f64) -> String) {
-    let cell = |e: Estimate| format!("{} [{}, {}]", text(e.value), text(e.interval.low), text(e.interval.high));
+    let cell = |e: Estimate| {
+        format!(
+            "{} [{}, {}]",
+            text(e.value),
+            text(e.interval.low),
+            text(e.interval.high)
+        )
+    };
     println!("{name:>32} {:>26} {:>26}", cell(numbers.map50), cell(numbers.map));
 }
 

@@ -151,7 +151,7 @@ fn train((args, folder, resume): Asked, json: bool, device: tch::Device, ranks: 
         sync_bn: args.sync_bn,
         evolve: args.evolve,
         plots: !args.noplots,
-        remember: serde_json::to_value(&args)?,
+        remember: resume::written(&args)?,
     };
     match training.run(ui::session()?)? {
         Trained::Run(report) => report_run(&report, &folder, json, device, ranks),

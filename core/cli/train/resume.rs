@@ -126,7 +126,18 @@ fn key_of(option: &str) -> String {
     option.replace('_', "-")
 }
 
-/// Options as they are written now: runs of earlier versions wrote `cos_lr`, and had no option for anchors, whose fit came later.
+/// Options as `options.json` has them: JSON keys of this program have underscores.
+pub fn written(args: &TrainArgs) -> CliResult<Value> {
+    Ok(match serde_json::to_value(args)? {
+        Value::Object(map) => map
+            .into_iter()
+            .map(|(name, value)| (name.replace('-', "_"), value))
+            .collect(),
+        other => other,
+    })
+}
+
+/// Options of a run in the words of settings. Runs of earlier versions had no option for anchors, whose fit came later.
 fn in_present_words(saved: Value) -> Value {
     match saved {
         Value::Object(map) => {

@@ -60,16 +60,11 @@ pub struct Lock {
 /// Takes a folder for this process: two that write one run would each undo what the other does.
 ///
 /// # Errors
-/// Where another process has it, or the file `.lock` in it can't be made.
+/// Where another process has it, or it can't be made.
 pub fn lock(folder: &Path) -> Result<Lock> {
     std::fs::create_dir_all(folder).map_err(|error| io_error("can't make the folder", folder, &error))?;
-    let path = folder.join(".lock");
-    let file = std::fs::OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(&path)
-        .map_err(|error| io_error("can't make the file", &path, &error))?;
+    // The folder itself is what is locked: nothing is left in it.
+    let file = std::fs::File::open(folder).map_err(|error| io_error("can't open the folder", folder, &error))?;
     match file.try_lock() {
         Ok(()) => Ok(Lock { _file: file }),
         Err(std::fs::TryLockError::WouldBlock) => Err(Error::Usage(format!(

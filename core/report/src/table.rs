@@ -48,7 +48,11 @@ const COLUMNS: [Column; 10] = [
     column("test mAP50", |row| number(row.test.map(|t| t[0]), 3), false),
     column("test mAP50-95", |row| number(row.test.map(|t| t[1]), 3), false),
     column("FPS", |row| number(row.fps, 1), true),
-    column("size", |row| number(row.size_bytes.map(|bytes| bytes as f64 / 1e6), 2).map(|mb| mb + " MB"), true),
+    column(
+        "size",
+        |row| number(row.size_bytes.map(|bytes| bytes as f64 / 1e6), 2).map(|mb| mb + " MB"),
+        true,
+    ),
 ];
 
 const fn column(name: &'static str, text: fn(&Row) -> Option<String>, always: bool) -> Column {
@@ -65,7 +69,9 @@ fn cells(rows: &[Row]) -> (Vec<&'static str>, Vec<Vec<String>>) {
     let columns: Vec<&Column> = COLUMNS.iter().filter(shown).collect();
     let header = std::iter::once("stage").chain(columns.iter().map(|column| column.name));
     let row = |row: &Row| {
-        let values = columns.iter().map(|column| (column.text)(row).unwrap_or_else(|| "-".to_owned()));
+        let values = columns
+            .iter()
+            .map(|column| (column.text)(row).unwrap_or_else(|| "-".to_owned()));
         std::iter::once(row.stage.clone()).chain(values).collect()
     };
     (header.collect(), rows.iter().map(row).collect())
@@ -106,7 +112,11 @@ pub fn terminal(rows: &[Row]) -> String {
 /// The table as Markdown.
 pub fn markdown(rows: &[Row]) -> String {
     let (header, rows) = cells(rows);
-    let mut out = format!("| {} |\n|---|{}\n", header.join(" | "), "---:|".repeat(header.len() - 1));
+    let mut out = format!(
+        "| {} |\n|---|{}\n",
+        header.join(" | "),
+        "---:|".repeat(header.len() - 1)
+    );
     for row in rows {
         let cells: Vec<String> = row.iter().map(|text| text.replace('|', "\\|")).collect();
         out.push_str(&format!("| {} |\n", cells.join(" | ")));
@@ -151,8 +161,13 @@ mod tests {
         let mut rows = rows();
         (rows[0].epochs, rows[0].seconds, rows[0].test) = (Some(30), Some(90.0), Some([0.5, 0.25]));
         let text = markdown(&rows);
-        assert!(text.starts_with("| stage | epochs | min | params | GFLOPs | mAP50 | mAP50-95 | test mAP50 | test mAP50-95 | FPS"));
-        assert!(text.contains("| train | 30 | 1.5 | 1,765,270 | 4.17 | 0.612 | 0.289 | 0.500 | 0.250 | 28.4"), "{text}");
+        assert!(text.starts_with(
+            "| stage | epochs | min | params | GFLOPs | mAP50 | mAP50-95 | test mAP50 | test mAP50-95 | FPS"
+        ));
+        assert!(
+            text.contains("| train | 30 | 1.5 | 1,765,270 | 4.17 | 0.612 | 0.289 | 0.500 | 0.250 | 28.4"),
+            "{text}"
+        );
         assert!(text.contains("| a\\|b | - | - | -"), "{text}");
     }
 

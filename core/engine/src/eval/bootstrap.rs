@@ -102,7 +102,12 @@ fn numbers(model: &[Matches], images: &[usize]) -> [f64; 2] {
 fn interval(mut values: Vec<f64>) -> Interval {
     values.sort_by(f64::total_cmp);
     let last = values.len().saturating_sub(1);
-    let at = |share: f64| values.get((last as f64 * share).round() as usize).copied().unwrap_or(f64::NAN);
+    let at = |share: f64| {
+        values
+            .get((last as f64 * share).round() as usize)
+            .copied()
+            .unwrap_or(f64::NAN)
+    };
     Interval {
         low: at(0.025),
         high: at(0.975),
@@ -141,7 +146,10 @@ mod tests {
         own.iter().for_each(|image| all.append(image));
         assert_eq!(result.models[0].map50.value, evaluate(&all).map50);
         let none = Interval { low: 0.0, high: 0.0 };
-        assert_eq!(result.differences[0].map50.interval, none, "the same images are drawn for both");
+        assert_eq!(
+            result.differences[0].map50.interval, none,
+            "the same images are drawn for both"
+        );
         let Interval { low, high } = result.models[0].map50.interval;
         assert!(low < result.models[0].map50.value && result.models[0].map50.value < high);
     }
@@ -152,8 +160,16 @@ mod tests {
         let more = model(40, |image| image % 4 != 3);
         let one_more = model(40, |image| image % 2 == 0 || image == 1);
         let result = compare(&[half, more, one_more], 400, 1);
-        assert!(result.differences[0].map50.interval.low > 0.0, "{:?}", result.differences[0]);
-        assert!(result.differences[1].map50.interval.low <= 0.0, "{:?}", result.differences[1]);
+        assert!(
+            result.differences[0].map50.interval.low > 0.0,
+            "{:?}",
+            result.differences[0]
+        );
+        assert!(
+            result.differences[1].map50.interval.low <= 0.0,
+            "{:?}",
+            result.differences[1]
+        );
         assert!(result.differences[1].map50.value > 0.0);
     }
 
@@ -163,7 +179,11 @@ mod tests {
         let own = model(100, |image| image % 2 == 0);
         let Interval { low, high } = compare(&[own], 2000, 7).models[0].map50.interval;
         let expected = 2.0 * 1.96 * (0.25f64 / 100.0).sqrt();
-        assert!(((high - low) / expected - 1.0).abs() < 0.2, "{} against {expected}", high - low);
+        assert!(
+            ((high - low) / expected - 1.0).abs() < 0.2,
+            "{} against {expected}",
+            high - low
+        );
     }
 
     #[test]

@@ -75,7 +75,10 @@ impl Matches {
         if self.labels.len() < other.labels.len() {
             self.labels.resize(other.labels.len(), 0);
         }
-        self.labels.iter_mut().zip(&other.labels).for_each(|(own, more)| *own += more);
+        self.labels
+            .iter_mut()
+            .zip(&other.labels)
+            .for_each(|(own, more)| *own += more);
         self.hits.extend_from_slice(&other.hits);
         self.conf.extend_from_slice(&other.conf);
         self.class.extend_from_slice(&other.class);

@@ -135,7 +135,10 @@ fn explain(error: Error, stage: &str) -> Error {
 /// What all stages depend on besides their own settings: the model's description, the weights and the data.
 fn common_part(session: Session<'_>, recipe: &Recipe, dataset: &Dataset, has_test: bool) -> Result<Value> {
     let mut files = Vec::new();
-    for split in [Split::Train, Split::Val].into_iter().chain(has_test.then_some(Split::Test)) {
+    for split in [Split::Train, Split::Val]
+        .into_iter()
+        .chain(has_test.then_some(Split::Test))
+    {
         let samples = open::samples(session, dataset, split, false)?;
         files.extend(
             samples

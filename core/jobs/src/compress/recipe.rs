@@ -302,7 +302,11 @@ fn filled(path: &Path, written: &Value, recipe: &Recipe, hyp: Option<&Value>) ->
                     });
                 }
                 let more = if kind == "quantize" { "qat-epochs" } else { "epochs" };
-                epochs += options.get(more).and_then(Value::as_u64).filter(|_| kind != "reference").unwrap_or(0);
+                epochs += options
+                    .get(more)
+                    .and_then(Value::as_u64)
+                    .filter(|_| kind != "reference")
+                    .unwrap_or(0);
                 Fill {
                     recipe,
                     base: &base,

@@ -40,7 +40,13 @@ pub(super) struct Context<'a> {
 }
 
 impl<'a> Context<'a> {
-    pub fn new(session: Session<'a>, recipe: &'a Recipe, dataset: &'a Dataset, compute: Compute, has_test: bool) -> Self {
+    pub fn new(
+        session: Session<'a>,
+        recipe: &'a Recipe,
+        dataset: &'a Dataset,
+        compute: Compute,
+        has_test: bool,
+    ) -> Self {
         Self {
             session,
             recipe,
@@ -111,7 +117,8 @@ impl<'a> Context<'a> {
         stage: &Stage,
         name: &str,
         (float, pruned): (bool, bool),
-        quantized: Option<&BackendSpec>) -> Result {
+        quantized: Option<&BackendSpec>,
+    ) -> Result {
         match stage {
             Stage::Train(settings)
             | Stage::FineTune(settings)
@@ -264,7 +271,9 @@ impl<'a> Context<'a> {
 
     /// The first model anew, on its own.
     fn reference(&self, settings: &TrainSettings, place: &Path, resume: bool) -> Result<Record> {
-        let first = self.first().map_err(|error| error.map(|text| in_words_of_recipes(&text)))?;
+        let first = self
+            .first()
+            .map_err(|error| error.map(|text| in_words_of_recipes(&text)))?;
         let job = self.job(first, settings, place, (resume, true))?;
         self.trained(job, settings, "reference", place, 0)
     }
@@ -352,7 +361,13 @@ impl<'a> Context<'a> {
         let plan = place.join("plan.json");
         write_plan(&plan, &pruned.plan, &model)?;
         let details = json!({ "plan": plan });
-        self.save(pruned.model, place.join("pruned.safetensors"), metrics, self.epochs, details)
+        self.save(
+            pruned.model,
+            place.join("pruned.safetensors"),
+            metrics,
+            self.epochs,
+            details,
+        )
     }
 
     fn quantize(&self, settings: &QuantizeSettings, place: &Path, resume: bool) -> Result<Record> {

@@ -283,7 +283,7 @@ impl Training<'_> {
         options.batch = self.settings.batch_size.resolve(session, &start, &options)?;
         self.settings.batch_size = BatchSize(Some(options.batch));
         if let Some(map) = self.remember.as_object_mut() {
-            map.insert("batch-size".into(), options.batch.into());
+            map.insert("batch_size".into(), options.batch.into());
         }
         Ok(Job {
             session,

@@ -33,11 +33,21 @@ pub fn teacher(
         )));
     }
     // Checkpoints without names have numbers; those of the data are the student's.
-    if teacher.meta.names.iter().enumerate().all(|(class, name)| *name == class.to_string()) {
+    if teacher
+        .meta
+        .names
+        .iter()
+        .enumerate()
+        .all(|(class, name)| *name == class.to_string())
+    {
         teacher.meta.names = names.to_vec();
     }
     let distillation = Distillation::new(distiller, &teacher)?;
-    let mut named = Checkpoint::new(student.graph.clone(), student.params.shallow_clone(), student.meta.clone());
+    let mut named = Checkpoint::new(
+        student.graph.clone(),
+        student.params.shallow_clone(),
+        student.meta.clone(),
+    );
     named.meta.names = names.to_vec();
     distillation
         .check(&named, size)
