@@ -16,7 +16,7 @@ use yolo_data::{Dataset, Hyp, Loader, LoaderOptions, Policy, Sample, Split};
 use yolo_engine::Checkpoint;
 use yolo_engine::checkpoint::Meta;
 use yolo_engine::eval::NmsOptions;
-use yolo_engine::train::{Event, OptimizerKind, TrainOptions, train};
+use yolo_engine::train::{EachEpoch, OptimizerKind, Row, TrainOptions, train};
 use yolo_engine::val::validate;
 
 use crate::support::small_data;
@@ -275,19 +275,17 @@ fn learned(name: &str, config: Value, lr0: f64) -> Learned {
     let start = Checkpoint::new(graph, params, meta);
     let measured = pictures.loader(LoaderOptions::val(SIZE, BATCH));
     let nms = NmsOptions::validation();
-    let before = validate(&start.graph, &start.params, &measured, &nms, &mut |_, _| Ok(()))
+    let before = validate(&start.graph, &start.params, &measured, &nms, &())
         .expect("a measurement")
         .metrics;
 
     let mut losses: Vec<f64> = Vec::new();
-    let mut listen = |event: &Event<'_>| {
-        if let Event::Epoch { row, .. } = event {
-            losses.push(row.loss.iter().sum());
-        }
+    let listener = EachEpoch::new(|row: &Row| {
+        losses.push(row.loss.iter().sum());
         true
-    };
+    });
     let trained = pictures.loader(LoaderOptions::train(SIZE, BATCH, hyp, 0));
-    let outcome = train(start, &options, &trained, Some(&measured), None, &mut [], &mut listen).expect("a training");
+    let outcome = train(start, &options, &trained, Some(&measured), None, &mut [], &listener).expect("a training");
     println!(
         "{name}: the loss falls to {:.3} of its start; mAP50 {:.3} -> {:.3}",
         losses[losses.len() - 1] / losses[0],

@@ -35,20 +35,13 @@ impl dyn Progress + '_ {
         self.begin(label, total);
         Task { progress: self }
     }
-}
 
-/// A piece of work that goes on.
-pub struct Task<'a> {
-    progress: &'a dyn Progress,
-}
-
-impl Task<'_> {
-    /// Says how far it is, and asks whether to go on.
+    /// Says how far the present work is, and asks whether to go on.
     ///
     /// # Errors
     /// [`Error::Cancelled`] where the listener wants the job to end.
     pub fn step(&self, done: usize, total: usize, note: &str) -> Result<()> {
-        self.progress.advance(done, total, note);
+        self.advance(done, total, note);
         self.ask()
     }
 
@@ -57,16 +50,20 @@ impl Task<'_> {
     /// # Errors
     /// [`Error::Cancelled`] where the listener wants the job to end.
     pub fn ask(&self) -> Result<()> {
-        if self.progress.go_on() {
-            Ok(())
-        } else {
-            Err(Error::Cancelled)
-        }
+        if self.go_on() { Ok(()) } else { Err(Error::Cancelled) }
     }
+}
 
-    /// As [`Progress::say`].
-    pub fn say(&self, line: &str) {
-        self.progress.say(line);
+/// A piece of work that goes on.
+pub struct Task<'a> {
+    progress: &'a dyn Progress,
+}
+
+impl<'a> std::ops::Deref for Task<'a> {
+    type Target = dyn Progress + 'a;
+
+    fn deref(&self) -> &Self::Target {
+        self.progress
     }
 }
 

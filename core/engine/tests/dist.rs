@@ -16,6 +16,16 @@ use yolo_engine::loss::{Counts, Loss, LossOptions};
 use yolo_engine::train::{Distillation, Step, StepOptions, Stepper, TrainOptions};
 use yolo_engine::val;
 
+/// Batches that were measured.
+#[derive(Default)]
+struct Seen(std::cell::Cell<usize>);
+
+impl yolo_core::Progress for Seen {
+    fn advance(&self, done: usize, _: usize, _: &str) {
+        self.0.set(done);
+    }
+}
+
 const PATIENCE: Duration = Duration::from_secs(20);
 
 fn free_port() -> u16 {
@@ -263,27 +273,14 @@ fn ranks_measure_what_one_process_measures() {
     let measured = |world: &World| {
         let (graph, params) = tiny(data.names.len() as i64);
         let detector = val::Detector::new(&graph, &params).expect("a detector");
-        let mut seen = 0;
-        let mut progress = |done: usize, _: usize| {
-            seen = done;
-            Ok(())
-        };
-        let report =
-            val::measure_shared(&detector, &loader, &nms, Some(&loss), world, &mut progress).expect("a report");
-        (report, seen)
+        let seen = Seen::default();
+        let report = val::measure_shared(&detector, &loader, &nms, Some(&loss), world, &seen).expect("a report");
+        (report, seen.0.get())
     };
     let detector = val::Detector::new(&graph, &params).expect("a detector");
     let total = loader.batches();
     let batches = &mut loader.epoch(0);
-    let one = val::measure(
-        &detector,
-        batches,
-        total,
-        &nms,
-        Some(&loss),
-        &mut |_| Ok(()),
-        &mut |_, _| Ok(()),
-    );
+    let one = val::measure(&detector, batches, total, &nms, Some(&loss), &mut |_| Ok(()), &());
     let one = one.expect("a report");
     let mut several = ranks(3, measured);
     assert_eq!(

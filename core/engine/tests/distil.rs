@@ -16,7 +16,7 @@ use yolo_engine::checkpoint::{self, Meta};
 use yolo_engine::prune::{PruneData, PruneOptions, prune};
 use yolo_engine::quant::calibrate;
 use yolo_engine::train::{
-    Distillation, Event, OptimizerKind, Outcome, Precision, STATE, ScalerState, Step, StepOptions, Stepper,
+    Distillation, EachEpoch, OptimizerKind, Outcome, Precision, Row, STATE, ScalerState, Step, StepOptions, Stepper,
     TrainOptions, check_resume, history, train,
 };
 
@@ -106,10 +106,7 @@ fn options(epochs: usize) -> TrainOptions {
 
 fn trained(start: &Checkpoint, options: &TrainOptions, pictures: &Pictures, folder: Option<(&Path, bool)>) -> Outcome {
     let loader = pictures.loader(options);
-    train(start.deep_clone(), options, &loader, None, folder, &mut [], &mut |_| {
-        true
-    })
-    .expect("a training")
+    train(start.deep_clone(), options, &loader, None, folder, &mut [], &()).expect("a training")
 }
 
 /// Mean squared distance of the raw maps of two networks on images that neither has seen, weighted by the objectness of the second.
@@ -203,7 +200,7 @@ fn a_run_with_adapters_goes_on_as_if_it_had_never_stopped() {
     let wanted = trained(&student, &options, &pictures, Some((whole.path(), false))).last;
 
     let loader = pictures.loader(&options);
-    let mut stop = |event: &Event<'_>| !matches!(event, Event::Epoch { row, .. } if row.epoch == 1);
+    let stop = EachEpoch::new(|row: &Row| row.epoch != 1);
     let start = student.deep_clone();
     let stopped = train(
         start,
@@ -212,7 +209,7 @@ fn a_run_with_adapters_goes_on_as_if_it_had_never_stopped() {
         None,
         Some((parts.path(), false)),
         &mut [],
-        &mut stop,
+        &stop,
     );
     assert!(stopped.is_err(), "the user stops it");
     // The adapters are in the state, have learned, and are in nothing else.
@@ -260,7 +257,7 @@ fn a_run_with_adapters_goes_on_as_if_it_had_never_stopped() {
             None,
             Some((folder, true)),
             &mut [],
-            &mut |_| true,
+            &(),
         )
     };
     let text = resumed(parts.path()).expect_err("no adapters").to_string();
@@ -437,7 +434,7 @@ fn a_quantized_student_learns_from_its_float_parent() {
         let quantizer: Box<dyn Quantizer> = Located::from_value("backend", json!({"type": backend}))
             .read()
             .expect("a quantizer");
-        let quantized = calibrate(&parent, quantizer.as_ref(), &calib, 1, &mut |_, _| true).expect("a quantized model");
+        let quantized = calibrate(&parent, quantizer.as_ref(), &calib, 1, &()).expect("a quantized model");
         for config in ["logits", "cwd", "pkd", "crosskd"] {
             let mut options = options(1);
             options.freeze_norm = true;
@@ -445,14 +442,12 @@ fn a_quantized_student_learns_from_its_float_parent() {
             options.distil = Some(from(&parent, json!({"type": config})));
             let loader = pictures.loader(&options);
             let mut taught = None;
-            let mut listen = |event: &Event<'_>| {
-                if let Event::Epoch { row, .. } = event {
-                    taught = row.distil_loss;
-                }
+            let listener = EachEpoch::new(|row: &Row| {
+                taught = row.distil_loss;
                 true
-            };
+            });
             let start = quantized.deep_clone();
-            let outcome = train(start, &options, &loader, None, None, &mut [], &mut listen).expect("a training");
+            let outcome = train(start, &options, &loader, None, None, &mut [], &listener).expect("a training");
             assert!(outcome.last.meta.quantizer.is_some());
             // Eight bits are near, but not equal.
             let taught = taught.expect("a loss");
@@ -492,7 +487,7 @@ fn a_pruner_that_trains_is_taught() {
             calib_batches: 1,
             train,
         };
-        let pruned = prune(&base, pruner.as_ref(), data, &options, &mut |_, _, _| true);
+        let pruned = prune(&base, pruner.as_ref(), data, &options, &());
         let pruned = pruned.unwrap_or_else(|error| panic!("{config}: {error}"));
         assert!(pruned.model.graph.param_count() < base.graph.param_count());
     }
@@ -529,7 +524,7 @@ fn a_teacher_that_does_not_fit_is_refused_with_both_sides_before_anything_is_wri
             None,
             Some((folder.path(), false)),
             &mut [],
-            &mut |_| true,
+            &(),
         );
         let files = std::fs::read_dir(folder.path()).expect("the folder").count();
         (refused.map(|_| ()), files)

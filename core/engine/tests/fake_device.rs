@@ -273,7 +273,7 @@ fn a_training_with_validation_runs_there() {
     for optimizer in [OptimizerKind::Sgd, OptimizerKind::AdamW] {
         options.optimizer = optimizer;
         let start = checkpoint("yolov5n", &pictures.names, fake());
-        let outcome = train(start, &options, &loader, Some(&measured), None, &mut [], &mut |_| true);
+        let outcome = train(start, &options, &loader, Some(&measured), None, &mut [], &());
         assert!(outcome.expect("a training").metrics.map50.is_finite());
     }
 }
@@ -295,7 +295,7 @@ fn every_published_model_finds_the_same_there_as_on_the_cpu() {
     }
     let model = checkpoint("yolov5n", &pictures.names, fake());
     let nms = NmsOptions::validation();
-    let report = val::validate(&model.graph, &model.params, &loader, &nms, &mut |_, _| Ok(())).expect("a report");
+    let report = val::validate(&model.graph, &model.params, &loader, &nms, &()).expect("a report");
     assert_eq!(report.metrics.images, loader.images());
 }
 
@@ -351,8 +351,8 @@ fn every_pruner_and_every_metric_works_there() {
         };
         yolo_core::config::merge(&mut config, short);
         let pruner: Box<dyn Pruner> = Located::from_value(name, config).read().expect("a pruner");
-        let pruned = prune(&model, pruner.as_ref(), data, &options, &mut |_, _, _| true)
-            .unwrap_or_else(|error| panic!("{name}: {error}"));
+        let pruned =
+            prune(&model, pruner.as_ref(), data, &options, &()).unwrap_or_else(|error| panic!("{name}: {error}"));
         let channels = |model: &Checkpoint| model.params.iter().map(|(_, tensor)| tensor.numel()).sum::<usize>();
         assert!(channels(&pruned.model) < channels(&model), "{name} removes nothing");
     }
@@ -395,7 +395,7 @@ fn every_quantizer_calibrates_and_trains_there() {
         let quantizer: Box<dyn Quantizer> = Located::from_value(name, config).read().expect("a quantizer");
         let [there, here] = [fake(), Device::Cpu].map(|device| {
             let model = checkpoint("yolov5n", &pictures.names, device);
-            let quantized = calibrate(&model, quantizer.as_ref(), &loader, 2, &mut |_, _| true)
+            let quantized = calibrate(&model, quantizer.as_ref(), &loader, 2, &())
                 .unwrap_or_else(|error| panic!("{name} on {device:?}: {error}"));
             let quantized = quantized.to_device(device);
             quantized.params.iter().for_each(|(_, tensor)| {

@@ -345,10 +345,7 @@ fn hooks_hear_of_optimizer_steps_one_after_the_other_up_to_the_last() {
         };
         let loader = Loader::new(samples.clone(), loaded).expect("a loader");
         let mut recorder = Recorder::default();
-        train(start, &options, &loader, None, None, &mut [&mut recorder], &mut |_| {
-            true
-        })
-        .expect("a training");
+        train(start, &options, &loader, None, None, &mut [&mut recorder], &()).expect("a training");
         let wanted = steps(&options, loader.batches());
         assert_eq!(recorder.before, wanted, "{accumulation:?}");
         assert_eq!(recorder.after, wanted, "{accumulation:?}");

@@ -16,8 +16,7 @@ use crate::plots::Pictures;
 pub fn validate(session: Session<'_>, model: &Checkpoint, loader: &Loader, label: &str) -> Result<[f64; 2]> {
     let task = session.progress.task(label, loader.batches());
     let nms = NmsOptions::validation();
-    let mut step = |done: usize, total: usize| Ok(task.step(done, total, "")?);
-    let report = val::validate(&model.graph, &model.params, loader, &nms, &mut step)?;
+    let report = val::validate(&model.graph, &model.params, loader, &nms, &*task)?;
     Ok([report.metrics.map50, report.metrics.map])
 }
 
@@ -44,9 +43,8 @@ pub fn closely(
             yolo_core::Error::Cancelled.into()
         })
     };
-    let mut step = |done: usize, total: usize| Ok(task.step(done, total, "")?);
     let batches = &mut loader.epoch(0);
-    let report = val::measure(&detector, batches, loader.batches(), options, None, &mut see, &mut step);
+    let report = val::measure(&detector, batches, loader.batches(), options, None, &mut see, &*task);
     match refused {
         Some(error) => Err(error),
         None => Ok((report?, pictures)),

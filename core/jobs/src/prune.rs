@@ -215,15 +215,6 @@ impl Pruning<'_> {
             },
         };
         let task = session.progress.task("prune", 0);
-        let mut step = |done: usize, total: usize, note: &str| {
-            // Without a total it only asks whether to go on.
-            let answer = if total > 0 {
-                task.step(done, total, note)
-            } else {
-                task.ask()
-            };
-            answer.is_ok()
-        };
         let data = PruneData {
             train: &train,
             calib: &calib,
@@ -234,7 +225,7 @@ impl Pruning<'_> {
             pruner.as_ref(),
             data,
             &options,
-            &mut step,
+            &*task,
         )?)
     }
 

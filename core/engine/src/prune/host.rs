@@ -1,19 +1,21 @@
 //! What a pruner may ask of the program.
 
+use std::cell::Cell;
+
 use rayon::prelude::*;
 use tch::Tensor;
 use yolo_core::prune::{
     Budget, ChannelGroups, CostModel, Evaluation, GroupTensors, PruneHost, PruneMetric, PrunePlan, Regulariser,
     Rounding, Scores, apply, checked_score,
 };
-use yolo_core::{Graph, Params};
+use yolo_core::{Graph, Params, Progress};
 
 use super::gradients::mean_gradients;
 use super::tune::tune;
-use super::{Progress, PruneData, PruneOptions, recalibrate};
+use super::{PruneData, PruneOptions, recalibrate};
 use crate::checkpoint::Checkpoint;
 use crate::eval::NmsOptions;
-use crate::train::{Event, Hook, Regularise, TrainOptions, train};
+use crate::train::{Hook, Listener, Regularise, Row, TrainOptions, train};
 use crate::{Error, Result, val};
 
 /// The host of one pruning.
@@ -23,22 +25,20 @@ pub(super) struct Host<'a> {
     cost: CostModel,
     data: PruneData<'a>,
     options: &'a PruneOptions,
-    progress: &'a mut Progress<'a>,
+    progress: &'a dyn Progress,
     gradients: Option<Params>,
 }
 
 impl<'a> Host<'a> {
-    pub fn new<'p: 'a>(
+    pub fn new(
         model: Checkpoint,
         data: PruneData<'a>,
         options: &'a PruneOptions,
-        progress: &'a mut Progress<'p>,
+        progress: &'a dyn Progress,
     ) -> Result<Self> {
         let groups = ChannelGroups::of(&model.graph)?;
         let size = data.calib.options().size as i64;
         let cost = CostModel::of(&model.graph, &groups, size)?;
-        // The shorter lifetime is all that this job needs.
-        let progress: &'a mut Progress<'a> = progress;
         Ok(Self {
             model,
             groups,
@@ -62,9 +62,13 @@ impl<'a> Host<'a> {
     }
 
     fn measure(&mut self, graph: &Graph, params: &Params) -> Result<Evaluation> {
-        let progress = &mut *self.progress;
-        let mut listen = |_: usize, _: usize| go_on(progress(0, 0, ""));
-        let report = val::validate(graph, params, self.data.select, &NmsOptions::validation(), &mut listen)?;
+        let report = val::validate(
+            graph,
+            params,
+            self.data.select,
+            &NmsOptions::validation(),
+            &Silently(self.progress),
+        )?;
         Ok(Evaluation {
             map50: report.metrics.map50,
             map: report.metrics.map,
@@ -154,43 +158,58 @@ impl PruneHost for Host<'_> {
             regulariser,
         };
         let mut hooks: [&mut dyn Hook; 1] = [&mut hook];
-        let progress = &mut *self.progress;
-        let mut listen = |event: &Event<'_>| match event {
-            Event::Batch {
-                epoch,
-                done,
-                total,
-                loss,
-            } => progress(
-                epoch * total + done,
-                epochs * total,
-                &format!(
-                    "epoch {}/{epochs} box {:.4} obj {:.4} cls {:.4}",
-                    epoch + 1,
-                    loss[0],
-                    loss[1],
-                    loss[2]
-                ),
-            ),
-            _ => progress(0, 0, ""),
+        let listener = Epochs {
+            to: self.progress,
+            epochs,
+            done: Cell::new(0),
         };
         let start = self.model.deep_clone();
-        let outcome = train(start, &options, self.data.train, None, None, &mut hooks, &mut listen).map_err(plain)?;
+        let outcome = train(start, &options, self.data.train, None, None, &mut hooks, &listener).map_err(plain)?;
         self.model = outcome.last;
         self.gradients = None;
         Ok(())
     }
 
     fn progress(&mut self, done: usize, total: usize, note: &str) -> yolo_core::Result<()> {
-        go_on((self.progress)(done, total, note)).map_err(plain)
+        // Without a total it only asks whether to go on.
+        if total > 0 {
+            self.progress.step(done, total, note)
+        } else {
+            self.progress.ask()
+        }
     }
 }
 
-fn go_on(wanted: bool) -> Result<()> {
-    if wanted {
-        Ok(())
-    } else {
-        Err(yolo_core::Error::Cancelled.into())
+/// Work inside of a pruner's: it is asked whether to go on, and shown nothing else.
+struct Silently<'a>(&'a dyn Progress);
+
+impl Progress for Silently<'_> {
+    fn go_on(&self) -> bool {
+        self.0.go_on()
+    }
+}
+
+/// A training inside of a pruner's work: its batches count over all epochs.
+struct Epochs<'a> {
+    to: &'a dyn Progress,
+    epochs: usize,
+    done: Cell<usize>,
+}
+
+impl Progress for Epochs<'_> {
+    fn advance(&self, done: usize, total: usize, note: &str) {
+        self.to
+            .advance(self.done.get() * total + done, self.epochs * total, note);
+    }
+
+    fn go_on(&self) -> bool {
+        self.to.go_on()
+    }
+}
+
+impl Listener for Epochs<'_> {
+    fn epoch(&self, row: &Row, _: bool) {
+        self.done.set(row.epoch + 1);
     }
 }
 

@@ -11,6 +11,7 @@ mod tune;
 pub use recalibrate::recalibrate;
 
 use serde_json::json;
+use yolo_core::Progress;
 use yolo_core::prune::{Budget, ChannelGroups, CostModel, PrunePlan, Pruner, Rounding, apply};
 use yolo_data::Loader;
 
@@ -44,9 +45,6 @@ pub struct PruneData<'a> {
     pub select: &'a Loader,
 }
 
-/// Hears how far a job is: done, of how many, and a note. `false` stops it.
-pub type Progress<'a> = dyn FnMut(usize, usize, &str) -> bool + 'a;
-
 /// A pruned model.
 #[derive(Debug)]
 pub struct Pruned {
@@ -62,7 +60,7 @@ pub fn prune(
     pruner: &dyn Pruner,
     data: PruneData<'_>,
     options: &PruneOptions,
-    progress: &mut Progress<'_>,
+    progress: &dyn Progress,
 ) -> Result<Pruned> {
     refuse_quantized(model)?;
     options.budget.check()?;

@@ -6,7 +6,7 @@
 
 use tch::Tensor;
 use yolo_core::quant::{Calibration, Quantizer};
-use yolo_core::{Graph, Op};
+use yolo_core::{Graph, Op, Progress};
 use yolo_data::{Hyp, Loader};
 
 use crate::batch::image_tensor;
@@ -31,13 +31,13 @@ pub fn is_quantized(graph: &Graph) -> bool {
     })
 }
 
-/// Post-training quantization: ranges from `batches` batches of `images`. `progress` hears finished batches; `false` stops.
+/// Post-training quantization: ranges from `batches` batches of `images`. `progress` hears of finished batches and may end it.
 pub fn calibrate(
     model: &Checkpoint,
     quantizer: &dyn Quantizer,
     images: &Loader,
     batches: usize,
-    progress: &mut dyn FnMut(usize, usize) -> bool,
+    progress: &dyn Progress,
 ) -> Result<Checkpoint> {
     if is_quantized(&model.graph) {
         return Err(Error::Settings(
@@ -48,9 +48,7 @@ pub fn calibrate(
     let total = batches.clamp(1, images.batches());
     for (done, batch) in images.epoch(0).take(total).enumerate() {
         calibration.see(&image_tensor(&batch?, model.params.device())?)?;
-        if !progress(done + 1, total) {
-            return Err(yolo_core::Error::Cancelled.into());
-        }
+        progress.step(done + 1, total, "")?;
     }
     let activations = calibration.activations();
     let (graph, params) = calibration.finish()?;

@@ -33,7 +33,7 @@ pub use fit::largest_batch;
 pub use hook::{Hook, Regularise};
 pub use optim::{BIASES, Group, Optimizer, OptimizerKind};
 pub use options::TrainOptions;
-pub use outcome::{Event, Listener, Outcome};
+pub use outcome::{EachEpoch, Listener, Outcome};
 pub use precision::{Precision, Scaler, ScalerState};
 pub use results::Row;
 pub use resume::STATE;

@@ -1,39 +1,49 @@
 //! What a training tells while it runs, and what it leaves.
 
+use std::cell::{Cell, RefCell};
 use std::path::PathBuf;
+
+use yolo_core::Progress;
 
 use super::Row;
 use crate::checkpoint::Checkpoint;
 use crate::eval::Metrics;
 
-/// What happens, as it happens.
-#[derive(Debug)]
-pub enum Event<'a> {
-    /// A batch is done.
-    Batch {
-        /// Epoch, from 0.
-        epoch: usize,
-        /// Batches done in the epoch.
-        done: usize,
-        /// Batches of the epoch.
-        total: usize,
-        /// Mean box, objectness and class loss of the epoch so far.
-        loss: [f64; 3],
-    },
-    /// A batch of the validation is done.
-    Val {
-        /// Batches done.
-        done: usize,
-        /// Batches in all.
-        total: usize,
-    },
-    /// An epoch is done.
-    Epoch {
-        /// Its row in `results.csv`.
-        row: &'a Row,
-        /// Whether it is the best so far.
-        best: bool,
-    },
+/// Whoever waits for a training: sees its batches as [`Progress`], and every epoch. `()` looks at nothing.
+pub trait Listener: Progress {
+    /// An epoch is done: its row in `results.csv`, and whether it is the best so far.
+    fn epoch(&self, _row: &Row, _best: bool) {}
+}
+
+impl Listener for () {}
+
+/// A listener that sees the rows of the epochs and answers whether to go on.
+pub struct EachEpoch<F> {
+    see: RefCell<F>,
+    go_on: Cell<bool>,
+}
+
+impl<F: FnMut(&Row) -> bool> EachEpoch<F> {
+    /// Shows every row to `see`.
+    pub fn new(see: F) -> Self {
+        Self {
+            see: RefCell::new(see),
+            go_on: Cell::new(true),
+        }
+    }
+}
+
+impl<F: FnMut(&Row) -> bool> Progress for EachEpoch<F> {
+    fn go_on(&self) -> bool {
+        self.go_on.get()
+    }
+}
+
+impl<F: FnMut(&Row) -> bool> Listener for EachEpoch<F> {
+    fn epoch(&self, row: &Row, _: bool) {
+        let wanted = (self.see.borrow_mut())(row);
+        self.go_on.set(wanted);
+    }
 }
 
 /// What a training leaves.
@@ -54,6 +64,3 @@ pub struct Outcome {
     /// Files `best.safetensors` and `last.safetensors`.
     pub weights: Option<(PathBuf, PathBuf)>,
 }
-
-/// Listens to events; returns `false` to stop.
-pub type Listener<'a> = dyn FnMut(&Event<'_>) -> bool + 'a;

@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use yolo_core::Params;
 use yolo_core::graph::DetectHead;
 use yolo_core::prune::Step as HookStep;
+use yolo_core::{Params, Progress};
 use yolo_data::{Hyp, Loader};
 
 use super::events::Events;
@@ -15,7 +15,7 @@ use super::results::{self, COLUMNS, Row};
 use super::resume;
 use super::sampling::{self, Sampling};
 use super::step::{LossMean, StepOptions, Stepper};
-use super::{Ema, Event, Hook, Listener, Outcome, Schedule, TrainOptions, distil, norms};
+use super::{Ema, Hook, Listener, Outcome, Schedule, TrainOptions, distil, norms};
 use crate::checkpoint::{self, Checkpoint, Stage, TrainState};
 use crate::dist::World;
 use crate::eval::{Metrics, NmsOptions};
@@ -31,11 +31,11 @@ pub fn train(
     val: Option<&Loader>,
     folder: Option<(&std::path::Path, bool)>,
     hooks: &mut [&mut dyn Hook],
-    listen: &mut Listener<'_>,
+    listener: &dyn Listener,
 ) -> Result<Outcome> {
     let mut run = Run::new(start, options, train, val, folder)?;
     run.begin()?;
-    match epochs(&mut run, options, train, val, hooks, listen) {
+    match epochs(&mut run, options, train, val, hooks, listener) {
         Ok(()) => run.finish(),
         Err(error) => Err(run.explain(error, options)),
     }
@@ -48,18 +48,15 @@ fn epochs(
     train: &Loader,
     val: Option<&Loader>,
     hooks: &mut [&mut dyn Hook],
-    listen: &mut Listener<'_>,
+    listener: &dyn Listener,
 ) -> Result<()> {
     while run.state.epochs_done < options.epochs {
         let epoch = run.state.epochs_done;
-        let losses = run.epoch(epoch, options, train, hooks, listen)?;
+        let losses = run.epoch(epoch, options, train, hooks, listener)?;
         let last = epoch + 1 == options.epochs;
         let due = last || (epoch + 1).is_multiple_of(options.val_every.max(1));
         let report = match val.filter(|_| due) {
-            Some(loader) => {
-                let mut progress = |done: usize, total: usize| go_on(listen(&Event::Val { done, total }));
-                run.validate(loader, &mut progress)?
-            }
+            Some(loader) => run.validate(loader, &Validating(listener))?,
             None => None,
         };
         let metrics = report.as_ref().map(|report| report.metrics.clone());
@@ -77,7 +74,8 @@ fn epochs(
         let measured = metrics.is_some();
         let best = run.keep_best(epoch, metrics, val.is_none());
         run.save(&row, best, options)?;
-        let wanted = options.world.all(listen(&Event::Epoch { row: &row, best }))?;
+        listener.epoch(&row, best);
+        let wanted = options.world.all(listener.go_on())?;
         // Epochs that were not measured are no reason for impatience.
         let stale = epoch - run.state.best_epoch.min(epoch);
         if options
@@ -132,6 +130,19 @@ pub(crate) fn loss_of(head: &DetectHead, hyp: &Hyp, size: usize) -> Loss {
         label_smoothing: hyp.label_smoothing,
     };
     Loss::new(head, gains.scaled(head.anchors.len(), head.classes, size as i64))
+}
+
+/// The validation after an epoch.
+struct Validating<'a>(&'a dyn Listener);
+
+impl Progress for Validating<'_> {
+    fn advance(&self, done: usize, total: usize, _: &str) {
+        self.0.advance(done, total, "validating");
+    }
+
+    fn go_on(&self) -> bool {
+        self.0.go_on()
+    }
 }
 
 fn go_on(wanted: bool) -> Result<()> {
@@ -332,22 +343,14 @@ impl Run {
     }
 
     /// Measures the average model; the report is rank 0's. Outputs that are no numbers are the training's fault, not a file's.
-    fn validate(
-        &self,
-        loader: &Loader,
-        progress: &mut dyn FnMut(usize, usize) -> Result<()>,
-    ) -> Result<Option<val::Report>> {
+    fn validate(&self, loader: &Loader, progress: &dyn Progress) -> Result<Option<val::Report>> {
         self.measured(loader, progress).map_err(|error| match error {
             Error::NotFinite => diverged("what the average model gives", self.state.epochs_done - 1, 0),
             other => other,
         })
     }
 
-    fn measured(
-        &self,
-        loader: &Loader,
-        progress: &mut dyn FnMut(usize, usize) -> Result<()>,
-    ) -> Result<Option<val::Report>> {
+    fn measured(&self, loader: &Loader, progress: &dyn Progress) -> Result<Option<val::Report>> {
         let detector = val::Detector::new(&self.model.graph, &self.ema.params)?;
         let (total, nms, loss) = (loader.batches(), NmsOptions::validation(), Some(self.stepper.loss()));
         if self.world.backend().is_some() {
@@ -373,7 +376,7 @@ impl Run {
         options: &TrainOptions,
         loader: &Loader,
         hooks: &mut [&mut dyn Hook],
-        listen: &mut Listener<'_>,
+        listener: &dyn Listener,
     ) -> Result<[f64; 3]> {
         // Dropout and stochastic depth draw from libtorch's generators: one seed per epoch makes a resumed run equal.
         // Ranks draw for different images.
@@ -424,14 +427,17 @@ impl Run {
                 self.state.last_step = iteration as i64;
                 self.state.updates += 1;
             }
-            let wanted = listen(&Event::Batch {
-                epoch,
-                done: index + 1,
-                total,
-                loss: mean,
-            });
+            let note = format!(
+                "epoch {}/{} box {:.4} obj {:.4} cls {:.4}",
+                epoch + 1,
+                options.epochs,
+                mean[0],
+                mean[1],
+                mean[2]
+            );
+            listener.advance(index + 1, total, &note);
             // All ranks stop at the same batch.
-            go_on(self.world.all(wanted)?)?;
+            go_on(self.world.all(listener.go_on())?)?;
         }
         self.same_statistics()?;
         // The losses of the last batch were read, so the device is done.

@@ -1,6 +1,7 @@
 //! Validation of an engine that is not ours: an exported file, run on the same images.
 
 use tch::{Device, Tensor};
+use yolo_core::Progress;
 use yolo_data::Loader;
 
 use super::boxes_of;
@@ -15,7 +16,7 @@ pub fn validate_engine(
     classes: usize,
     loader: &Loader,
     options: &NmsOptions,
-    progress: &mut dyn FnMut(usize, usize) -> Result<()>,
+    progress: &dyn Progress,
 ) -> Result<Metrics> {
     let mut matches = Matches::default();
     let total = loader.batches();
@@ -25,7 +26,7 @@ pub fn validate_engine(
         for (detections, truths) in boxes_of(&batch, &predictions, classes + 5, options)? {
             matches.add(&detections, &truths);
         }
-        progress(done + 1, total)?;
+        progress.step(done + 1, total, "")?;
     }
     Ok(eval::evaluate(&matches))
 }

@@ -12,7 +12,7 @@ use rayon::prelude::*;
 use tch::{Device, Kind, Tensor};
 use yolo_core::exec::channels_last;
 use yolo_core::graph::DetectHead;
-use yolo_core::{Graph, Mode, Params, Program, passes};
+use yolo_core::{Graph, Mode, Params, Program, Progress, passes};
 use yolo_data::loader::Origin;
 use yolo_data::{Batch, Loader};
 
@@ -126,13 +126,13 @@ pub struct ImageResult<'a> {
     pub truths: &'a [Truth],
 }
 
-/// Measures a model. `progress` hears the number of finished batches and may stop with an error.
+/// Measures a model. `progress` hears of finished batches and may end it.
 pub fn validate(
     graph: &Graph,
     params: &Params,
     loader: &Loader,
     options: &NmsOptions,
-    progress: &mut dyn FnMut(usize, usize) -> Result<()>,
+    progress: &dyn Progress,
 ) -> Result<Report> {
     let detector = Detector::new(graph, params)?;
     let total = loader.batches();
@@ -145,7 +145,7 @@ pub fn validate_with(
     batches: &mut dyn Iterator<Item = yolo_data::Result<Batch>>,
     total: usize,
     options: &NmsOptions,
-    progress: &mut dyn FnMut(usize, usize) -> Result<()>,
+    progress: &dyn Progress,
 ) -> Result<Report> {
     measure(detector, batches, total, options, None, &mut |_| Ok(()), progress)
 }
@@ -158,7 +158,7 @@ pub fn measure(
     options: &NmsOptions,
     loss: Option<&Loss>,
     each: &mut dyn FnMut(ImageResult<'_>) -> Result<()>,
-    progress: &mut dyn FnMut(usize, usize) -> Result<()>,
+    progress: &dyn Progress,
 ) -> Result<Report> {
     let mut tally = Tally::new(detector, options);
     for (done, batch) in batches.enumerate() {
@@ -172,7 +172,7 @@ pub fn measure(
                 truths,
             })?;
         }
-        progress(done + 1, total)?;
+        progress.step(done + 1, total, "")?;
     }
     Ok(tally.report(loss.is_some()))
 }

@@ -1,6 +1,7 @@
 //! Validation by several processes: each measures some of the batches, rank 0 adds up what all found, in the order of the batches. The
 //! numbers have the same bits as those of one process.
 
+use yolo_core::Progress;
 use yolo_data::Loader;
 
 use super::{Detector, Part, Report, Tally, measure_batch};
@@ -20,7 +21,7 @@ pub fn measure_shared(
     options: &NmsOptions,
     loss: Option<&Loss>,
     world: &World,
-    progress: &mut dyn FnMut(usize, usize) -> Result<()>,
+    progress: &dyn Progress,
 ) -> Result<Option<Report>> {
     let mut bytes = Vec::new();
     let batches = loader.some(0, world.shard());
@@ -28,7 +29,7 @@ pub fn measure_shared(
     let mut stopped = Ok(());
     for (done, batch) in batches.enumerate() {
         write(&measure_batch(detector, &batch?, options, loss)?, &mut bytes);
-        stopped = progress(done + 1, total);
+        stopped = progress.step(done + 1, total, "");
         if stopped.is_err() {
             break;
         }

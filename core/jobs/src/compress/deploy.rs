@@ -160,8 +160,7 @@ fn validate_session(
             .map(|(_, tensor)| tensor)
             .ok_or_else(|| yolo_engine::Error::Settings("the file gives no boxes".into()))
     };
-    let mut step = |done: usize, total: usize| Ok(task.step(done, total, "")?);
-    let metrics = val::validate_engine(&mut run, classes, loader, &NmsOptions::validation(), &mut step)?;
+    let metrics = val::validate_engine(&mut run, classes, loader, &NmsOptions::validation(), &*task)?;
     Ok([metrics.map50, metrics.map])
 }
 

@@ -223,13 +223,12 @@ impl Quantization<'_> {
             s.workers,
         )?;
         let task = self.session.progress.task("calibrate", calib.batches());
-        let mut step = |done: usize, total: usize| task.step(done, total, "").is_ok();
         Ok(yolo_engine::quant::calibrate(
             model,
             quantizer,
             &calib,
             s.calib_batches,
-            &mut step,
+            &*task,
         )?)
     }
 

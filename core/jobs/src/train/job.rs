@@ -1,14 +1,15 @@
 //! A training inside of a job: loaders, anchors, the penalty, and what is said when it ends before its time.
 
+use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 
-use yolo_core::Pruner;
 use yolo_core::config::Located;
 use yolo_core::prune::Regulariser;
+use yolo_core::{Progress, Pruner};
 use yolo_data::{Dataset, Loader, Split};
 use yolo_engine::Checkpoint;
 use yolo_engine::train::anchors::{self, AnchorReport};
-use yolo_engine::train::{Event, Hook, Outcome, Regularise, Row, TrainOptions};
+use yolo_engine::train::{Hook, Listener, Outcome, Regularise, Row, TrainOptions};
 
 use crate::Session;
 use crate::error::{Error, Result};
@@ -163,43 +164,15 @@ impl Job<'_> {
         if let Some(hook) = &mut hook {
             hooks.push(hook);
         }
-        let (epochs, progress) = (self.options.epochs, self.session.progress);
-        let task = progress.task(label, train.batches());
-        let mut listen = |event: &Event<'_>| {
-            match event {
-                Event::Batch {
-                    epoch,
-                    done,
-                    total,
-                    loss,
-                } => {
-                    let note = format!(
-                        "epoch {}/{epochs} box {:.4} obj {:.4} cls {:.4}",
-                        epoch + 1,
-                        loss[0],
-                        loss[1],
-                        loss[2]
-                    );
-                    progress.advance(*done, *total, &note);
-                }
-                Event::Val { done, total } => progress.advance(*done, *total, "validating"),
-                Event::Epoch { row, best } => {
-                    each(row);
-                    let [box_loss, obj, cls] = row.loss;
-                    let metrics = row
-                        .metrics
-                        .map(|[_, _, map50, map]| format!("  mAP50 {map50:.4}  mAP {map:.4}"))
-                        .unwrap_or_default();
-                    let star = if *best { "  *" } else { "" };
-                    let epoch = row.epoch + 1;
-                    progress.say(&format!(
-                        "{label} {epoch:>3}/{epochs}  box {box_loss:.4}  obj {obj:.4}  cls {cls:.4}{metrics}{star}"
-                    ));
-                }
-            }
-            progress.go_on()
+        let epochs = self.options.epochs;
+        let task = self.session.progress.task(label, train.batches());
+        let listener = Epochs {
+            to: &*task,
+            label,
+            epochs,
+            each: RefCell::new(each),
         };
-        let result = yolo_engine::train::train(start, &self.options, train, Some(val), place, &mut hooks, &mut listen);
+        let result = yolo_engine::train::train(start, &self.options, train, Some(val), place, &mut hooks, &listener);
         drop(task);
         if let Ok(outcome) = &result
             && outcome.epochs < epochs
@@ -249,5 +222,45 @@ pub fn with_advice(reason: &str, folder: Option<&PathBuf>) -> String {
             folder.display()
         ),
         None => reason.to_owned(),
+    }
+}
+
+/// Shows every epoch in a line.
+struct Epochs<'a> {
+    to: &'a dyn Progress,
+    label: &'a str,
+    epochs: usize,
+    each: RefCell<&'a mut dyn FnMut(&Row)>,
+}
+
+impl Progress for Epochs<'_> {
+    fn advance(&self, done: usize, total: usize, note: &str) {
+        self.to.advance(done, total, note);
+    }
+
+    fn go_on(&self) -> bool {
+        self.to.go_on()
+    }
+}
+
+impl Listener for Epochs<'_> {
+    fn epoch(&self, row: &Row, best: bool) {
+        (self.each.borrow_mut())(row);
+        let [box_loss, obj, cls] = row.loss;
+        let taught = row
+            .distil_loss
+            .map(|loss| format!("  teacher {loss:.4}"))
+            .unwrap_or_default();
+        let metrics = row
+            .metrics
+            .map(|[_, _, map50, map]| format!("  mAP50 {map50:.4}  mAP {map:.4}"))
+            .unwrap_or_default();
+        let star = if best { "  *" } else { "" };
+        self.to.say(&format!(
+            "{} {:>3}/{}  box {box_loss:.4}  obj {obj:.4}  cls {cls:.4}{taught}{metrics}{star}",
+            self.label,
+            row.epoch + 1,
+            self.epochs
+        ));
     }
 }
