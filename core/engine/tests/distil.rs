@@ -238,7 +238,7 @@ fn a_run_with_adapters_goes_on_as_if_it_had_never_stopped() {
     assert!(text.contains("distil.distiller.tau is 3.0 here, 2.0 there"), "{text}");
     let stranger = network(0.125, &pictures.names, json!({}), 5);
     let text = differs(Some(from(&stranger, json!({"type": "cwd", "tau": 2.0}))));
-    assert!(text.contains("distil.teacher is"), "{text}");
+    assert!(text.contains("distil.teacher.weights is"), "{text}");
 
     // A state without them is damaged, and said to be.
     let saved = std::fs::read(&state).expect("a state");
@@ -490,6 +490,11 @@ fn a_pruner_that_trains_is_taught() {
         let pruned = prune(&base, pruner.as_ref(), data, &options, &());
         let pruned = pruned.unwrap_or_else(|error| panic!("{config}: {error}"));
         assert!(pruned.model.graph.param_count() < base.graph.param_count());
+        // What is left of it learns from what it was.
+        let mut tuning = self::options(1);
+        tuning.distil = Some(from(&base, json!({"type": "crosskd"})));
+        let tuned = self::trained(&pruned.model, &tuning, &pictures, None).last;
+        assert_eq!(tuned.graph.param_count(), pruned.model.graph.param_count());
     }
 }
 

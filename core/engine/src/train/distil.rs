@@ -115,7 +115,7 @@ impl PartialEq for Distillation {
 /// As a setting of a run: the distiller, and a hash of the teacher's weights.
 impl Serialize for Distillation {
     fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
-        serde_json::json!({"distiller": self.0.config, "teacher": self.0.hash}).serialize(serializer)
+        serde_json::json!({"distiller": self.0.config, "teacher": {"weights": self.0.hash}}).serialize(serializer)
     }
 }
 
