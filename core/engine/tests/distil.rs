@@ -571,6 +571,22 @@ fn a_teacher_that_does_not_fit_is_refused_with_both_sides_before_anything_is_wri
 }
 
 #[test]
+fn a_loss_that_is_no_number_ends_the_training_with_the_name_of_its_distiller() {
+    let pictures = Pictures::new(12);
+    let teacher = network(0.125, &pictures.names, json!({}), 1);
+    let mut options = options(1);
+    options.distil = Some(from(&teacher, json!({"type": "cwd", "weight": 1e300})));
+    let loader = pictures.loader(&options);
+    let start = network(0.0625, &pictures.names, json!({}), 2);
+    let ended = train(start, &options, &loader, None, None, &mut [], &mut |_| true);
+    let text = ended.expect_err("infinity").to_string();
+    assert!(
+        text.starts_with("the loss of the distiller `cwd` is not finite (epoch 0, batch 0)"),
+        "{text}"
+    );
+}
+
+#[test]
 fn kept_values_are_those_that_are_computed_and_nothing_else_changes() {
     let model = filled(0.0625);
     let image = testing::input(2, 3, SIZE as i64, SIZE as i64);

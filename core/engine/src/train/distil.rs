@@ -65,6 +65,13 @@ impl Distillation {
         &self.0.config
     }
 
+    /// The name of the distiller.
+    pub fn name(&self) -> &str {
+        let config = &self.0.config;
+        let name = config.get("name").or_else(|| config.get("type"));
+        name.and_then(Value::as_str).unwrap_or_default()
+    }
+
     /// Names of the parts of the loss.
     pub fn parts(&self) -> Vec<String> {
         self.0.distiller.parts()
@@ -340,10 +347,7 @@ impl Teacher {
                 .collect(),
             adapters: &self.adapters,
         };
-        let source = &*self.of.0;
-        let name = source.config.get("name").or_else(|| source.config.get("type"));
-        let name = name.and_then(Value::as_str).unwrap_or_default();
-        Ok(checked_loss(name, &*source.distiller, &batch)?)
+        Ok(checked_loss(self.of.name(), &*self.of.0.distiller, &batch)?)
     }
 }
 

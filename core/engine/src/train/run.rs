@@ -15,7 +15,7 @@ use super::results::{self, COLUMNS, Row};
 use super::resume;
 use super::sampling::{self, Sampling};
 use super::step::{LossMean, StepOptions, Stepper};
-use super::{Ema, Hook, Listener, Outcome, Schedule, TrainOptions, distil, norms};
+use super::{Distillation, Ema, Hook, Listener, Outcome, Schedule, TrainOptions, distil, norms};
 use crate::checkpoint::{self, Checkpoint, Stage, TrainState};
 use crate::dist::World;
 use crate::eval::{Metrics, NmsOptions};
@@ -412,9 +412,13 @@ impl Run {
             mean.copy_from_slice(read);
             if let Some(parts) = self.stepper.distilled() {
                 let read = distilled.add(parts, last)?;
-                self.distilled = read
-                    .ok_or_else(|| diverged("the distiller's loss", epoch, index))?
-                    .to_vec();
+                let what = || {
+                    format!(
+                        "the loss of the distiller `{}`",
+                        options.distil.as_ref().map_or("", Distillation::name)
+                    )
+                };
+                self.distilled = read.ok_or_else(|| diverged(&what(), epoch, index))?.to_vec();
             }
             if iteration as i64 - self.state.last_step >= step.accumulate as i64 {
                 let at = HookStep {
