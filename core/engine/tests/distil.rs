@@ -578,7 +578,7 @@ fn a_loss_that_is_no_number_ends_the_training_with_the_name_of_its_distiller() {
     options.distil = Some(from(&teacher, json!({"type": "cwd", "weight": 1e300})));
     let loader = pictures.loader(&options);
     let start = network(0.0625, &pictures.names, json!({}), 2);
-    let ended = train(start, &options, &loader, None, None, &mut [], &mut |_| true);
+    let ended = train(start, &options, &loader, None, None, &mut [], &());
     let text = ended.expect_err("infinity").to_string();
     assert!(
         text.starts_with("the loss of the distiller `cwd` is not finite (epoch 0, batch 0)"),
