@@ -25,6 +25,7 @@ mod pruning;
 mod python;
 mod quantizing;
 mod sampling;
+mod silent;
 mod sources;
 mod start;
 mod support;

@@ -4,6 +4,15 @@ use serde_json::Value;
 
 use crate::support::{self, files, read_json, shared, small_data, tiny_model, yolo};
 
+/// What YOLOv5's `val.py` gives here in single precision (v7.0-549, batch 8, `half=False`, images of one shape in the order of their
+/// names). The golden file has 0.3657 for mAP: it was made by calling `val.run`, which computes in half precision unless it is told not to.
+const SINGLE_PRECISION: [(&str, f64); 4] = [
+    ("precision", 0.622_708),
+    ("recall", 0.494_406),
+    ("map50", 0.558_479),
+    ("map", 0.363_452),
+];
+
 #[test]
 fn coco128_gives_the_official_map() {
     let (Some(weights), Some(data), Some(golden)) = (
@@ -34,20 +43,9 @@ fn coco128_gives_the_official_map() {
         (found["images"].as_u64(), found["instances"].as_u64()),
         (Some(128), Some(929))
     );
-    for (ours, theirs, limit) in [("map50", "mAP50", 1e-3), ("map", "mAP50_95", 3e-3)] {
-        let (ours, theirs) = (
-            found[ours].as_f64().expect("a number"),
-            golden[theirs].as_f64().expect("a number"),
-        );
-        assert!((ours - theirs).abs() <= limit, "{ours} {theirs}");
-    }
-    // Read where the smoothed mean F1 is highest, as the reference does it.
-    for (ours, theirs) in [("precision", "P"), ("recall", "R")] {
-        let (ours, theirs) = (
-            found[ours].as_f64().expect("a number"),
-            golden[theirs].as_f64().expect("a number"),
-        );
-        assert!((ours - theirs).abs() <= 2e-3, "{ours} {theirs}");
+    for (key, theirs) in SINGLE_PRECISION {
+        let ours = found[key].as_f64().expect("a number");
+        assert!((ours - theirs).abs() <= 5e-4, "{key}: {ours} {theirs}");
     }
     // Classes with enough objects have their official precision, too; those with a few objects hang on single boxes.
     let classes = golden["per_class"].as_array().expect("classes");

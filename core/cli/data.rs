@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use serde_json::json;
-use yolo_data::convert::{self, Converted, Format, Frame};
+use yolo_data::convert::{self, BoxSource, Converted, Format, Frame};
 use yolo_data::labels::Problem;
 use yolo_data::{Split, anchors, check, synth};
 use yolo_jobs::error::unknown;
@@ -69,7 +69,7 @@ struct ConvertArgs {
     #[arg(long, value_delimiter = ',')]
     names: Option<Vec<String>>,
     /// Share of the images for validation, where the source has no splits
-    #[arg(long, default_value_t = 0.2)]
+    #[arg(long, default_value_t = convert::Settings::VAL_SHARE)]
     val_share: f64,
     /// Copy the images instead of linking to them
     #[arg(long)]
@@ -83,12 +83,15 @@ struct ConvertArgs {
     /// VOC: keep objects marked `difficult`
     #[arg(long)]
     keep_difficult: bool,
-    /// VisDrone: keep ignored regions and others, as two classes more, and rows with a score of 0
+    /// VisDrone: keep ignored regions and others, as two classes more, and rows with a score of 0; COCO: keep annotations that say `ignore`
     #[arg(long)]
     keep_ignored: bool,
     /// What boxes refer to in photos that EXIF turns, where their size does not tell: `stored` or `upright`
     #[arg(long)]
     exif: Option<String>,
+    /// COCO: which counts where an object's `bbox` and its polygons are different places: `bbox` or `polygon`
+    #[arg(long)]
+    boxes: Option<String>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -241,8 +244,22 @@ fn print_problems(problems: &[Problem], shown: usize) {
 
 fn convert(args: &ConvertArgs) -> CliResult {
     let format = Format::parse(&args.format).ok_or_else(|| unknown("format", &args.format, &Format::NAMES))?;
+    for (flag, given, wanted) in [
+        ("--keep-crowd", args.keep_crowd, &[Format::Coco][..]),
+        ("--keep-difficult", args.keep_difficult, &[Format::Voc]),
+        ("--keep-ignored", args.keep_ignored, &[Format::VisDrone, Format::Coco]),
+        ("--boxes", args.boxes.is_some(), &[Format::Coco]),
+    ] {
+        if given && !wanted.contains(&format) {
+            let message = format!("{flag} says nothing about --format {}: leave it out", args.format);
+            return Err(CliError::Usage(message));
+        }
+    }
     let frame = |name: &String| Frame::parse(name).ok_or_else(|| unknown("frame", name, &Frame::NAMES));
     let exif = args.exif.as_ref().map(frame).transpose()?;
+    let source =
+        |name: &String| BoxSource::parse(name).ok_or_else(|| unknown("source of boxes", name, &BoxSource::NAMES));
+    let boxes = args.boxes.as_ref().map(source).transpose()?;
     let settings = convert::Settings {
         images: args.images.clone(),
         names: args.names.clone(),
@@ -255,6 +272,7 @@ fn convert(args: &ConvertArgs) -> CliResult {
             ignored: args.keep_ignored,
         },
         exif,
+        boxes,
         ..convert::Settings::new(format, &args.source)
     };
     let bar = SharedBar::new("convert");

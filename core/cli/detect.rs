@@ -54,7 +54,7 @@ pub struct DetectArgs {
     #[arg(long)]
     save_txt: bool,
     /// Add the confidence to `--save-txt`
-    #[arg(long)]
+    #[arg(long, requires = "save_txt")]
     save_conf: bool,
     /// Write what is in each box to `crops/CLASS/NAME.jpg`
     #[arg(long)]
@@ -72,7 +72,7 @@ pub struct DetectArgs {
     #[arg(long)]
     hide_conf: bool,
     /// Folder to write to (default: a new one in --project)
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["project", "name"])]
     save_dir: Option<PathBuf>,
     /// Folder of runs
     #[arg(long, default_value = "runs/detect")]
@@ -134,6 +134,11 @@ pub fn run(args: &DetectArgs) -> CliResult {
         over: args.exist_ok,
     };
     outputs::check(&folder, writes, &sources)?;
+    for flag in without_pictures(args) {
+        ui::say(format!(
+            "note: {flag} changes nothing, as no pictures are written (--nosave)"
+        ));
+    }
     let output = Output {
         args,
         folder: &folder,
@@ -388,6 +393,20 @@ impl Output<'_> {
             println!("{}", file.display());
         }
     }
+}
+
+/// Flags of drawing that were given where nothing is drawn.
+fn without_pictures(args: &DetectArgs) -> impl Iterator<Item = &'static str> {
+    let given = [
+        ("--line-thickness", args.line_thickness.is_some()),
+        ("--hide-labels", args.hide_labels),
+        ("--hide-conf", args.hide_conf),
+    ];
+    let nosave = args.nosave;
+    given
+        .into_iter()
+        .filter(move |(_, given)| nosave && *given)
+        .map(|(flag, _)| flag)
 }
 
 /// A side of a box by 2 % and 10 pixels longer, within the picture and never empty.

@@ -20,7 +20,7 @@ pub struct ForwardArgs {
     #[arg(long)]
     cfg: Option<String>,
     /// Number of classes of `--cfg`
-    #[arg(long)]
+    #[arg(long, requires = "cfg")]
     nc: Option<i64>,
     /// State dict or checkpoint (.safetensors or .pt)
     #[arg(long)]

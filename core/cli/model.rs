@@ -43,7 +43,7 @@ pub struct ModelArgs {
     #[arg(long, value_name = "FILE")]
     init_weights: Option<PathBuf>,
     /// Seed of --init-weights
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, requires = "init_weights")]
     seed: u64,
 }
 

@@ -19,6 +19,11 @@ use crate::detect::free_stem;
 use crate::error::{CliError, CliResult};
 use crate::ui;
 
+/// Folder of runs, unless another is named.
+const PROJECT: &str = "runs/val";
+/// Name of a run, unless another is given.
+const NAME: &str = "exp";
+
 /// Measure a model on a data set
 ///
 /// Example: yolo val --weights best.safetensors --data bccd.yaml --img 320 --plots
@@ -59,19 +64,19 @@ pub struct ValArgs {
     #[arg(long)]
     save_txt: bool,
     /// Add the confidence to `--save-txt`
-    #[arg(long)]
+    #[arg(long, requires = "save_txt")]
     save_conf: bool,
     /// Write `predictions.json` in COCO's result format, and measure COCO's twelve numbers
     #[arg(long)]
     save_json: bool,
     /// Folder to write to (default: a new one in --project)
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["project", "name"])]
     save_dir: Option<PathBuf>,
     /// Folder of runs
-    #[arg(long, default_value = "runs/val")]
+    #[arg(long, default_value = PROJECT)]
     project: PathBuf,
     /// Name of this run
-    #[arg(long, default_value = "exp")]
+    #[arg(long, default_value = NAME)]
     name: String,
     /// Write into an existing folder of that name
     #[arg(long)]
@@ -140,6 +145,11 @@ pub fn run(args: &ValArgs) -> CliResult {
         ..Writes::default()
     };
     outputs::check(&folder, writes, &sources)?;
+    if let Some(flag) = folder_of_nothing(args).filter(|_| !wants_files) {
+        ui::say(format!(
+            "note: {flag} changes nothing: files are written with --plots, --save-txt or --save-json"
+        ));
+    }
     let mut labels = args.save_txt.then(|| LabelFiles {
         folder: folder.join("labels"),
         confidence: args.save_conf,
@@ -179,6 +189,17 @@ pub fn run(args: &ValArgs) -> CliResult {
         println!("{}", folder.display());
     }
     Ok(())
+}
+
+/// A flag that names the place of files.
+fn folder_of_nothing(args: &ValArgs) -> Option<&'static str> {
+    let given = [
+        ("--save-dir", args.save_dir.is_some()),
+        ("--project", args.project != Path::new(PROJECT)),
+        ("--name", args.name != NAME),
+        ("--exist-ok", args.exist_ok),
+    ];
+    given.into_iter().find(|(_, given)| *given).map(|(flag, _)| flag)
 }
 
 fn check_classes(args: &ValArgs, checkpoint: &Checkpoint, dataset: &Dataset) -> CliResult {

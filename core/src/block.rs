@@ -47,7 +47,7 @@ impl<'de> Deserialize<'de> for Block {
             type Value = Block;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a neck block: `{type: NAME, ...options}` or its name")
+                f.write_str("a neck block (its name, or `{type: NAME, ...options}`)")
             }
 
             fn visit_str<E: serde::de::Error>(self, name: &str) -> Result<Block, E> {

@@ -1,12 +1,17 @@
 //! YAML with places: text to a JSON value, and from the path of a value back to its line and column, so that every complaint
 //! about a configuration can point at it.
 
+mod strict;
+mod words;
+
 use std::collections::HashMap;
 
 use saphyr::{LoadableYamlNode, MarkedYaml, ScalarOwned, YamlData};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
+use self::strict::Strict;
+pub use self::words::in_words;
 use crate::Code;
 
 /// Where something stands in a file; both count from 1.
@@ -232,8 +237,8 @@ impl Located {
 
     /// Reads the part at `path` as `T`; an unknown option gives the closest known ones.
     pub fn read_at<T: DeserializeOwned>(&self, path: &str) -> Result<T, ConfigError> {
-        let value = self.get(path).cloned().unwrap_or(Value::Null);
-        serde_path_to_error::deserialize(value).map_err(|error| {
+        let value = self.get(path).unwrap_or(&Value::Null);
+        serde_path_to_error::deserialize(Strict(value)).map_err(|error| {
             let inner = error.path().to_string();
             let inner = if inner == "." {
                 String::new()
@@ -282,8 +287,8 @@ impl Located {
             let help = hint.map_or(all.clone(), |hint| format!("{hint} ({all})"));
             return self.value_error(path, &message, Some(&help)).coded(Code::BadValue);
         }
-        let text = text.split(" at line ").next().unwrap_or(text);
-        self.value_error(path, text, None).coded(Code::BadValue)
+        let words::Words { message, help } = words::of(text, self.written(path));
+        self.value_error(path, &message, help.as_deref()).coded(Code::BadValue)
     }
 }
 
@@ -399,6 +404,41 @@ mod tests {
         let config = Located::parse("m.yaml", "scale:\n  depth: [1]\n").expect("valid YAML");
         let error = config.read::<Outer>().expect_err("a list is no number");
         assert_eq!(error.place, Some(Place { line: 2, column: 10 }));
+    }
+
+    #[test]
+    fn values_are_taken_by_their_names_and_never_by_their_position() {
+        for (text, said) in [
+            (
+                "scale: [0.33]\n",
+                "m.yaml:1:8: a list stands where a group of keys (`key: value`) belongs (at `scale`)\n  help: options: depth",
+            ),
+            (
+                "[{depth: 1}]\n",
+                "m.yaml:1:1: a list stands where a group of keys (`key: value`) belongs\n  help: options: scale",
+            ),
+            (
+                "scale:\n",
+                "m.yaml:1:6: nothing stands where a group of keys (`key: value`) belongs (at `scale`)\n  help: options: depth",
+            ),
+            (
+                "scale: {depth: .nan}\n",
+                "m.yaml:1:16: `.nan` stands where a number belongs (at `scale.depth`)",
+            ),
+            (
+                "scale: {depth: '0,33'}\n",
+                "m.yaml:1:16: `0,33` stands where a number belongs (at `scale.depth`)\n  help: the decimal sign is a point: 0.33",
+            ),
+            ("scale: {}\n", "m.yaml:1:8: `depth` is missing (at `scale`)"),
+            (
+                "3\n",
+                "m.yaml:1:1: `3` stands where a group of keys (`key: value`) belongs\n  help: options: scale",
+            ),
+        ] {
+            let config = Located::parse("m.yaml", text).expect("valid YAML");
+            let error = config.read::<Outer>().expect_err(text);
+            assert_eq!(error.to_string(), said, "{text}");
+        }
     }
 
     #[test]

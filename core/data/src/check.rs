@@ -69,7 +69,12 @@ pub fn check(data: &Dataset, decode: bool, progress: &(dyn Fn(usize, usize) -> b
                 images,
                 problems: found,
             }) => {
-                problems.extend(found);
+                // What is said of the whole is said for every split.
+                for problem in found {
+                    if !problems.contains(&problem) {
+                        problems.push(problem);
+                    }
+                }
                 splits.push((split, images));
             }
             Err(error) => problems.push(of_split(data, split, &error)),
@@ -106,6 +111,8 @@ pub fn check(data: &Dataset, decode: bool, progress: &(dyn Fn(usize, usize) -> b
     for (split, images) in &splits {
         let labelled: Vec<bool> = images.iter().map(|image| by_path[image.as_path()].labelled).collect();
         problems.extend(unlabelled(&data.file, data.line(*split), *split, images, &labelled));
+        // A single image shows in the counts.
+        problems.extend(data.alike(*split, images.iter()).filter(|_| images.len() > 1));
     }
     problems.extend(orphans(&images)?);
     problems.extend(copies(&images, &seen));

@@ -63,7 +63,7 @@ pub struct Hyp {
     pub mosaic: f64,
     /// Probability of mixing two mosaics.
     pub mixup: f64,
-    /// Probability of copy-paste (needs segments; kept for compatibility).
+    /// Share of the objects of a picture that are copied, mirrored, to where they cover no other.
     pub copy_paste: f64,
     /// Label smoothing epsilon.
     pub label_smoothing: f64,

@@ -17,11 +17,12 @@ pub struct Problem {
     /// Line, from 1; 0 where it concerns the whole file.
     pub line: usize,
     /// A stable word. Of label files: `label-columns`, `label-number`, `label-class`, `label-range`, `label-encoding`,
-    /// `label-empty-box`, `label-duplicate`, `label-polygon`, `label-keypoints`, `label-unreadable`, `label-orphan`,
+    /// `label-empty-box`, `label-duplicate`, `label-two-classes`, `label-polygon`, `label-keypoints`, `label-unreadable`, `label-orphan`,
     /// `label-shared`, `label-missing`; of images: `image-unreadable`, `image-remark`, `image-small`, `image-duplicate`, `image-missing`,
-    /// `image-listed-twice`, `image-left-out`; of the whole: `path-missing`, `split-unusable`, `split-overlap`, `class-empty`; of sources that are
-    /// converted: `annotation-broken`, `annotation-missing`, `annotation-polygon`, `box-left-out`, `box-cut`, `image-left-out`,
-    /// `image-without-split`, `size-mismatch`, `name-clash`, `name-changed`, `only-left-out`, `split-empty`.
+    /// `image-listed-twice`, `image-left-out`; of the whole: `path-missing`, `split-unusable`, `split-overlap`, `class-empty`,
+    /// `names-order`, `names-differ`, `names-unread`, `key-unused`, `images-alike`; of sources that are converted: `annotation-broken`,
+    /// `annotation-missing`, `annotation-polygon`, `box-left-out`, `box-cut`, `image-left-out`, `image-without-split`, `size-mismatch`,
+    /// `name-clash`, `name-changed`, `only-left-out`, `objects-unmarked`, `setting-unused`, `split-empty`.
     pub kind: &'static str,
     /// What is wrong and what to do.
     pub message: String,
@@ -129,6 +130,12 @@ pub fn parse(path: &Path, text: &[u8], rows: Rows<'_>) -> (Vec<Label>, Vec<Probl
                     let message = "the same box stands in an earlier line; it is used once".into();
                     report(line, "label-duplicate", false, message);
                 } else {
+                    if let Some(other) = labels.iter().find(|other| other[1..] == label[1..]) {
+                        let [one, two] = [other[0], label[0]].map(|class| &rows.names[class as usize]);
+                        let message =
+                            format!("the same box is `{one}` in an earlier line and `{two}` here; both are learned");
+                        report(line, "label-two-classes", false, message);
+                    }
                     labels.push(label);
                 }
             }
@@ -342,6 +349,12 @@ mod tests {
         let text = "0 0.5 0.5 0.25 0.25\n".repeat(3);
         let (labels, problems, _) = read(text.as_bytes());
         assert_eq!((labels.as_slice(), problems.len()), ([GOOD].as_slice(), 2));
+        let (labels, problems, message) = read(b"0 0.5 0.5 0.25 0.25\n2 0.5 0.5 0.25 0.25\n1 0.5 0.5 0.25 0.2\n");
+        assert_eq!((labels.len(), problems), (3, vec![(2, "label-two-classes")]));
+        assert!(
+            message.contains("`RBC`") && message.contains("`Platelets`"),
+            "{message}"
+        );
         assert_eq!(read(b"0 0.5 0.5 0.25 0.25\n\xcf\xb8\xb0\n").1, [(2, "label-encoding")]);
         assert_eq!(read(b"\x00\x01\x02").1, [(1, "label-encoding")]);
     }

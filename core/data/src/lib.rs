@@ -18,6 +18,7 @@ pub mod pixels;
 pub mod probe;
 pub mod synth;
 pub mod text;
+pub mod variety;
 pub mod weights;
 
 pub use dataset::{Dataset, Policy, Sample, Samples, Split};

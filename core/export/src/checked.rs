@@ -3,10 +3,11 @@
 use std::path::{Path, PathBuf};
 
 use tch::{Kind, Tensor};
-use yolo_core::{Graph, Mode, Params, Program, passes, testing};
+use yolo_core::{Graph, Params, passes, testing};
 
 use prost::Message as _;
 
+use crate::limits::{self, FLOAT, Rounding};
 use crate::onnx::proto::ModelProto;
 use crate::onnx::{self, Difference, Nms, Outputs, Profile};
 use crate::steps::Steps;
@@ -113,13 +114,6 @@ pub struct Written {
     /// Why it was not compared.
     pub unchecked: Option<String>,
 }
-
-/// What a float file may differ by without a closer look; ten times what is usual, a tenth of what one layer with weights of 1 % more makes.
-const FLOAT: Difference = Difference {
-    boxes: 2e-3,
-    scores: 2e-5,
-    raw: 2e-4,
-};
 
 impl Written {
     fn new(files: Vec<PathBuf>, size_bytes: usize, engine: &'static str) -> Self {
@@ -253,7 +247,14 @@ fn prepare_onnx(graph: &Graph, params: &Params, request: &Request, path: &Path) 
     } else {
         // Suppressed boxes can't be compared one by one: what goes into the suppression is.
         let (exported, compared) = if request.nms.is_some() {
-            let plain = onnx::export(graph, params, &onnx::Options { nms: None, ..options })?;
+            let plain = onnx::export(
+                graph,
+                params,
+                &onnx::Options {
+                    nms: None,
+                    ..options.clone()
+                },
+            )?;
             let bytes = plain.model.to_bytes()?;
             (plain, bytes)
         } else {
@@ -271,16 +272,29 @@ fn prepare_onnx(graph: &Graph, params: &Params, request: &Request, path: &Path) 
             // What will be written, not what was meant.
             let file = ModelProto::decode(compared.as_slice()).map_err(|error| Error::Disagrees(error.to_string()))?;
             let (steps, ends) = onnx::steps::check(&file, &exported, &images, request.threads)?;
-            agree(path, ends, last_limit(&exported.graph, &exported.params, &images)?)?;
+            limits::agree(
+                path,
+                ends,
+                limits::last_limit(&exported.graph, &exported.params, &images)?,
+            )?;
             let found = onnx::check(&mut session, graph, params, &images)?;
             written.steps = Some(steps);
-            written.grid_errors = Some(found.max_share(noise(graph, params, &images)?));
+            written.grid_errors = Some(found.max_share(limits::noise(graph, params, &images)?));
             written.difference = Some(found);
         } else {
             let (graph, params) = onnx::strip(graph, params)?;
-            let found = onnx::check(&mut session, &graph, &params, &images)?;
-            agree(path, found, float_limit(found, &graph, &params, &images)?)?;
-            written.difference = Some(found);
+            if request.outputs == Outputs::Decoded && limits::saturated(&graph, &params, &images)? {
+                // Of scores that are all 0 or 1 nothing can be seen; of what they are made of, it can.
+                let raw = onnx::Options {
+                    outputs: Outputs::Raw,
+                    nms: None,
+                    ..options
+                };
+                let file = onnx::export(&graph, &params, &raw)?.model.to_bytes()?;
+                session = ort::Session::from_bytes(&file, request.threads)?;
+            }
+            let of = (&graph, &params, &images);
+            (written.difference, written.unchecked) = float_onnx(path, &mut session, of)?;
         }
     }
     Ok(Prepared {
@@ -330,7 +344,7 @@ fn prepare_ncnn(graph: &Graph, params: &Params, request: &Request, path: &Path) 
         let read = ncnn::model::Net::parse(&text, &bytes)?;
         if quantized {
             let (steps, ends) = ncnn::steps::check(&read, graph, params, &images)?;
-            agree(path, ends, last_limit(graph, params, &images)?)?;
+            limits::agree(path, ends, limits::last_limit(graph, params, &images)?)?;
             let found = ncnn::check(&read, graph, params, &images)?;
             written.steps = Some(steps);
             written.difference = Some(found);
@@ -341,9 +355,8 @@ fn prepare_ncnn(graph: &Graph, params: &Params, request: &Request, path: &Path) 
             } else {
                 (graph.clone(), params.shallow_clone())
             };
-            let found = ncnn::check(&read, &graph, &params, &images)?;
-            agree(path, found, float_limit(found, &graph, &params, &images)?)?;
-            written.difference = Some(found);
+            let of = (&graph, &params, &images);
+            (written.difference, written.unchecked) = float_ncnn(path, &read, of)?;
         }
     } else {
         written.unchecked = Some("nobody asked for it".to_owned());
@@ -371,89 +384,50 @@ fn halved(graph: &Graph, params: &Params) -> Result<(Graph, Params)> {
     Ok((graph, params))
 }
 
-/// What a file may differ by from the last quantizers on: the rounding of single precision in what is left of the network.
-fn last_limit(graph: &Graph, params: &Params, images: &Tensor) -> Result<Difference> {
-    let maps = run(graph, params, images)?;
-    let largest = |tensor: &Tensor| -> Result<f64> { Ok(tensor.f_abs()?.f_max()?.f_double_value(&[])?) };
-    let mut limit = FLOAT;
-    for map in &maps {
-        limit.raw = limit.raw.max(1e-5 * largest(map)?);
-    }
-    if let Some(head) = &graph.head {
-        limit.boxes = limit.boxes.max(1e-5 * largest(&head.decode(&maps)?)?);
-    }
-    Ok(limit)
+/// What a float file is held against: a network, its tensors and images.
+pub type Against<'a> = (&'a Graph, &'a Params, &'a Tensor);
+
+/// What was found of a float file, or why nothing can be: its values are too large for single precision.
+pub type Found = (Option<Difference>, Option<String>);
+
+/// Holds a float ONNX file, open in `session`, against its network; `path` is for messages.
+///
+/// # Errors
+/// [`Error::Disagrees`] where it computes something else, by more than the network's own rounding explains.
+pub fn float_onnx(path: &Path, session: &mut ort::Session, of: Against<'_>) -> Result<Found> {
+    let (graph, params, images) = of;
+    let found = onnx::check(session, graph, params, images)?;
+    let mut beyond = |rounding: &Rounding| onnx::beyond(session, graph, rounding, images);
+    float_agrees(path, found, of, &mut beyond)
 }
 
-/// How far the simulation is from the float network.
-fn noise(graph: &Graph, params: &Params, images: &Tensor) -> Result<Difference> {
-    let (plain, plain_params) = onnx::strip(graph, params)?;
-    let (float, simulated) = (run(&plain, &plain_params, images)?, run(graph, params, images)?);
-    let mut noise = Difference::default();
-    for (a, b) in float.iter().zip(&simulated) {
-        noise.raw = noise.raw.max(onnx::max_abs_diff(a, b)?);
-    }
-    if let Some(head) = &graph.head {
-        let ends = onnx::difference(&head.decode(&float)?, &head.decode(&simulated)?)?;
-        (noise.boxes, noise.scores) = (ends.boxes, ends.scores);
-    }
-    Ok(noise)
+/// The same for the files of ncnn.
+///
+/// # Errors
+/// As of [`float_onnx`].
+pub fn float_ncnn(path: &Path, net: &ncnn::model::Net, of: Against<'_>) -> Result<Found> {
+    let (graph, params, images) = of;
+    let found = ncnn::check(net, graph, params, images)?;
+    let mut beyond = |rounding: &Rounding| ncnn::beyond(net, graph, rounding, images);
+    float_agrees(path, found, of, &mut beyond)
 }
 
-/// Deep networks and large boxes may make more of the rounding of single precision than [`FLOAT`]: where that is exceeded, ten times
-/// what the network itself loses against double precision is allowed.
-fn float_limit(found: Difference, graph: &Graph, params: &Params, images: &Tensor) -> Result<Difference> {
-    if within(found, FLOAT) {
-        return Ok(FLOAT);
+fn float_agrees(
+    path: &Path,
+    found: Difference,
+    (graph, params, images): Against<'_>,
+    beyond: &mut dyn FnMut(&Rounding) -> Result<Difference>,
+) -> Result<Found> {
+    if limits::within(found, FLOAT) {
+        return Ok((Some(found), None));
     }
-    let exact = run(
-        graph,
-        &params.to(tch::Device::Cpu, Kind::Double),
-        &images.f_to_kind(Kind::Double)?,
-    )?;
-    let exact = exact
-        .iter()
-        .map(|map| Ok(map.f_to_kind(Kind::Float)?))
-        .collect::<Result<Vec<_>>>()?;
-    between(graph, &exact, &run(graph, params, images)?, 10.0)
-}
-
-fn run(graph: &Graph, params: &Params, images: &Tensor) -> Result<Vec<Tensor>> {
-    Ok(tch::no_grad(|| Program::new(graph, params)?.run(images, Mode::Eval))?)
-}
-
-/// `factor` times the difference of two results of a network, and at least [`FLOAT`].
-fn between(graph: &Graph, a: &[Tensor], b: &[Tensor], factor: f64) -> Result<Difference> {
-    let mut limit = FLOAT;
-    for (a, b) in a.iter().zip(b) {
-        limit.raw = limit.raw.max(factor * onnx::max_abs_diff(a, b)?);
+    let rounding = Rounding::of(graph, params, images)?;
+    if let Some(reason) = rounding.hides_all() {
+        return Ok((None, Some(reason)));
     }
-    if let Some(head) = &graph.head {
-        let noise = onnx::difference(&head.decode(a)?, &head.decode(b)?)?;
-        limit.boxes = limit.boxes.max(factor * noise.boxes);
-        limit.scores = limit.scores.max(factor * noise.scores);
+    let finite = rounding.slack.iter().all(|slack| slack.is_finite());
+    if finite && limits::within(beyond(&rounding)?, FLOAT) {
+        return Ok((Some(found), None));
     }
-    Ok(limit)
-}
-
-/// NaN is within nothing.
-fn within(found: Difference, limit: Difference) -> bool {
-    found.boxes <= limit.boxes && found.scores <= limit.scores && found.raw <= limit.raw
-}
-
-fn agree(path: &Path, found: Difference, limit: Difference) -> Result<()> {
-    if within(found, limit) {
-        return Ok(());
-    }
-    Err(Error::Disagrees(format!(
-        "{}: the file would not compute what the network computes: boxes differ by up to {:.3} px, scores by {:.5}, raw values by \
-             {:.5} (at most {:.3}, {:.5} and {:.5} are allowed)",
-        path.display(),
-        found.boxes,
-        found.scores,
-        found.raw,
-        limit.boxes,
-        limit.scores,
-        limit.raw
-    )))
+    Err(limits::disagrees(path, found, rounding.limit(graph)?))
 }

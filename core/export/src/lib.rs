@@ -8,6 +8,7 @@ pub mod bench;
 pub mod checked;
 mod error;
 pub mod file;
+mod limits;
 pub mod ncnn;
 pub mod onnx;
 pub mod ort;

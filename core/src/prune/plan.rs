@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::{ChannelGroup, ChannelGroups};
+use crate::config::in_words;
 use crate::{Error, Result};
 
 /// Channels that stay, by group; groups that are not named keep all.
@@ -26,8 +27,8 @@ impl PrunePlan {
     /// # Errors
     /// Where the file is none, or was made for another network.
     pub fn of_file(text: &str, groups: &ChannelGroups) -> Result<Self> {
-        let file: PlanFile =
-            serde_json::from_str(text).map_err(|error| Error::Config(format!("not a prune plan: {error}")))?;
+        let file: PlanFile = serde_json::from_str(text)
+            .map_err(|error| Error::Config(format!("not a prune plan: {}", in_words(&error))))?;
         if let Some(there) = &file.network
             && *there != Network::of(groups)
         {

@@ -7,6 +7,9 @@ use super::view::View;
 use super::{Settings, draw, name_of};
 use crate::labels::{Label, Problem};
 
+/// Images from this side on are not so small that a box of one pixel means something.
+const LEAST_SIDE: f64 = 16.0;
+
 /// What a reader found.
 #[derive(Debug, Default)]
 pub(super) struct Found {
@@ -16,6 +19,10 @@ pub(super) struct Found {
     pub problems: Vec<Problem>,
     /// Splits that the source speaks of.
     pub splits: BTreeSet<&'static str>,
+    /// Classes of objects that were not asked for.
+    pub others: BTreeSet<String>,
+    /// Whether the source leaves the split of an image open.
+    open: bool,
     /// Images of which only objects were there that are left out on purpose, by reason: how many, and the first.
     bare: BTreeMap<&'static str, (usize, String)>,
     /// Boxes of which a good part lies outside of their image, by file: how many, the line of the first and what it is.
@@ -107,6 +114,14 @@ impl Found {
             return self.unreadable(boxes, place, "annotation-broken", &message);
         }
         let [w, h] = view.size;
+        let first_pixel = x1 >= 0.0 && y1 >= 0.0 && x2 <= 1.0 && y2 <= 1.0 && w.max(h) >= LEAST_SIDE;
+        if first_pixel && x2 > x1 && y2 > y1 {
+            let message = format!(
+                "the box {x1},{y1} to {x2},{y2} lies within the first pixel of an image of {w} x {h}: are these shares of the image? \
+                 Pixels belong here: multiply them by its width and height"
+            );
+            return self.unreadable(boxes, place, "annotation-broken", &message);
+        }
         let inside = [x1.clamp(0.0, w), y1.clamp(0.0, h), x2.clamp(0.0, w), y2.clamp(0.0, h)];
         let empty = x2 <= x1 || y2 <= y1;
         if empty || inside[2] <= inside[0] || inside[3] <= inside[1] {
@@ -179,6 +194,7 @@ impl Found {
                 "train"
             }
         };
+        self.open |= split.is_none();
         self.items.push(Item {
             split: split.unwrap_or_else(by_share),
             drawn: split.is_none() && settings.val_share > 0.0,
@@ -188,8 +204,20 @@ impl Found {
     }
 
     /// What can be said only when all is read.
-    pub fn finish(&mut self, source: &Path) {
+    pub fn finish(&mut self, settings: &Settings) {
+        let source = &settings.source;
         self.spread();
+        if !self.open && !self.items.is_empty() && settings.val_share != Settings::VAL_SHARE {
+            let message = "the source says itself which images are for validation: --val-share changes nothing";
+            self.note(source, 0, "setting-unused", message);
+        }
+        // A share for validation was wanted, so there must be one.
+        if self.items.iter().any(|item| item.drawn) {
+            self.splits.extend(["train", "val"]);
+        }
+        if settings.names.is_some() {
+            self.asked_in_vain(source);
+        }
         for (reason, (count, first)) in std::mem::take(&mut self.bare) {
             // Whole words, so that a test finds them among the flags.
             let flag = match reason {
@@ -222,6 +250,27 @@ impl Found {
             };
             let message = format!("the split `{split}` ends up with {what}");
             self.problem(source, 0, "split-empty", message);
+        }
+    }
+
+    /// Classes that were asked for and that no object has: misspelt, or of another part of the data.
+    fn asked_in_vain(&mut self, source: &Path) {
+        let labels = self.items.iter().flat_map(|item| &item.labels);
+        let there: BTreeSet<usize> = labels.map(|label| label[0] as usize).collect();
+        let missing: Vec<&String> = (self.names.iter().enumerate())
+            .filter(|(class, _)| !there.contains(class))
+            .map(|(_, name)| name)
+            .collect();
+        let said: Vec<String> = missing
+            .into_iter()
+            .map(|name| {
+                let hint = yolo_core::suggest::did_you_mean(name, self.others.iter().map(String::as_str));
+                let hint = hint.map_or(String::new(), |hint| format!("; {hint}"));
+                format!("no object has the class `{name}`, which was asked for{hint}")
+            })
+            .collect();
+        for message in said {
+            self.note(source, 0, "class-empty", message);
         }
     }
 

@@ -65,6 +65,29 @@ impl Frame {
     }
 }
 
+/// Which of two descriptions of one object counts, where they are different places.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BoxSource {
+    /// COCO's `bbox`.
+    Bbox,
+    /// The box around COCO's polygons.
+    Polygon,
+}
+
+impl BoxSource {
+    /// Names of all sources.
+    pub const NAMES: [&str; 2] = ["bbox", "polygon"];
+
+    /// The source of a name.
+    pub fn parse(name: &str) -> Option<Self> {
+        match name {
+            "bbox" => Some(Self::Bbox),
+            "polygon" => Some(Self::Polygon),
+            _ => None,
+        }
+    }
+}
+
 /// What is kept although it is left out by default.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Keep {
@@ -74,7 +97,7 @@ pub struct Keep {
     pub crowd: bool,
     /// VOC's objects marked `difficult`.
     pub difficult: bool,
-    /// VisDrone's ignored regions, others, and rows with a score of 0.
+    /// VisDrone's ignored regions, others, and rows with a score of 0; COCO's annotations that say `ignore`.
     pub ignored: bool,
 }
 
@@ -97,9 +120,14 @@ pub struct Settings {
     pub keep: Keep,
     /// What boxes refer to in photos that EXIF turns and where their size does not tell; without it such images are left out.
     pub exif: Option<Frame>,
+    /// Which of `bbox` and polygons counts in COCO files that have both; without it objects where they are different places can't be read.
+    pub boxes: Option<BoxSource>,
 }
 
 impl Settings {
+    /// Share of the images for validation, unless another is asked for.
+    pub const VAL_SHARE: f64 = 0.2;
+
     /// With what is usual.
     pub fn new(format: Format, source: &Path) -> Self {
         Self {
@@ -107,10 +135,11 @@ impl Settings {
             source: source.to_owned(),
             images: None,
             names: None,
-            val_share: 0.2,
+            val_share: Self::VAL_SHARE,
             copy: false,
             keep: Keep::default(),
             exif: None,
+            boxes: None,
         }
     }
 }
@@ -163,9 +192,11 @@ pub fn convert(settings: &Settings, out: &Path, progress: &(dyn Fn(usize, usize)
         Format::Voc => voc::read(settings)?,
         Format::Coco => coco::read(settings)?,
     };
-    read.finish(&settings.source);
+    read.finish(settings);
     let nothing = |what: &str| {
-        let first = read.problems.iter().find(|problem| problem.fatal);
+        // That a split is empty is what is to be explained.
+        let all = || read.problems.iter().filter(|problem| problem.kind != "split-empty");
+        let first = all().find(|problem| problem.fatal).or_else(|| all().next());
         let why = first.map_or_else(String::new, |first| format!(": {first}"));
         Err(Error::dataset(&settings.source, format!("{what}{why}")))
     };
@@ -208,6 +239,16 @@ fn split_of(name: &str) -> Option<&'static str> {
 /// A draw from 0 to 1 by chance, but always the same for a name.
 fn draw(name: &str) -> f64 {
     f64::from(crc32fast::hash(name.as_bytes())) / f64::from(u32::MAX)
+}
+
+/// The upright box around a box that is turned about its centre by this many degrees: CVAT writes the box before it is turned, and the
+/// angle beside it (`rotation`).
+fn upright([x1, y1, x2, y2]: [f64; 4], degrees: f64) -> [f64; 4] {
+    let (sin, cos) = degrees.to_radians().sin_cos();
+    let (cx, cy, w, h) = ((x1 + x2) / 2.0, (y1 + y2) / 2.0, x2 - x1, y2 - y1);
+    let across = (w * cos.abs() + h * sin.abs()) / 2.0;
+    let down = (w * sin.abs() + h * cos.abs()) / 2.0;
+    [cx - across, cy - down, cx + across, cy + down]
 }
 
 /// Name of a file or folder, for people.

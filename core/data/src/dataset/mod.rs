@@ -1,5 +1,7 @@
 //! A data set: its YAML file, the images of a split and their labels.
 
+mod keys;
+mod lists;
 mod places;
 mod unlabelled;
 mod yaml;
@@ -14,7 +16,7 @@ pub(crate) use self::unlabelled::unlabelled;
 
 use self::places::Entry;
 use crate::labels::{self, Label, Problem, Rows};
-use crate::{Error, Image, Result, endings, files, text};
+use crate::{Error, Image, Result, endings, files, text, variety};
 
 /// Which images.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,6 +74,8 @@ pub struct Dataset {
     keypoints: Option<[usize; 2]>,
     /// Names that the label files count by, where all classes are taken as one.
     merged: Option<Vec<String>>,
+    /// What is to be said of the file itself.
+    remarks: Vec<Problem>,
 }
 
 /// Where the images of a split are.
@@ -155,7 +159,10 @@ impl Dataset {
             .iter()
             .find(|source| source.split == split)
             .ok_or_else(|| Error::dataset(&self.file, format!("it names no `{}` images", split.name())))?;
-        let mut listed = Listed::default();
+        let mut listed = Listed {
+            problems: self.remarks.clone(),
+            ..Listed::default()
+        };
         let mut repeats = Repeats::default();
         for entry in entries {
             let before = listed.images.len();
@@ -215,6 +222,11 @@ impl Dataset {
             );
             return Err(Error::dataset_line(&self.file, *line, reason));
         }
+        // Where all classes are one, it does not matter what they are called.
+        if self.merged.is_none() {
+            let lists = lists::against(&self.names, &self.file, &listed.images);
+            listed.problems.extend(lists);
+        }
         Ok(listed)
     }
 
@@ -268,9 +280,9 @@ impl Dataset {
     /// a row which can't be used is left out: with a part of its boxes it would teach that the others are none.
     pub fn samples(&self, split: Split, policy: Policy) -> Result<Samples> {
         let Listed { images, problems } = self.list(split)?;
-        if policy == Policy::Strict
-            && let Some(first) = problems.iter().find(|problem| problem.fatal)
-        {
+        // Names under wrong numbers concern every image, so there is nothing to leave out.
+        let stops = |problem: &&Problem| problem.fatal && (policy == Policy::Strict || problem.kind == lists::ORDER);
+        if let Some(first) = problems.iter().find(stops) {
             return Err(Error::label(Path::new(&first.file), first.line, first.message.clone()));
         }
         let read: Vec<Result<Read>> = images.par_iter().map(|image| self.read(image, policy)).collect();
@@ -299,7 +311,22 @@ impl Dataset {
             let reason = self.why_no_boxes(split, &images[0], with_labels.contains(&true), &samples.problems);
             return Err(Error::dataset_line(&self.file, self.line(split), reason));
         }
+        samples
+            .problems
+            .extend(self.alike(split, samples.items.iter().map(|sample| &sample.image)));
         Ok(samples)
+    }
+
+    /// A note on images that are no set of pictures.
+    pub(crate) fn alike<'a>(
+        &self,
+        split: Split,
+        images: impl ExactSizeIterator<Item = &'a PathBuf>,
+    ) -> Option<Problem> {
+        let (file, line, name) = (self.file.display().to_string(), self.line(split), split.name());
+        let lack = variety::lack(images)?;
+        let message = format!("`{name}`: {lack}; what is learned or measured on it says nothing about others");
+        Some(Problem::note(file, line, "images-alike", message))
     }
 
     /// Why a split without a box can't be used.
@@ -312,7 +339,8 @@ impl Dataset {
                 label.display()
             );
         }
-        match problems.iter().find(|problem| problem.fatal) {
+        let lost = |problem: &&Problem| problem.fatal || problem.kind == "label-empty-box";
+        match problems.iter().find(lost) {
             Some(first) => format!("no image of `{split}` has a usable box; the first problem is {first}"),
             None => format!("the label files of `{split}` are all empty, so there is nothing to learn or to measure"),
         }

@@ -7,29 +7,16 @@ use serde_json::Value;
 use yolo_core::config::{ConfigError, Located};
 
 use super::places::{self, Entry};
-use super::{Dataset, Source, Split};
+use super::{Dataset, Source, Split, keys};
 use crate::{Result, text};
 
 pub(super) fn open(file: &Path) -> Result<Dataset> {
     let content = text::read(file, "read the data set")?;
     let config = Located::parse(&file.display().to_string(), &content)?;
-    let Value::Object(map) = &config.value else {
-        return Err(config
-            .error("", "a data set file has keys `train`, `val`, `names`", None)
-            .into());
-    };
-    let known = ["path", "train", "val", "test", "nc", "names", "download", "kpt_shape"];
-    for key in map.keys().filter(|key| !known.contains(&key.as_str())) {
-        // Ultralytics files carry keys of other tools; only look-alikes are mistakes.
-        if let Some(hint) = yolo_core::suggest::did_you_mean(key, known) {
-            return Err(config
-                .error(key, &format!("there is no key `{key}`"), Some(&hint))
-                .into());
-        }
-    }
+    let remarks = keys::look(&config)?;
     let names = names(&config)?;
     let folder = file.parent().unwrap_or(Path::new(""));
-    let root = match map.get("path") {
+    let root = match config.get("path") {
         None | Some(Value::Null) => None,
         Some(Value::String(path)) => Some(path.as_str()),
         Some(_) => {
@@ -45,7 +32,7 @@ pub(super) fn open(file: &Path) -> Result<Dataset> {
     });
     let mut sources = Vec::new();
     for split in [Split::Train, Split::Val, Split::Test] {
-        let entries = match map.get(split.name()) {
+        let entries = match config.get(split.name()) {
             Some(Value::Null) | None => continue,
             Some(Value::Array(many)) => {
                 let paths = (0..many.len()).map(|index| format!("{}.{index}", split.name()));
@@ -78,6 +65,7 @@ pub(super) fn open(file: &Path) -> Result<Dataset> {
         sources,
         keypoints: keypoints(&config)?,
         merged: None,
+        remarks,
     })
 }
 

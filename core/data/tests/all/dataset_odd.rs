@@ -121,9 +121,9 @@ fn text_of_other_systems_is_read_or_named_with_its_line() {
 #[test]
 fn lines_of_a_list_that_lead_nowhere_are_named() {
     let dir = folder();
-    for name in ["1.png", "2.png"] {
-        put_picture(dir.path(), &format!("images/{name}"), 1);
-        put(dir.path(), &format!("labels/{}.txt", &name[..1]), "0 0.5 0.5 0.5 0.5");
+    for number in [1, 2] {
+        put_picture(dir.path(), &format!("images/{number}.png"), number);
+        put(dir.path(), &format!("labels/{number}.txt"), "0 0.5 0.5 0.5 0.5");
     }
     put(dir.path(), "images/3.avif", "other");
     put(dir.path(), "images/notes.md", "other");
@@ -161,9 +161,11 @@ fn lines_of_a_list_that_lead_nowhere_are_named() {
 fn clutter_is_passed_over_and_other_pictures_are_said() {
     let dir = folder();
     put_picture(dir.path(), "images/1.png", 1);
+    put_picture(dir.path(), "images/2.png", 2);
     put_picture(dir.path(), "images/@eaDir/1.png", 1);
     put_picture(dir.path(), "images/.hidden/1.png", 1);
     put(dir.path(), "labels/1.txt", "0 0.5 0.5 0.5 0.5");
+    put(dir.path(), "labels/2.txt", "0 0.5 0.5 0.25 0.5");
     put(dir.path(), "labels/._1.txt", b"\0\x05\x16\x07");
     for name in [
         "._1.png",
@@ -180,7 +182,7 @@ fn clutter_is_passed_over_and_other_pictures_are_said() {
     let samples = data.samples(Split::Train, Policy::Strict).expect("good");
     assert_eq!(
         (samples.items.len(), samples.problems.len()),
-        (1, 0),
+        (2, 0),
         "{:?}",
         samples.problems
     );

@@ -4,6 +4,7 @@ mod broken;
 mod check;
 mod convert;
 mod convert_coco;
+mod convert_doubt;
 mod convert_mutated;
 mod convert_odd;
 mod dataset;
@@ -11,6 +12,7 @@ mod dataset_odd;
 mod images;
 mod letterbox;
 mod loader;
+mod said_twice;
 mod silent;
 #[path = "../../../../tests/skip.rs"]
 mod skip;

@@ -31,6 +31,12 @@ pub fn is_quantized(graph: &Graph) -> bool {
     })
 }
 
+/// What is to be said of images before ranges are found on them: ranges of one image, or of images without a picture, fit no other.
+pub fn weakness(images: &Loader) -> Option<String> {
+    let lack = yolo_data::variety::lack(images.samples().iter().map(|sample| &sample.image))?;
+    Some(format!("ranges are found on images that say little of others: {lack}"))
+}
+
 /// Post-training quantization: ranges from `batches` batches of `images`. `progress` hears of finished batches and may end it.
 pub fn calibrate(
     model: &Checkpoint,
@@ -44,6 +50,10 @@ pub fn calibrate(
             "the model is quantized already; start from the float model".into(),
         ));
     }
+    let weakness = weakness(images);
+    if let Some(weakness) = &weakness {
+        progress.say(&format!("warning: {weakness}"));
+    }
     let mut calibration = Calibration::new(quantizer, &model.graph, &model.params)?;
     let total = batches.clamp(1, images.batches());
     for (done, batch) in images.epoch(0).take(total).enumerate() {
@@ -56,12 +66,13 @@ pub fn calibrate(
         .iter()
         .map(|(key, tensor)| (key.to_owned(), own(tensor)))
         .collect();
+    let weakness = weakness.map_or(String::new(), |weakness| format!(" ({weakness})"));
     let mut meta = model.meta.clone();
     meta.metrics.clear();
     let described = serde_json::to_value(quantizer).map_err(yolo_core::Error::from)?;
     meta.history.push(Stage {
         kind: "quantize".into(),
-        summary: format!("{activations} activation ranges from {total} batches"),
+        summary: format!("{activations} activation ranges from {total} batches{weakness}"),
         settings: described.clone(),
     });
     meta.quantizer = Some(described);
@@ -81,5 +92,42 @@ pub fn qat_hyp(hyp: &Hyp) -> Hyp {
         lrf: hyp.lrf.max(0.1),
         warmup_epochs: 0.0,
         ..hyp.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use yolo_data::{Image, LoaderOptions, Sample};
+
+    use super::*;
+
+    #[test]
+    fn images_that_say_little_are_named_before_ranges_are_found() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let sample = |name: &str, image: &Image| {
+            let path = dir.path().join(name);
+            image.save(&path).expect("written");
+            Sample {
+                label: path.with_extension("txt"),
+                image: path,
+                boxes: Vec::new(),
+                size: [image.width, image.height],
+            }
+        };
+        let mut picture = Image::filled(32, 32, [90, 20, 200]);
+        picture.data[..600].fill(255);
+        let (one, two) = (sample("a.png", &picture), sample("b.png", &picture));
+        let black = sample("c.png", &Image::filled(32, 32, [0; 3]));
+        let said = |samples: Vec<Sample>| weakness(&Loader::new(samples, LoaderOptions::val(32, 2)).expect("a loader"));
+        for (samples, words) in [
+            (vec![one.clone()], Some("only one image")),
+            (vec![one.clone(), two], Some("the same picture")),
+            (vec![black.clone()], Some("black")),
+            (vec![one, black], None),
+        ] {
+            let found = said(samples);
+            assert_eq!(found.is_some(), words.is_some(), "{found:?}");
+            assert!(found.is_none_or(|text| words.is_some_and(|words| text.contains(words))));
+        }
     }
 }

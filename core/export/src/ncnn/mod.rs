@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 
 use yolo_core::{Graph, Params, passes};
 
+pub(crate) use check::beyond;
 pub use check::check;
 pub use int8::takes;
 pub use run::run;

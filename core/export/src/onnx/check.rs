@@ -4,7 +4,7 @@ use tch::Tensor;
 use yolo_core::{Graph, Mode, Params, Program};
 
 use super::OUTPUT;
-use crate::{Error, Result, ort::Session};
+use crate::{Error, Result, limits::Rounding, ort::Session};
 
 /// Largest differences between the file and the network.
 #[derive(Debug, Clone, Copy, PartialEq, Default, serde::Serialize)]
@@ -90,6 +90,48 @@ pub(super) fn compare(theirs: &[(String, Tensor)], graph: &Graph, maps: &[Tensor
     } else {
         Err(mismatch("outputs", "the file gives nothing to compare".to_owned()))
     }
+}
+
+/// By how much the file's outputs leave what the rounding of single precision can make of the network's.
+pub(crate) fn beyond(session: &mut Session, graph: &Graph, rounding: &Rounding, image: &Tensor) -> Result<Difference> {
+    let (input, _) =
+        (session.inputs().into_iter().next()).ok_or_else(|| mismatch("inputs", "it has none".to_owned()))?;
+    let theirs = session.run(&[(&input, image)])?;
+    let [low, high] = rounding.ends()?;
+    let decoded = match &graph.head {
+        Some(head) => Some((head.decode(&low)?, head.decode(&high)?)),
+        None => None,
+    };
+    let mut beyond = Difference::default();
+    for (at, (name, got)) in theirs.iter().enumerate() {
+        if let (OUTPUT, Some((low, high))) = (name.as_str(), &decoded) {
+            same_shape(name, got, low)?;
+            let inside = nearest(got, low, high)?;
+            beyond = Difference {
+                raw: beyond.raw,
+                ..difference(got, &inside)?
+            };
+            continue;
+        }
+        let level = name.strip_prefix("raw.").and_then(|level| level.parse::<usize>().ok());
+        let level = if graph.head.is_some() { level } else { Some(at) };
+        let Some((level, (low, high))) = level.and_then(|level| Some((level, low.get(level).zip(high.get(level))?)))
+        else {
+            continue;
+        };
+        let [low, high] = match &graph.head {
+            Some(head) => [head.raw(low)?, head.raw(high)?],
+            None => [low.shallow_clone(), high.shallow_clone()],
+        };
+        same_shape(&format!("{name} (level {level})"), got, &low)?;
+        beyond.raw = larger(beyond.raw, max_abs_diff(got, &nearest(got, &low, &high)?)?);
+    }
+    Ok(beyond)
+}
+
+/// The nearest values between two others; what is not a number stays none.
+pub(crate) fn nearest(values: &Tensor, low: &Tensor, high: &Tensor) -> Result<Tensor> {
+    Ok(values.f_maximum(low)?.f_minimum(high)?)
 }
 
 /// The larger of two differences; one that is not a number counts as the largest.

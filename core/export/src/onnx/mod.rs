@@ -16,7 +16,7 @@ use std::path::Path;
 use yolo_core::{Graph, Params, passes};
 
 pub use check::{Difference, check};
-pub(crate) use check::{difference, larger, max_abs_diff};
+pub(crate) use check::{beyond, difference, larger, max_abs_diff, nearest};
 pub use detect::{OUTPUT, raw_name};
 pub use qdq::{Profile, is_quantized, strip, takes};
 

@@ -236,10 +236,10 @@ fn a_qdq_file_with_one_fault_is_rejected() {
     }
 }
 
-type Fault = (&'static str, fn(&mut GraphProto));
+pub type Fault = (&'static str, fn(&mut GraphProto));
 
 /// Changes of a file that nobody would see in its boxes.
-fn faults() -> Vec<Fault> {
+pub fn faults() -> Vec<Fault> {
     fn initializer<'a>(graph: &'a mut GraphProto, ending: &str, nth: usize) -> &'a mut TensorProto {
         (graph
             .initializer

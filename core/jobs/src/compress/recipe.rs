@@ -228,7 +228,8 @@ impl Recipe {
 
 /// What serde's words would help nobody with: one key per stage, of a known kind, with what it needs.
 fn check_stages(located: &mut Located) -> Result {
-    for stage in located.value["stages"].as_array_mut().into_iter().flatten() {
+    let stages = located.value.get_mut("stages").and_then(Value::as_array_mut);
+    for stage in stages.into_iter().flatten() {
         for (_, options) in stage
             .as_object_mut()
             .into_iter()

@@ -34,11 +34,22 @@ pub fn samples(session: Session<'_>, dataset: &Dataset, split: Split, strict: bo
     Ok(samples)
 }
 
+/// Kinds of notes that concern many pictures at once.
+const IN_FULL: [&str; 7] = [
+    "image-left-out",
+    "images-alike",
+    "key-unused",
+    "label-missing",
+    "names-differ",
+    "names-unread",
+    "path-missing",
+];
+
 /// Notes in a line or two: what concerns many pictures at once is said in full, the rest is counted.
 fn notes(session: Session<'_>, split: Split, samples: &Samples) {
     let mut kinds: std::collections::BTreeMap<&str, usize> = std::collections::BTreeMap::new();
     for note in samples.problems.iter().filter(|p| !p.fatal) {
-        if ["image-left-out", "label-missing", "path-missing"].contains(&note.kind) {
+        if IN_FULL.contains(&note.kind) {
             session.say(format!("note: {note}"));
         } else {
             *kinds.entry(note.kind).or_default() += 1;

@@ -1,8 +1,10 @@
 //! COCO (Lin et al., Microsoft COCO: Common Objects in Context, arXiv 1405.0312): JSON files with `images`, `annotations`
 //! (`bbox` is left, top, width, height in pixels) and `categories`. Classes are the categories in the order of their ids, without
-//! gaps. Crowds are left out, unless they are asked for.
+//! gaps. Crowds and objects that say `ignore` are left out, unless they are asked for.
 
 mod claims;
+mod corners;
+mod places;
 mod records;
 
 use std::collections::{BTreeMap, HashMap};
@@ -11,7 +13,9 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use self::claims::Claims;
-use self::records::{Annotation, File, Key, Outline, Picture, Record, flag, four, key, number, shown};
+use self::corners::{Kind, corners};
+use self::places::{image_folders, look_for};
+use self::records::{Annotation, File, Key, Picture, Record, flag, key, number, shown};
 use super::found::{Boxes, Found, Place};
 use super::view::View;
 use super::{Settings, name_of, split_of, stem_of};
@@ -274,6 +278,7 @@ impl Reader<'_> {
 
     /// The images that can be used, and the ids of the others.
     fn images(&self, found: &mut Found, records: Vec<Record<Picture>>, stem: &str) -> (Vec<Located>, Vec<Key>) {
+        self.half_marked(found, &records);
         let folders = image_folders(self.settings, self.path, stem);
         let (mut images, mut unusable): (Vec<Located>, Vec<Key>) = (Vec::new(), Vec::new());
         for (index, record) in records.into_iter().enumerate() {
@@ -337,6 +342,25 @@ impl Reader<'_> {
         self.clashes(found, images, unusable)
     }
 
+    /// LVIS marks some objects of some classes only, and says so.
+    fn half_marked(&self, found: &mut Found, records: &[Record<Picture>]) {
+        let partly = |record: &&Record<Picture>| {
+            let Record::Read(picture) = record else { return false };
+            picture
+                .not_exhaustive_category_ids
+                .as_array()
+                .is_some_and(|ids| !ids.is_empty())
+        };
+        let count = records.iter().filter(partly).count();
+        if count > 0 {
+            let message = format!(
+                "{count} images say that not every object of some classes is marked (`not_exhaustive_category_ids`): the others are \
+                 background here"
+            );
+            found.note(self.path, 0, "objects-unmarked", message);
+        }
+    }
+
     /// Two records of one id or of one file: neither can be trusted.
     fn clashes(&self, found: &mut Found, images: Vec<Located>, mut unusable: Vec<Key>) -> (Vec<Located>, Vec<Key>) {
         let mut by_id: HashMap<&Key, usize> = HashMap::new();
@@ -379,17 +403,23 @@ impl Reader<'_> {
                 line: 0,
                 record: &record,
             };
-            match flag(&annotation.iscrowd) {
-                Some(true) if !self.settings.keep.crowd => {
-                    found.leave_out(&mut boxes, "crowd");
-                    continue;
-                }
-                Some(_) => {}
-                None => {
-                    let message = format!("`iscrowd` is {}", shown(&annotation.iscrowd));
-                    found.unreadable(&mut boxes, place, "annotation-broken", &message);
-                    continue;
-                }
+            let keep = self.settings.keep;
+            let marks = [
+                ("iscrowd", &annotation.iscrowd, keep.crowd, "crowd"),
+                ("ignore", &annotation.ignore, keep.ignored, "ignored"),
+            ];
+            let unread = marks.iter().find(|(_, value, ..)| flag(value).is_none());
+            if let Some((name, value, ..)) = unread {
+                let message = format!("`{name}` is {}", shown(value));
+                found.unreadable(&mut boxes, place, "annotation-broken", &message);
+                continue;
+            }
+            let left_out = marks
+                .iter()
+                .find(|(_, value, keep, _)| !keep && flag(value) == Some(true));
+            if let Some((.., reason)) = left_out {
+                found.leave_out(&mut boxes, *reason);
+                continue;
             }
             let category = key(&annotation.category_id);
             let class = match category.as_ref().and_then(|id| self.classes.get(id)) {
@@ -397,6 +427,7 @@ impl Reader<'_> {
                 Some(None) => {
                     let name = category.and_then(|id| self.names.get(&id)).map_or("", String::as_str);
                     let message = format!("{record}: `{name}` is none of the classes that were asked for");
+                    found.others.insert(name.to_owned());
                     found.problem(self.path, 0, "label-class", message);
                     continue;
                 }
@@ -409,11 +440,17 @@ impl Reader<'_> {
                     continue;
                 }
             };
-            match corners(annotation) {
-                Ok((corners, polygon)) => {
-                    if polygon {
-                        let message = format!("{record}: it has no `bbox`; the box around its polygons is used");
-                        found.note(self.path, 0, "annotation-polygon", message);
+            match corners(annotation, self.settings.boxes) {
+                Ok((corners, kind)) => {
+                    let message = match kind {
+                        Kind::Polygon if annotation.bbox.is_null() => {
+                            Some("it has no `bbox`; the box around its polygons is used")
+                        }
+                        Kind::Turned => Some("its box is turned (`rotation`); the upright box around it is used"),
+                        Kind::Polygon | Kind::Box => None,
+                    };
+                    if let Some(message) = message {
+                        found.note(self.path, 0, "annotation-polygon", format!("{record}: {message}"));
                     }
                     found.push_box(&mut boxes, place, class, corners, view);
                 }
@@ -430,56 +467,4 @@ fn called(annotation: &Annotation, number: usize) -> String {
         Some(id) => format!("annotation {id}"),
         None => format!("annotation number {number}"),
     }
-}
-
-/// The corners of an annotation, and whether they are those of its polygons.
-fn corners(annotation: &Annotation) -> Result<([f64; 4], bool), String> {
-    match (&annotation.bbox, &annotation.segmentation) {
-        (Value::Null, Outline::Bounds(bounds)) => Ok((*bounds, true)),
-        (Value::Null, Outline::None) => Err("it has no `bbox` and no polygons".to_owned()),
-        (Value::Null, Outline::Other) => {
-            Err("it has no `bbox`, and its `segmentation` is no list of polygons".to_owned())
-        }
-        (bbox, _) => {
-            let [x, y, w, h] = four(bbox)?;
-            if w < 0.0 || h < 0.0 {
-                return Err(format!("`bbox` has a negative width or height: {}", shown(bbox)));
-            }
-            Ok(([x, y, x + w, y + h], false))
-        }
-    }
-}
-
-/// The file of a name: in a folder as the name says, or by its last parts (paths of other machines, with separators of any system).
-fn look_for(folders: &[PathBuf], name: &str) -> Option<PathBuf> {
-    let turned = name.replace('\\', "/");
-    let mut rests = vec![name, turned.as_str()];
-    rests.extend(turned.match_indices('/').map(|(at, _)| &turned[at + 1..]));
-    rests
-        .into_iter()
-        .filter(|rest| !rest.is_empty())
-        .flat_map(|rest| folders.iter().map(move |folder| folder.join(rest)))
-        .find(|path| path.is_file())
-}
-
-/// Where the images of `instances_NAME.json` may be.
-fn image_folders(settings: &Settings, file: &Path, stem: &str) -> Vec<PathBuf> {
-    let name = stem.strip_prefix("instances_").unwrap_or(stem);
-    let folders = match &settings.images {
-        Some(images) => vec![images.clone(), images.join(name)],
-        None => {
-            let beside = file.parent().unwrap_or(Path::new("")).to_owned();
-            let above = beside.join("..");
-            vec![
-                above.join(name),
-                above.join("images").join(name),
-                above.join("images"),
-                beside.join(name),
-                beside.join("images"),
-                beside,
-                above,
-            ]
-        }
-    };
-    folders.into_iter().filter(|folder| folder.is_dir()).collect()
 }

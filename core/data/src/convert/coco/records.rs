@@ -39,6 +39,9 @@ pub(super) struct Picture {
     pub width: Value,
     #[serde(default)]
     pub height: Value,
+    /// LVIS: categories of which not every object is marked.
+    #[serde(default)]
+    pub not_exhaustive_category_ids: Value,
 }
 
 #[derive(Debug, serde::Deserialize)]
@@ -53,6 +56,11 @@ pub(super) struct Annotation {
     pub bbox: Value,
     #[serde(default)]
     pub iscrowd: Value,
+    #[serde(default)]
+    pub ignore: Value,
+    /// What tools add; CVAT's `rotation` turns the box.
+    #[serde(default)]
+    pub attributes: Value,
     #[serde(default)]
     pub segmentation: Outline,
 }

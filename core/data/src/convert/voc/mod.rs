@@ -249,6 +249,7 @@ impl Reader<'_> {
         }
         let Some(class) = self.classes.get(&name) else {
             let message = format!("`{name}` is none of the classes that were asked for");
+            found.others.insert(name);
             return found.problem(file, line, "label-class", message);
         };
         if let Some(shape) = around {

@@ -2,6 +2,7 @@
 
 use roxmltree::{Document, Node, ParsingOptions};
 
+use crate::convert::upright;
 use crate::text;
 
 /// What an XML file says.
@@ -135,9 +136,13 @@ fn corners(object: Node<'_, '_>) -> Result<Corners, String> {
     }
     if let Some(bounds) = child(object, "bndbox") {
         let [x1, y1, x2, y2] = ["xmin", "ymin", "xmax", "ymax"].map(|key| number(bounds, key));
-        return Ok(Corners {
-            bounds: [x1?, y1?, x2?, y2?],
-            around: None,
+        let bounds = [x1?, y1?, x2?, y2?];
+        let degrees = rotation(object)?;
+        return Ok(if degrees % 180.0 == 0.0 {
+            Corners { bounds, around: None }
+        } else {
+            let (bounds, around) = (upright(bounds, degrees), Some("turned box"));
+            Corners { bounds, around }
         });
     }
     if let Some(turned) = child(object, "robndbox") {
@@ -157,6 +162,13 @@ fn corners(object: Node<'_, '_>) -> Result<Corners, String> {
         });
     }
     Err("the object has no <bndbox>".to_owned())
+}
+
+/// CVAT's angle in degrees: an `<attribute>` called `rotation`.
+fn rotation(object: Node<'_, '_>) -> Result<f64, String> {
+    let attributes = object.descendants().filter(|node| is(*node, "attribute"));
+    let mut turned = attributes.filter(|node| text_of(*node, "name") == Some("rotation"));
+    turned.next().map_or(Ok(0.0), |node| number(node, "value"))
 }
 
 /// `<x1>..</x1><y1>..</y1><x2>..`, or `<pt><x>..</x><y>..</y></pt>`.

@@ -1,0 +1,154 @@
+//! Nothing that a user wrote is passed over: flags that need another one, names beside labels, keys that mean another model.
+
+use std::path::Path;
+
+use crate::support::{random_weights, small_data, tiny_model, yolo};
+
+fn write(folder: &Path, name: &str, text: &str) {
+    let path = folder.join(name);
+    std::fs::create_dir_all(path.parent().expect("a parent")).expect("folders");
+    std::fs::write(path, text).expect("a file");
+}
+
+#[test]
+fn flags_that_say_nothing_alone_are_refused_or_noted() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let data = small_data(folder.path(), 10, 64).display().to_string();
+    let model = tiny_model(folder.path());
+    let weights = random_weights(&model, folder.path(), 4).display().to_string();
+    let model = model.display().to_string();
+    let pictures = "data/images/val";
+    let detect = ["detect", "--weights", &weights, "--source", pictures, "--img", "64"];
+    let val = ["val", "--weights", &weights, "--data", &data, "--img", "64"];
+    let run = |base: &[&str], more: &[&str]| yolo(folder.path(), &[base, more].concat());
+    for (base, more, needs) in [
+        (&detect[..], &["--save-conf"][..], "--save-txt"),
+        (&val, &["--save-conf"], "--save-txt"),
+        (&detect, &["--save-dir", "a", "--name", "b"], "--name"),
+        (&detect, &["--save-dir", "a", "--project", "b"], "--project"),
+        (&val, &["--plots", "--save-dir", "a", "--name", "b"], "--name"),
+        (&["model", &model], &["--seed", "3"], "--init-weights"),
+        (
+            &["forward", "--weights", &weights, "--input", "x", "--output", "y"],
+            &["--nc", "3"],
+            "--cfg",
+        ),
+        (
+            &["data", "convert", "--format", "voc", "data", "--out", "o"],
+            &["--keep-crowd"],
+            "--keep-crowd says nothing about --format voc",
+        ),
+        (
+            &["data", "convert", "--format", "coco", "data", "--out", "o"],
+            &["--keep-difficult"],
+            "--keep-difficult says nothing about --format coco",
+        ),
+        (
+            &["data", "convert", "--format", "visdrone", "data", "--out", "o"],
+            &["--boxes", "bbox"],
+            "--boxes says nothing about --format visdrone",
+        ),
+        (
+            &["data", "convert", "--format", "coco", "data", "--out", "o"],
+            &["--boxes", "polygons"],
+            "did you mean `polygon`",
+        ),
+    ] {
+        run(base, more).fails(2, &[needs]);
+    }
+    for name in ["a", "b", "o", "y"] {
+        assert!(!folder.path().join(name).exists(), "{name}");
+    }
+    let said = run(
+        &detect,
+        &["--nosave", "--hide-labels", "--line-thickness", "2", "--json"],
+    )
+    .ok();
+    for flag in ["--hide-labels", "--line-thickness"] {
+        assert!(
+            said.err.contains(&format!("note: {flag} changes nothing")),
+            "{}",
+            said.err
+        );
+    }
+    let said = run(&val, &["--name", "mine", "--json"]).ok();
+    assert!(said.err.contains("note: --name changes nothing"), "{}", said.err);
+    let said = run(&val, &["--save-txt", "--name", "mine", "--json"]).ok();
+    assert!(!said.err.contains("changes nothing"), "{}", said.err);
+}
+
+#[test]
+fn names_beside_labels_that_contradict_stop_work_before_it_starts() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let yaml = small_data(folder.path(), 10, 64);
+    let data = yaml.display().to_string();
+    let model = tiny_model(folder.path());
+    let weights = random_weights(&model, folder.path(), 4).display().to_string();
+    let model = model.display().to_string();
+    write(folder.path(), "data/classes.txt", "tank\nvehicle\ntent\nplane\n");
+    let train = [
+        "train",
+        "--cfg",
+        &model,
+        "--data",
+        &data,
+        "--epochs",
+        "1",
+        "--img",
+        "64",
+        "--noplots",
+    ];
+    let said = ["classes.txt:1: class 0 is `tank` here and `vehicle` in", "wrong names"];
+    yolo(folder.path(), &train).fails(1, &said);
+    yolo(
+        folder.path(),
+        &["val", "--weights", &weights, "--data", &data, "--img", "64"],
+    )
+    .fails(1, &said);
+    assert!(!folder.path().join("runs").exists(), "nothing is written");
+    let checked = yolo(folder.path(), &["data", "check", &data]);
+    assert!(
+        checked.code == 1 && checked.out.contains("[names-order]"),
+        "{}",
+        checked.out
+    );
+    write(folder.path(), "data/classes.txt", "vehicle\ntank\ntent\nplane\n");
+    yolo(folder.path(), &["data", "check", &data]).ok();
+}
+
+#[test]
+fn values_of_files_are_named_in_a_users_words() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let data = small_data(folder.path(), 10, 64).display().to_string();
+    let model = tiny_model(folder.path()).display().to_string();
+    for (hyp, said) in [
+        ("3", "hyp.yaml:1:1: `3` stands where a group of keys"),
+        ("[0.01, 0.1]", "hyp.yaml:1:1: a list stands where a group of keys"),
+        ("lr0: abc", "hyp.yaml:1:6: `abc` stands where a number belongs"),
+        ("lr0: 0,01", "help: the decimal sign is a point: 0.01"),
+        ("lr0: \"0.01\"", "help: write it without quotes"),
+        ("lr0:", "nothing stands where a number belongs"),
+        ("lr0: .inf", "`.inf` stands where a number belongs"),
+    ] {
+        write(folder.path(), "hyp.yaml", hyp);
+        let train = [
+            "train", "--cfg", &model, "--data", &data, "--epochs", "1", "--img", "64", "--hyp", "hyp.yaml",
+        ];
+        let failed = yolo(folder.path(), &train).fails(2, &[said]);
+        for word in ["expected", "invalid type", "struct ", "f64"] {
+            assert!(!failed.err.contains(word), "{hyp}: {}", failed.err);
+        }
+    }
+    for (text, said) in [
+        ("[1, 2]", "a list stands where a group of keys"),
+        (
+            "extends: yolov5n\nscale: [1, 2]\n",
+            "net.yaml:2:8: a list stands where a group of keys",
+        ),
+        ("backbone:\nneck:\nhead:\n", "a backbone belongs"),
+        ("backbone: {type: csp-darknet}\n", "`neck` is missing"),
+    ] {
+        write(folder.path(), "net.yaml", text);
+        yolo(folder.path(), &["model", "net.yaml"]).fails(2, &[said]);
+    }
+}
