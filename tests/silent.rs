@@ -151,4 +151,9 @@ fn values_of_files_are_named_in_a_users_words() {
         write(folder.path(), "net.yaml", text);
         yolo(folder.path(), &["model", "net.yaml"]).fails(2, &[said]);
     }
+    for text in ["[1]", "3", "stages: {train: {}}"] {
+        write(folder.path(), "recipe.yaml", text);
+        yolo(folder.path(), &["compress", "recipe.yaml"])
+            .fails(2, &["recipe.yaml:1:", "a recipe needs `stages`, a list"]);
+    }
 }

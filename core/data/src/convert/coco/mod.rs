@@ -418,7 +418,7 @@ impl Reader<'_> {
                 .iter()
                 .find(|(_, value, keep, _)| !keep && flag(value) == Some(true));
             if let Some((.., reason)) = left_out {
-                found.leave_out(&mut boxes, *reason);
+                found.leave_out(&mut boxes, reason);
                 continue;
             }
             let category = key(&annotation.category_id);
