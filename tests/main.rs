@@ -29,6 +29,7 @@ mod silent;
 mod sources;
 mod start;
 mod support;
+mod teaching;
 mod torch;
 mod train;
 mod val;

@@ -113,8 +113,7 @@ impl PruneSettings {
         }
         open::hyp(self.hyp.as_ref())?;
         match &self.plan {
-            Some(plan) if !plan.is_file() => Err(Error::Usage(format!("{}: there is no such plan", plan.display()))),
-            Some(_) => Ok(()),
+            Some(plan) => files::read_text(plan).map(drop),
             None => {
                 self.budget().check()?;
                 open::pruner(session, place, &self.component()?).map(drop)
