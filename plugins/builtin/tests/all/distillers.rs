@@ -162,8 +162,8 @@ fn student_and_teacher() -> (Side, Side) {
 fn logits_are_squared_distances_weighted_by_the_teachers_objectness() {
     let formula = |s: &Side, t: &Side, weight: &dyn Fn(&[f64], &[f64]) -> f64| {
         let mut sums = [0.0; 3];
-        for at in 0..2 {
-            let count = (N * ANCHORS * SIZES[at][0] * SIZES[at][1]) as f64;
+        for (at, [h, w]) in SIZES.into_iter().enumerate() {
+            let count = (N * ANCHORS * h * w) as f64;
             for (_, s, t) in predictions(&s.raw[at], &t.raw[at], at) {
                 let square = |range: std::ops::Range<usize>| range.map(|i| (s[i] - t[i]).powi(2)).sum::<f64>();
                 let w = weight(&s, &t) / count;
@@ -198,8 +198,8 @@ fn cwd_is_the_divergence_of_channels_over_cells() {
     }
     let formula = |s: &Side, t: &Side, tau: f64, scale: f64| {
         let mut loss = 0.0;
-        for at in 0..2 {
-            let cells = SIZES[at][0] * SIZES[at][1];
+        for (at, [h, w]) in SIZES.into_iter().enumerate() {
+            let cells = h * w;
             let rows = s.neck[at].chunks(cells).zip(t.neck[at].chunks(cells));
             let sum: f64 = rows
                 .map(|(s, t)| {
@@ -240,8 +240,8 @@ fn pkd_is_one_minus_the_correlation() {
     }
     let formula = |s: &Side, t: &Side, centred: bool, per_image: bool| {
         let mut loss = 0.0;
-        for at in 0..2 {
-            let (cells, width) = (SIZES[at][0] * SIZES[at][1], t.widths[at]);
+        for (at, [h, w]) in SIZES.into_iter().enumerate() {
+            let (cells, width) = (h * w, t.widths[at]);
             let channel = |x: &[f64], c: usize, images: std::ops::Range<usize>| -> Vec<f64> {
                 images
                     .flat_map(|n| x[(n * width + c) * cells..][..cells].to_vec())
@@ -249,11 +249,8 @@ fn pkd_is_one_minus_the_correlation() {
             };
             let mut sum = 0.0;
             for c in 0..width {
-                let groups: Vec<_> = if per_image {
-                    (0..N).map(|n| n..n + 1).collect()
-                } else {
-                    vec![0..N]
-                };
+                let size = if per_image { 1 } else { N };
+                let groups: Vec<_> = (0..N).step_by(size).map(|n| n..n + size).collect();
                 for images in &groups {
                     let own = channel(&s.neck[at], c, images.clone());
                     let other = channel(&t.neck[at], c, images.clone());
@@ -397,7 +394,7 @@ fn gradients_are_those_of_the_formulas() {
                 let mut element = flat.get(index);
                 let at = |element: &mut Tensor, step: f64| {
                     let _ = element.g_add_scalar_(step);
-                    tch::no_grad(&loss).double_value(&[])
+                    tch::no_grad(loss).double_value(&[])
                 };
                 let high = at(&mut element, 1e-5);
                 let low = at(&mut element, -2e-5);
