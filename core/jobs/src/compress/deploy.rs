@@ -35,12 +35,7 @@ pub(super) fn export(context: &Context<'_>, settings: &ExportSettings, place: &P
         let model = open::checkpoint(context.session, weights)?;
         let image = open::image_sides(context.session, &settings.img, &model)?.map(|side| side as i64);
         let request = Request {
-            // ncnn runs one image at a time.
-            batch: if target.format == Format::Ncnn {
-                Some(1)
-            } else {
-                (settings.dynamic != Some(true)).then_some(settings.batch_size)
-            },
+            batch: batch(target.format, settings),
             ..settings.request(context.session, &model, target, image)?
         };
         let path = place.join(file_name(target, &context.recipe.name));
@@ -67,6 +62,15 @@ pub(super) fn export(context: &Context<'_>, settings: &ExportSettings, place: &P
     }
     record.details = json!({ "files": files });
     Ok(record)
+}
+
+/// Images per run: ncnn has one at a time, and ONNX files of a recipe any number, so that validation can run them on whole batches.
+fn batch(format: Format, settings: &ExportSettings) -> Option<i64> {
+    match (format, settings.dynamic, settings.batch_size) {
+        (Format::Ncnn, ..) => Some(1),
+        (_, Some(true), _) | (_, None, 1) => None,
+        (_, _, images) => Some(images),
+    }
 }
 
 fn file_name(target: Target, recipe: &str) -> String {

@@ -376,10 +376,6 @@ impl Fill<'_> {
             "export" => {
                 give(options, "img", json!([recipe.img]));
                 give(options, "formats", json!(["onnx", "onnx-qdq"]));
-                // So that validation can run the file on whole batches.
-                if !options.contains_key("batch-size") {
-                    give(options, "dynamic", json!(true));
-                }
             }
             _ => {
                 give(options, "img", json!(recipe.img));
