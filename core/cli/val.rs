@@ -6,12 +6,14 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
-use yolo_data::{Dataset, Loader, Split};
+use yolo_data::{Dataset, Loader, LoaderOptions, Split};
 use yolo_engine::Checkpoint;
 use yolo_engine::eval::{Detection, NmsOptions};
-use yolo_engine::val::{Detector, ImageResult, Report};
+use yolo_engine::val::{self, Detector, ImageResult, Report};
+use yolo_export::deployed::Deployed;
 use yolo_report::Letters;
 
+use crate::deployed::{self, EngineArgs};
 use crate::detect::free_stem;
 use crate::device::DeviceArgs;
 use crate::error::{CliError, CliResult};
@@ -21,13 +23,16 @@ use crate::{data_args, load, settings, ui};
 
 /// Measure a model on a data set
 ///
-/// Example: yolo val --weights best.safetensors --data bccd.yaml --img 320 --plots
+/// Examples: yolo val --weights best.safetensors --data bccd.yaml --img 320 --plots
+///           yolo val --weights best.onnx --engine openvino --data bccd.yaml
 #[derive(clap::Args)]
 #[command(verbatim_doc_comment, infer_long_args = true, args_override_self = true)]
 pub struct ValArgs {
-    /// Checkpoint (.safetensors or .pt)
+    /// Checkpoint (.safetensors or .pt), or a file for deployment (.onnx, .xml, .param)
     #[arg(long)]
     weights: PathBuf,
+    #[command(flatten)]
+    engine: EngineArgs,
     /// Data set YAML
     #[arg(long)]
     data: PathBuf,
@@ -88,7 +93,6 @@ pub struct ValArgs {
 
 /// Runs the command.
 pub fn run(args: &ValArgs) -> CliResult {
-    let device = args.device.one()?;
     settings::shares(&[("--conf-thres", args.conf_thres), ("--iou-thres", args.iou_thres)])?;
     let split = Split::parse(&args.task).ok_or_else(|| {
         let help = match args.task.as_str() {
@@ -97,15 +101,13 @@ pub fn run(args: &ValArgs) -> CliResult {
         };
         CliError::Usage(format!("--task {}: train, val or test{help}", args.task))
     })?;
-    let mut checkpoint = load::checkpoint(&args.weights)?.to_device(device);
+    let mut model = Model::open(args)?;
     let mut dataset = data_args::dataset(&args.data)?;
     if args.single_cls {
         dataset.merge_classes();
-        checkpoint.meta.names.clone_from(&dataset.names);
     }
-    check_classes(args, &checkpoint, &dataset)?;
-    let size = settings::image_size(args.img, &checkpoint)?;
-    let loader = data_args::val_loader(&dataset, split, &checkpoint, size, args.batch_size, args.workers, false)?;
+    check_classes(args, &model, &dataset)?;
+    let loader = model.loader(args, &dataset, split)?;
     let options = NmsOptions {
         conf: args.conf_thres,
         iou: args.iou_thres,
@@ -146,16 +148,23 @@ pub fn run(args: &ValArgs) -> CliResult {
         }
         Ok(())
     };
-    let (report, pictures) = measure(&checkpoint, &loader, &options, "val", &mut extra)?;
+    let (report, pictures) = model.measure(&loader, &options, &mut extra)?;
     if args.plots {
         plots::validation(&folder, &dataset.names, &Letters::default(), &report, &pictures)?;
     }
     let coco = predictions.map(|predictions| predictions.finish(&folder)).transpose()?;
     let coco = coco.as_ref();
     if args.json {
-        return ui::print_json(&as_json(&report, &dataset.names, coco, wants_files.then_some(&*folder)));
+        let mut found = as_json(&report, &dataset.names, coco, wants_files.then_some(&*folder));
+        if let Some(engine) = model.engine() {
+            found["engine"] = json!(engine);
+        }
+        return ui::print_json(&found);
     }
     print(&report, &dataset.names);
+    if let Some(engine) = model.engine() {
+        println!("computed by {engine}, on squares");
+    }
     if let Some(coco) = coco {
         println!("COCO: {}", coco::line(coco));
     }
@@ -165,10 +174,92 @@ pub fn run(args: &ValArgs) -> CliResult {
     Ok(())
 }
 
-fn check_classes(args: &ValArgs, checkpoint: &Checkpoint, dataset: &Dataset) -> CliResult {
-    let classes = checkpoint.graph.head.as_ref().map_or(0, |head| head.classes as usize);
+/// What is measured.
+enum Model {
+    /// A network, on libtorch.
+    Network(Box<Checkpoint>),
+    /// A file for deployment, in its engine.
+    File(Box<Deployed>),
+}
+
+impl Model {
+    fn open(args: &ValArgs) -> CliResult<Self> {
+        if let Some(file) = deployed::open(&args.weights, &args.engine, &args.device)? {
+            return Ok(Self::File(Box::new(file)));
+        }
+        let device = args.device.one()?;
+        Ok(Self::Network(Box::new(load::checkpoint(&args.weights)?.to_device(device))))
+    }
+
+    fn classes(&self) -> usize {
+        match self {
+            Self::Network(model) => model.graph.head.as_ref().map_or(0, |head| head.classes as usize),
+            Self::File(file) => file.classes(),
+        }
+    }
+
+    fn names(&self) -> &[String] {
+        match self {
+            Self::Network(model) => &model.meta.names,
+            Self::File(file) => file.names(),
+        }
+    }
+
+    fn engine(&self) -> Option<&'static str> {
+        match self {
+            Self::Network(_) => None,
+            Self::File(file) => Some(file.engine().name()),
+        }
+    }
+
+    /// A network gets rectangles, as in YOLOv5's validation. A file gets the squares that it was written for.
+    fn loader(&self, args: &ValArgs, dataset: &Dataset, split: Split) -> CliResult<Loader> {
+        let (batch, workers) = (args.batch_size, args.workers);
+        match self {
+            Self::Network(model) => {
+                let size = settings::image_size(args.img, model)?;
+                data_args::val_loader(dataset, split, model, size, batch, workers, false)
+            }
+            Self::File(file) => {
+                let size = deployed::square(file, args.img, &args.weights)?;
+                let samples = data_args::samples(dataset, split, false)?;
+                let options = LoaderOptions {
+                    workers,
+                    cache_bytes: 0,
+                    rect: false,
+                    pad: 0.0,
+                    stride: usize::try_from(file.stride()).unwrap_or(32),
+                    ..LoaderOptions::val(size, batch)
+                };
+                Loader::new(samples.items, options).map_err(data_args::failed)
+            }
+        }
+    }
+
+    fn measure(
+        &mut self,
+        loader: &Loader,
+        options: &NmsOptions,
+        each: &mut dyn FnMut(&ImageResult<'_>) -> CliResult,
+    ) -> CliResult<(Report, Pictures)> {
+        match self {
+            Self::Network(model) => measure(model, loader, options, "val", each),
+            Self::File(file) => watched(loader, "val", each, |see, progress| {
+                let classes = file.classes();
+                let mut run = |images: &tch::Tensor| file.predict(images).map_err(deployed::stops);
+                let batches = &mut loader.epoch(0);
+                val::measure_engine(&mut run, classes, batches, loader.batches(), options, see, progress)
+            }),
+        }
+    }
+}
+
+fn check_classes(args: &ValArgs, model: &Model, dataset: &Dataset) -> CliResult {
+    let classes = model.classes();
     if classes == dataset.names.len() {
-        data_args::other_names(&args.weights, &checkpoint.meta.names, &args.data, &dataset.names);
+        if !args.single_cls {
+            data_args::other_names(&args.weights, model.names(), &args.data, &dataset.names);
+        }
         return Ok(());
     }
     if args.single_cls {
@@ -191,6 +282,22 @@ pub fn measure(
     each: &mut dyn FnMut(&ImageResult<'_>) -> CliResult,
 ) -> CliResult<(Report, Pictures)> {
     let detector = Detector::new(&checkpoint.graph, &checkpoint.params).map_err(load::failed)?;
+    watched(loader, label, each, |see, progress| {
+        let batches = &mut loader.epoch(0);
+        val::measure(&detector, batches, loader.batches(), options, None, see, progress)
+    })
+}
+
+type See<'a> = dyn FnMut(ImageResult<'_>) -> yolo_engine::Result<()> + 'a;
+type Progress<'a> = dyn FnMut(usize, usize) -> yolo_engine::Result<()> + 'a;
+
+/// Measures with a bar; keeps some pictures for a sheet and shows every image to `each`.
+fn watched(
+    loader: &Loader,
+    label: &str,
+    each: &mut dyn FnMut(&ImageResult<'_>) -> CliResult,
+    measure: impl FnOnce(&mut See<'_>, &mut Progress<'_>) -> yolo_engine::Result<Report>,
+) -> CliResult<(Report, Pictures)> {
     let mut pictures = Pictures::of(loader.images());
     let mut refused = None;
     let mut bar = ui::Bar::new(label, loader.batches() as u64);
@@ -210,16 +317,7 @@ pub fn measure(
             Ok(())
         }
     };
-    let batches = &mut loader.epoch(0);
-    let report = yolo_engine::val::measure(
-        &detector,
-        batches,
-        loader.batches(),
-        options,
-        None,
-        &mut see,
-        &mut progress,
-    );
+    let report = measure(&mut see, &mut progress);
     bar.finish();
     match refused {
         Some(error) => Err(error),

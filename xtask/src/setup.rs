@@ -1,5 +1,6 @@
-//! Puts the native libraries in place: libtorch (needed to build) and onnxruntime (an engine that is found at run time). Pinned,
-//! hash-checked, whole or not at all; does nothing when they are there. python3 with pip is the only tool.
+//! Puts the native libraries in place: libtorch (needed to build) and onnxruntime (an engine that is found at run time); on request the
+//! engines OpenVINO and ncnn, too. Pinned, hash-checked, whole or not at all; does nothing when they are there. python3 with pip is the
+//! only tool.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -12,11 +13,16 @@ pub struct Bundle {
     pub folder: &'static str,
     /// What is pinned: requirement, sha256 of the wheel.
     pub wheels: &'static [(&'static str, &'static str)],
+    /// Version of Python whose wheels are taken: any where only libraries of C are unpacked.
+    pub python: &'static str,
     /// Members to unpack: start of their names, and the folder that they go to.
     pub members: &'static [(&'static str, &'static str)],
     /// Text files that the wheels lack.
     pub written: &'static [(&'static str, &'static str)],
 }
+
+/// The version whose wheels hold the libraries that are unpacked.
+pub const ANY: &str = "3.11";
 
 /// tch 0.26 is made for libtorch 2.13.0. libtorch_cpu.so of the wheel needs the two CUDA libraries to load, even on a CPU; the
 /// wheels' own folders are kept, so that the libraries find each other. torch-sys links `-ltorch` (here a linker script) and
@@ -37,6 +43,7 @@ const LIBTORCH: Bundle = Bundle {
             "4eb01c08e859bf924d222250d2e8f8b8ff6d3db4721288cf35d14252a4d933c8",
         ),
     ],
+    python: ANY,
     members: &[
         ("torch/include/", "torch/include"),
         ("torch/lib/libtorch_cpu.so", "torch/lib"),
@@ -130,6 +137,7 @@ const LIBTORCH_CUDA: Bundle = Bundle {
             "4936d1d6780fbe68db454f5e72a42ff64d1fd6397df9f363ae786930fd5c1cd4",
         ),
     ],
+    python: ANY,
     members: &[
         ("torch/include/", "torch/include"),
         ("torch/version.py", "torch"),
@@ -153,6 +161,7 @@ const ONNXRUNTIME: Bundle = Bundle {
         "onnxruntime==1.32.0",
         "5a34fc4dfeb5a7b4a74c95dcba1e773d722abda720b474edf1b0c419dc6d163d",
     )],
+    python: ANY,
     members: &[
         ("onnxruntime/capi/libonnxruntime.so", "."),
         ("onnxruntime/LICENSE", "licenses"),
@@ -161,11 +170,76 @@ const ONNXRUNTIME: Bundle = Bundle {
     written: &[],
 };
 
+/// The C interface, the device of processors, and the readers of ONNX and of its own format.
+const OPENVINO: Bundle = Bundle {
+    folder: ".openvino",
+    wheels: &[(
+        "openvino==2026.4.1",
+        "2d22b1da03f7caf74df30e9f6417d0ab2f637e4a38e08e1dcd294d2c37407aaf",
+    )],
+    python: ANY,
+    members: &[
+        ("openvino/libs/libopenvino.so", "."),
+        ("openvino/libs/libopenvino_c.so", "."),
+        ("openvino/libs/libopenvino_intel_cpu_plugin.so", "."),
+        ("openvino/libs/libopenvino_onnx_frontend.so", "."),
+        ("openvino/libs/libopenvino_ir_frontend.so", "."),
+        ("openvino/libs/libtbb.so", "."),
+        ("openvino/libs/libtbbmalloc.so", "."),
+        ("openvino-2026.4.1.dist-info/licenses/", "licenses"),
+    ],
+    written: &[],
+};
+
+/// A module of Python, so one wheel for each version of it.
+const NCNN: [Bundle; 6] = [
+    ncnn(
+        "3.9",
+        &[("ncnn==1.0.20261020", "3b1e2ddaa300adad90c369f3ee340752550d79ff9d2d07db6239b298f1608e42")],
+    ),
+    ncnn(
+        "3.10",
+        &[("ncnn==1.0.20261020", "969f3391f204c0b72c3e79816301fbb9bcdde1abf846b13cf07e24d5cc0232df")],
+    ),
+    ncnn(
+        "3.11",
+        &[("ncnn==1.0.20261020", "8107eeaa269e7b725afdd5c4492109c2682de5bf2a76670ab5f8f5fbfe9c152d")],
+    ),
+    ncnn(
+        "3.12",
+        &[("ncnn==1.0.20261020", "fe5e25b45554d9cafbcd6ed03160bf91e7b24dfab9160215004142a85572d000")],
+    ),
+    ncnn(
+        "3.13",
+        &[("ncnn==1.0.20261020", "ae07acd72bbea95d581a4827aef8b6970286fc14d19c7346071aafa9b9044590")],
+    ),
+    ncnn(
+        "3.14",
+        &[("ncnn==1.0.20261020", "0218716b96ed958dbb49aefb206742eb9c01dd2e10c914f780a62f07917e16ae")],
+    ),
+];
+
+const fn ncnn(python: &'static str, wheels: &'static [(&'static str, &'static str)]) -> Bundle {
+    Bundle {
+        folder: ".ncnn",
+        wheels,
+        python,
+        members: &[
+            ("ncnn/__init__.py", "ncnn"),
+            ("ncnn/ncnn.cpython", "ncnn"),
+            ("ncnn.libs/", "ncnn.libs"),
+            ("ncnn-1.0.20261020.dist-info/licenses/", "licenses"),
+        ],
+        written: &[],
+    }
+}
+
 /// Platform tags of the pinned wheels, newest first: each is tagged with the oldest system that it runs on.
-const PLATFORMS: [&str; 9] = [
+const PLATFORMS: [&str; 10] = [
     "manylinux_2_28_x86_64",
     "manylinux_2_27_x86_64",
     "manylinux_2_25_x86_64",
+    "manylinux_2_24_x86_64",
     "manylinux_2_18_x86_64",
     "manylinux_2_17_x86_64",
     "manylinux2014_x86_64",
@@ -174,20 +248,42 @@ const PLATFORMS: [&str; 9] = [
     "manylinux1_x86_64",
 ];
 
-/// `cargo xtask setup [--cuda]`.
+/// `cargo xtask setup [--cuda] [--engines]`.
 pub fn command(arguments: &[String]) -> Outcome {
-    let root = root();
-    match arguments {
-        [] => setup(),
-        [flag] if flag == "--cuda" => {
-            if std::env::var_os("LIBTORCH").is_some_and(|path| Path::new(&path) != root.join(".libtorch/torch")) {
-                return fail("LIBTORCH is set, so what is fetched would not be used: unset it first");
-            }
-            install(&LIBTORCH_CUDA, &root)?;
-            setup()
-        }
-        _ => fail("cargo xtask setup [--cuda]"),
+    const FLAGS: [&str; 2] = ["--cuda", "--engines"];
+    if arguments.iter().any(|argument| !FLAGS.contains(&argument.as_str())) {
+        return fail(
+            "cargo xtask setup [--cuda] [--engines]\n  --cuda: the libtorch for GPUs\n  --engines: OpenVINO and ncnn, too",
+        );
     }
+    let (root, wants) = (root(), |flag: &str| arguments.iter().any(|argument| argument == flag));
+    if wants("--cuda") {
+        if std::env::var_os("LIBTORCH").is_some_and(|path| Path::new(&path) != root.join(".libtorch/torch")) {
+            return fail("LIBTORCH is set, so what is fetched would not be used: unset it first");
+        }
+        install(&LIBTORCH_CUDA, &root)?;
+    }
+    setup()?;
+    if wants("--engines") {
+        install(&OPENVINO, &root)?;
+        install(ncnn_for(&python_version()?)?, &root)?;
+    }
+    Ok(())
+}
+
+/// `3.11`: that of python3, which will run the module.
+fn python_version() -> Outcome<String> {
+    let script = "import sys; print(f'{sys.version_info[0]}.{sys.version_info[1]}')";
+    let said = Command::new("python3").args(["-c", script]).output();
+    let said = said.map_err(|error| format!("can't run `python3`, which set-up needs: {error}"))?;
+    Ok(String::from_utf8_lossy(&said.stdout).trim().to_owned())
+}
+
+fn ncnn_for(version: &str) -> Outcome<&'static Bundle> {
+    let known: Vec<&str> = NCNN.iter().map(|bundle| bundle.python).collect();
+    NCNN.iter().find(|bundle| bundle.python == version).ok_or_else(|| {
+        format!("ncnn has wheels for Python {}, and python3 is {version}: put another python3 first in PATH", known.join(", "))
+    })
 }
 
 /// Makes sure that both libraries are there.
@@ -284,11 +380,11 @@ fn fetch(bundle: &Bundle, making: &Path) -> Outcome {
     .args([
         "--only-binary=:all:",
         "--python-version",
-        "3.11",
+        bundle.python,
         "--implementation",
         "cp",
     ])
-    .args(["--abi", "cp311", "--abi", "none"])
+    .args(["--abi", &format!("cp{}", bundle.python.replace('.', "")), "--abi", "none"])
     .args(PLATFORMS.iter().flat_map(|platform| ["--platform", platform]))
     .arg("--dest")
     .arg(&wheels)
@@ -349,7 +445,7 @@ mod tests {
 
     #[test]
     fn every_wheel_is_pinned_by_name_version_and_hash() {
-        for bundle in [&LIBTORCH, &LIBTORCH_CUDA, &ONNXRUNTIME] {
+        for bundle in [&LIBTORCH, &LIBTORCH_CUDA, &ONNXRUNTIME, &OPENVINO].into_iter().chain(&NCNN) {
             for (wheel, hash) in bundle.wheels {
                 assert!(
                     wheel
@@ -366,6 +462,20 @@ mod tests {
         assert_eq!(LIBTORCH.wheels[0], LIBTORCH_CUDA.wheels[0]);
         assert!(LIBTORCH.wheels.iter().all(|wheel| LIBTORCH_CUDA.wheels.contains(wheel)));
         assert_eq!(LIBTORCH.folder, LIBTORCH_CUDA.folder);
+    }
+
+    #[test]
+    fn ncnn_is_that_of_the_python_that_runs_it() {
+        let bundle = ncnn_for("3.12").unwrap();
+        assert_eq!(bundle.python, "3.12");
+        assert_ne!(bundle.wheels, ncnn_for("3.11").unwrap().wheels);
+        let Err(error) = ncnn_for("2.7") else {
+            panic!("there is no wheel for it")
+        };
+        assert!(error.contains("2.7") && error.contains("3.12"), "{error}");
+        // A folder made for another Python does not count.
+        let pins: std::collections::HashSet<String> = NCNN.iter().map(pin).collect();
+        assert_eq!(pins.len(), NCNN.len());
     }
 
     #[test]

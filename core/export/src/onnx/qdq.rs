@@ -11,8 +11,12 @@
 //! behind ops that only move or select values (MaxPool, Resize, Concat, Slice, Reshape, Transpose): onnxruntime runs an op
 //! on integers only when it finds a pair on both sides. Such a value lies on the grid already, so quantizing it again
 //! changes nothing; a pair behind any other op would add an error that the simulation does not have, and is not written.
+//! Nor is one repeated in front of a quantizer, whose own pair stands there: OpenVINO 2026.4 ends its process with a segmentation fault
+//! on a Concat with two pairs in a row behind it.
 
 #![deny(clippy::wildcard_enum_match_arm)]
+
+use std::collections::HashMap;
 
 use tch::Tensor;
 use yolo_core::{
@@ -89,6 +93,10 @@ pub(crate) struct Quantizers {
     grids: Vec<Option<Grid>>,
     /// Bounds that a value is known to keep.
     bounds: Vec<(f64, f64)>,
+    /// Whether a value has readers other than quantizers, which bring a pair of their own.
+    unpaired: Vec<bool>,
+    /// Names that values had before their pairs were repeated.
+    unrepeated: HashMap<usize, String>,
 }
 
 impl Quantizers {
@@ -97,11 +105,21 @@ impl Quantizers {
             profile,
             grids: Vec::new(),
             bounds: Vec::new(),
+            unpaired: vec![false; graph.nodes.len()],
+            unrepeated: HashMap::new(),
         };
         for node in &graph.nodes {
             let (grid, bounds) = this.facts(node, params)?;
             this.grids.push(grid);
             this.bounds.push(bounds);
+        }
+        for output in &graph.outputs {
+            this.unpaired[output.index()] = true;
+        }
+        for node in graph.nodes.iter().filter(|node| !matches!(node.op, Op::FakeQuant { .. })) {
+            for input in &node.inputs {
+                this.unpaired[input.index()] = true;
+            }
         }
         Ok(this)
     }
@@ -339,7 +357,8 @@ impl Lowering<'_> {
         let half = f64::from(grid.scale) / 2.0;
         let clip_low = width.min() < grid.qmin && low <= grid.low() - half;
         let clip_high = width.max() > grid.qmax && high >= grid.high() + half;
-        let mut x = input.to_owned();
+        let before = self.quantizers.unrepeated.get(&node.inputs[0].index());
+        let mut x = before.cloned().unwrap_or_else(|| input.to_owned());
         if clip_low || clip_high {
             let low = if clip_low {
                 self.b.scalar(grid.low() as f32)
@@ -362,12 +381,16 @@ impl Lowering<'_> {
     pub(super) fn repeat_pair(&mut self, value: ValueId, node: &Node, name: String) -> String {
         let repeats = self.quantizers.profile == Profile::Ort
             && (node.op.moves_values() || matches!(node.op, Op::WindowPartition { .. }))
-            && !node.op.only_trains();
+            && !node.op.only_trains()
+            && self.quantizers.unpaired[value.index()];
         let Some(grid) = self.quantizers.grids[value.index()].clone().filter(|_| repeats) else {
             return name;
         };
         match Width::of(grid.qmin, grid.qmax) {
-            Some(width) => self.pair(&format!("{}.again", node.name), &name, &grid, width),
+            Some(width) => {
+                self.quantizers.unrepeated.insert(value.index(), name.clone());
+                self.pair(&format!("{}.again", node.name), &name, &grid, width)
+            }
             None => name,
         }
     }

@@ -1,5 +1,8 @@
 //! Files that are known to compute what their network computes: a file is made in memory, run, compared, and only then written.
 
+mod described;
+mod ran;
+
 use std::path::{Path, PathBuf};
 
 use tch::{Kind, Tensor};
@@ -9,8 +12,14 @@ use prost::Message as _;
 
 use crate::onnx::proto::ModelProto;
 use crate::onnx::{self, Difference, Nms, Outputs, Profile};
+use crate::engine::{Ncnn, OpenVino};
 use crate::steps::Steps;
-use crate::{Error, Result, file, ncnn, ort};
+use crate::{Error, Result, file, ncnn, ort, package};
+
+pub use ran::Ran;
+
+use described::{described_ncnn, described_onnx};
+use ran::run_in;
 
 /// A deployment format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,6 +81,8 @@ pub struct Request {
     pub check: bool,
     /// Threads of the engine that checks.
     pub threads: usize,
+    /// Run an ONNX file in OpenVINO, too, which it is for.
+    pub openvino: bool,
 }
 
 impl Request {
@@ -89,6 +100,7 @@ impl Request {
             names: Vec::new(),
             check: true,
             threads: 0,
+            openvino: false,
         }
     }
 }
@@ -112,6 +124,8 @@ pub struct Written {
     pub engine: &'static str,
     /// Why it was not compared.
     pub unchecked: Option<String>,
+    /// What the engine said that the file is for, where that is another one than [`Written::engine`] or was not there.
+    pub ran: Option<Ran>,
 }
 
 /// What a float file may differ by without a closer look; ten times what is usual, a tenth of what one layer with weights of 1 % more makes.
@@ -131,11 +145,19 @@ impl Written {
             grid_errors: None,
             engine,
             unchecked: None,
+            ran: None,
         }
     }
 
     /// One line for a person: what was compared, and what came out.
     pub fn summary(&self) -> String {
+        match self.ran.as_ref().map(Ran::summary) {
+            Some(ran) => format!("{}; {ran}", self.compared()),
+            None => self.compared(),
+        }
+    }
+
+    fn compared(&self) -> String {
         let engine = self.engine;
         if let Some(reason) = &self.unchecked {
             return format!("not checked: {reason}");
@@ -193,10 +215,7 @@ impl Prepared {
     /// # Errors
     /// Those of the file system.
     pub fn commit(self) -> Result<Written> {
-        // The one to name comes last: where it is, all are.
-        for (path, bytes) in self.contents.iter().rev() {
-            file::write_atomic(path, bytes)?;
-        }
+        file::write_together(&self.contents)?;
         Ok(self.written)
     }
 }
@@ -245,7 +264,18 @@ fn prepare_onnx(graph: &Graph, params: &Params, request: &Request, path: &Path) 
     };
     let exported = onnx::export(graph, params, &options)?;
     let bytes = exported.model.to_bytes()?;
-    let mut written = Written::new(vec![path.to_owned()], bytes.len(), "onnxruntime");
+    let description = described_onnx(&exported.model, graph, request)?;
+    let files = vec![path.to_owned(), package::path_of(path)];
+    let mut written = Written::new(files, bytes.len() + description.len(), "onnxruntime");
+    if request.openvino && request.check && request.nms.is_none() {
+        let contents = [
+            (path.to_owned(), bytes.clone()),
+            (package::path_of(path), description.clone()),
+        ];
+        let images = testing::input(request.batch.unwrap_or(2), graph.input_channels(), request.image[0], request.image[1]);
+        let (graph, params) = if qdq { (graph.clone(), params.shallow_clone()) } else { onnx::strip(graph, params)? };
+        written.ran = Some(run_in(&OpenVino, &contents, &graph, &params, &images, request.threads)?);
+    }
     if !request.check {
         written.unchecked = Some("nobody asked for it".into());
     } else if let Err(reason) = ort::available() {
@@ -283,10 +313,8 @@ fn prepare_onnx(graph: &Graph, params: &Params, request: &Request, path: &Path) 
             written.difference = Some(found);
         }
     }
-    Ok(Prepared {
-        written,
-        contents: vec![(path.to_owned(), bytes)],
-    })
+    let contents = vec![(path.to_owned(), bytes), (package::path_of(path), description)];
+    Ok(Prepared { written, contents })
 }
 
 fn prepare_ncnn(graph: &Graph, params: &Params, request: &Request, path: &Path) -> Result<Prepared> {
@@ -322,8 +350,15 @@ fn prepare_ncnn(graph: &Graph, params: &Params, request: &Request, path: &Path) 
     }
     let (text, bytes) = (net.to_param(), net.to_bin());
     let (param, bin) = ncnn::paths(path);
-    let files = vec![param.clone(), bin.clone()];
-    let mut written = Written::new(files, text.len() + bytes.len(), "the layers of ncnn on libtorch");
+    let description = described_ncnn(&net, graph, request)?;
+    let files = vec![param.clone(), bin.clone(), package::path_of(&param)];
+    let size = text.len() + bytes.len() + description.len();
+    let mut written = Written::new(files, size, "the layers of ncnn on libtorch");
+    let contents = vec![
+        (param.clone(), text.clone().into_bytes()),
+        (bin, bytes.clone()),
+        (package::path_of(&param), description),
+    ];
     if request.check {
         let images = testing::input(1, graph.input_channels(), request.image[0], request.image[1]);
         // What will be written, not what was meant.
@@ -334,6 +369,7 @@ fn prepare_ncnn(graph: &Graph, params: &Params, request: &Request, path: &Path) 
             let found = ncnn::check(&read, graph, params, &images)?;
             written.steps = Some(steps);
             written.difference = Some(found);
+            written.ran = Some(run_in(&Ncnn, &contents, graph, params, &images, request.threads)?);
         } else {
             // Half weights are compared with the network that has them.
             let (graph, params) = if request.half {
@@ -344,14 +380,12 @@ fn prepare_ncnn(graph: &Graph, params: &Params, request: &Request, path: &Path) 
             let found = ncnn::check(&read, &graph, &params, &images)?;
             agree(path, found, float_limit(found, &graph, &params, &images)?)?;
             written.difference = Some(found);
+            written.ran = Some(run_in(&Ncnn, &contents, &graph, &params, &images, request.threads)?);
         }
     } else {
         written.unchecked = Some("nobody asked for it".to_owned());
     }
-    Ok(Prepared {
-        written,
-        contents: vec![(param, text.into_bytes()), (bin, bytes)],
-    })
+    Ok(Prepared { written, contents })
 }
 
 /// The folded network with the weights that a half file has.
