@@ -168,7 +168,7 @@ fn openvino_computes_what_the_network_computes() {
     let (folder, weights) = place();
     let model = yolo_engine::checkpoint::load(&weights).expect("the checkpoint");
     let request = Request {
-        openvino: true,
+        profile: Profile::OpenVino,
         batch: None,
         ..Request::new(Format::Onnx, [64; 2])
     };
@@ -177,30 +177,31 @@ fn openvino_computes_what_the_network_computes() {
     let ran = written.ran.expect("it was asked for");
     let found = ran.difference.unwrap_or_else(|| panic!("{:?}", ran.not_run));
     assert!(ran.engine == "OpenVINO" && found.boxes < 0.01 && found.scores < 1e-4, "{found:?}");
-    // The default backend's form of quantizers.
     let data = text(&small_data(folder.path(), 8, 64));
-    let out = text(&folder.path().join("int8"));
-    yolo(
-        folder.path(),
-        &[
-            "quantize", "--weights", &text(&weights), "--data", &data, "--backend", "onnxruntime", "--calib-batches", "2",
-            "--batch-size", "2", "--workers", "1", "--img", "64", "--out", &out,
-        ],
-    )
-    .ok();
-    let file = folder.path().join("int8/random_qdq.onnx");
-    let mut int8 = Deployed::open(&file, &OpenVino, 1).unwrap_or_else(|error| panic!("{error}"));
-    let boxes = int8.predict(&yolo_core::testing::input(1, 3, 64, 64)).expect("boxes");
-    assert_eq!(boxes.size(), [1, 252, 9]);
-    let quantized = yolo_engine::checkpoint::load(&folder.path().join("int8/quantized.safetensors")).expect("it");
-    let request = Request {
-        openvino: true,
-        profile: Profile::TensorRt,
-        ..Request::new(Format::OnnxQdq, [64; 2])
-    };
-    let written = write(&quantized.graph, &quantized.params, &request, &folder.path().join("b.onnx")).expect("a file");
-    let ran = written.ran.expect("it was asked for");
-    assert!(ran.grid_errors.is_some_and(|errors| errors < 3.0), "{ran:?}");
+    for backend in ["onnxruntime", "tensorrt"] {
+        let out = folder.path().join(backend);
+        yolo(
+            folder.path(),
+            &[
+                "quantize", "--weights", &text(&weights), "--data", &data, "--backend", backend, "--calib-batches", "2",
+                "--batch-size", "2", "--workers", "1", "--img", "64", "--out", &text(&out),
+            ],
+        )
+        .ok();
+        // The form for onnxruntime opens, too.
+        let file = out.join("random_qdq.onnx");
+        let mut int8 = Deployed::open(&file, &OpenVino, 1).unwrap_or_else(|error| panic!("{backend}: {error}"));
+        let boxes = int8.predict(&yolo_core::testing::input(1, 3, 64, 64)).expect("boxes");
+        assert_eq!(boxes.size(), [1, 252, 9], "{backend}");
+        let quantized = yolo_engine::checkpoint::load(&out.join("quantized.safetensors")).expect("it");
+        let request = Request {
+            profile: Profile::OpenVino,
+            ..Request::new(Format::OnnxQdq, [64; 2])
+        };
+        let written = write(&quantized.graph, &quantized.params, &request, &out.join("b.onnx")).expect("a file");
+        let ran = written.ran.expect("it was asked for");
+        assert!(ran.grid_errors.is_some_and(|errors| errors < 3.0), "{backend}: {ran:?}");
+    }
     // What it refuses is an error with its reason.
     std::fs::write(folder.path().join("c.xml"), "<net name=\"x\" version=\"11\"><layers></layers></net>").expect("a file");
     let error = Deployed::open(&folder.path().join("c.xml"), &OpenVino, 1).map(drop).unwrap_err().to_string();

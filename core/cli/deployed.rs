@@ -127,5 +127,5 @@ pub fn failed(error: yolo_export::Error) -> CliError {
 
 /// As the error of a validation, which it ends.
 pub fn stops(error: yolo_export::Error) -> yolo_engine::Error {
-    yolo_engine::Error::Settings(error.to_string())
+    yolo_engine::Error::Foreign(error.to_string())
 }

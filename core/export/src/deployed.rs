@@ -169,7 +169,7 @@ impl Deployed {
                 }
             }
             Decoding::RawOnnx(head, names) => {
-                let level = |name| {
+                let level = |name: &String| {
                     let map = find(name)?.tensor()?;
                     let [n, a, h, w, v] = *map.size().as_slice() else {
                         return Err(self.wrong(format!("output `{name}` has the sizes {:?}, not five", map.size())));
@@ -284,9 +284,8 @@ fn guessed(outputs: &[Port]) -> Result<(Decoding, usize), String> {
     if outputs.iter().any(|port| port.name == "detections" || port.name == "num_dets") {
         return Err(suppressed());
     }
-    let three = outputs.iter().filter(|port| port.shape.len() == 3);
     // YOLOv5's export gives the boxes first; raw maps may come behind.
-    let Some(port) = three.into_iter().next() else {
+    let Some(port) = outputs.iter().find(|port| port.shape.len() == 3) else {
         let shapes: Vec<String> = outputs.iter().map(|port| format!("`{}` {:?}", port.name, port.shape)).collect();
         return Err(format!(
             "none of its outputs ({}) is [images, boxes, 5 + classes], and no FILE.json beside it says what they mean",

@@ -218,7 +218,9 @@ pub struct Known {
 /// # Errors
 /// Where it is there and can't be read.
 pub fn known(file: &Path) -> Result<Known> {
-    for path in [path_of(file), path_of(&file.with_extension("onnx"))] {
+    let is = |ending: &str| file.extension().is_some_and(|own| own.eq_ignore_ascii_case(ending));
+    let source = is("xml").then(|| path_of(&file.with_extension("onnx")));
+    for path in [path_of(file)].into_iter().chain(source) {
         if path.is_file() {
             let package = Package::read(&path)?;
             return Ok(Known {
@@ -228,7 +230,7 @@ pub fn known(file: &Path) -> Result<Known> {
             });
         }
     }
-    if file.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("onnx")) {
+    if is("onnx") {
         let model = ModelProto::read(file)?;
         let entry = |key: &str| {
             let found = model.metadata_props.iter().find(|entry| entry.key == key);

@@ -69,7 +69,7 @@ pub struct Request {
     pub half: bool,
     /// What the file gives back (ONNX; ncnn files always give raw maps).
     pub outputs: Outputs,
-    /// Form of the quantizers in QDQ files.
+    /// Form of the quantizers in QDQ files; what is for OpenVINO is run there, too.
     pub profile: Profile,
     /// Suppression inside the file (ONNX only).
     pub nms: Option<Nms>,
@@ -81,8 +81,6 @@ pub struct Request {
     pub check: bool,
     /// Threads of the engine that checks.
     pub threads: usize,
-    /// Run an ONNX file in OpenVINO, too, which it is for.
-    pub openvino: bool,
 }
 
 impl Request {
@@ -100,7 +98,6 @@ impl Request {
             names: Vec::new(),
             check: true,
             threads: 0,
-            openvino: false,
         }
     }
 }
@@ -267,7 +264,7 @@ fn prepare_onnx(graph: &Graph, params: &Params, request: &Request, path: &Path) 
     let description = described_onnx(&exported.model, graph, request)?;
     let files = vec![path.to_owned(), package::path_of(path)];
     let mut written = Written::new(files, bytes.len() + description.len(), "onnxruntime");
-    if request.openvino && request.check && request.nms.is_none() {
+    if request.profile == Profile::OpenVino && request.check && request.nms.is_none() {
         let contents = [
             (path.to_owned(), bytes.clone()),
             (package::path_of(path), description.clone()),

@@ -63,7 +63,7 @@ pub(super) fn run_in(
         return Ok(ran);
     };
     if let Err(reason) = engine.find() {
-        ran.not_run = Some(reason.to_string());
+        ran.not_run = Some(reason.to_string().replace("\n  ", "; "));
         return Ok(ran);
     }
     let folder = tempfile::tempdir().map_err(|source| Error::write(&std::env::temp_dir(), source))?;

@@ -19,9 +19,9 @@ use tch::{Device, Kind, Tensor};
 
 use crate::{Error, Result};
 
-pub use ncnn::Ncnn;
-pub use onnxruntime::OnnxRuntime;
-pub use openvino::OpenVino;
+pub use self::ncnn::Ncnn;
+pub use self::onnxruntime::OnnxRuntime;
+pub use self::openvino::OpenVino;
 
 /// An input or output of a file.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]

