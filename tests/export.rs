@@ -398,7 +398,7 @@ fn the_doctor_knows_where_things_are() {
             && found["builtin_plugins"].as_u64().is_some_and(|n| n > 30)
     );
     let said = yolo(folder.path(), &["doctor"]).ok().out;
-    for word in ["libtorch", "device", "threads", "plugin folder", "engine ort"] {
+    for word in ["libtorch", "device", "threads", "plugin folder", "engine onnxruntime"] {
         assert!(said.contains(word), "{word}: {said}");
     }
 }

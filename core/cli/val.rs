@@ -42,6 +42,9 @@ pub struct ValArgs {
     /// Side of the images (default: what the model was trained for)
     #[arg(long, visible_aliases = ["imgsz", "img-size"])]
     img: Option<usize>,
+    /// Squares for a checkpoint, too, as files for deployment get them (default: rectangles of little border, as YOLOv5's validation)
+    #[arg(long)]
+    square: bool,
     /// Images per step
     #[arg(long, visible_alias = "batch", default_value_t = 16)]
     batch_size: usize,
@@ -215,25 +218,26 @@ impl Model {
     /// A network gets rectangles, as in YOLOv5's validation. A file gets the squares that it was written for.
     fn loader(&self, args: &ValArgs, dataset: &Dataset, split: Split) -> CliResult<Loader> {
         let (batch, workers) = (args.batch_size, args.workers);
-        match self {
+        let (size, stride) = match self {
             Self::Network(model) => {
                 let size = settings::image_size(args.img, model)?;
-                data_args::val_loader(dataset, split, model, size, batch, workers, false)
+                if !args.square {
+                    return data_args::val_loader(dataset, split, model, size, batch, workers, false);
+                }
+                (size, model.max_stride())
             }
-            Self::File(file) => {
-                let size = deployed::square(file, args.img, &args.weights)?;
-                let samples = data_args::samples(dataset, split, false)?;
-                let options = LoaderOptions {
-                    workers,
-                    cache_bytes: 0,
-                    rect: false,
-                    pad: 0.0,
-                    stride: usize::try_from(file.stride()).unwrap_or(32),
-                    ..LoaderOptions::val(size, batch)
-                };
-                Loader::new(samples.items, options).map_err(data_args::failed)
-            }
-        }
+            Self::File(file) => (deployed::square(file, args.img, &args.weights)?, file.stride()),
+        };
+        let options = LoaderOptions {
+            workers,
+            cache_bytes: 0,
+            rect: false,
+            pad: 0.0,
+            stride: usize::try_from(stride).unwrap_or(32),
+            ..LoaderOptions::val(size, batch)
+        };
+        let samples = data_args::samples(dataset, split, false)?;
+        Loader::new(samples.items, options).map_err(data_args::failed)
     }
 
     fn measure(
