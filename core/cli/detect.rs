@@ -203,16 +203,9 @@ pub fn run(args: &DetectArgs) -> CliResult {
         // Drawing and encoding take as long as the network: they go on beside it.
         let (drawn, to_draw) = sync_channel::<Found>(2);
         let writer = scope.spawn(|| output.write_all(to_draw));
-        let found = find(
-            &mut finder,
-            pictures,
-            &options,
-            &drawn,
-            output.several,
-            &mut |done| {
-                bar.set(done as u64, files.len() as u64, "");
-            },
-        );
+        let found = find(&mut finder, pictures, &options, &drawn, output.several, &mut |done| {
+            bar.set(done as u64, files.len() as u64, "");
+        });
         drop(drawn);
         (found, writer.join())
     });

@@ -206,7 +206,10 @@ pub fn run(args: &DoctorArgs) -> CliResult {
         let name = format!("engine {}", engine.name());
         let reads = engine.endings().join(" and .");
         match engine.find() {
-            Ok(found) => line(&name, format!("{}, {}; reads .{reads}", found.version, found.path.display())),
+            Ok(found) => line(
+                &name,
+                format!("{}, {}; reads .{reads}", found.version, found.path.display()),
+            ),
             Err(error) => line(&name, format!("{error}; reads .{reads}")),
         }
     }

@@ -191,7 +191,9 @@ impl Model {
             return Ok(Self::File(Box::new(file)));
         }
         let device = args.device.one()?;
-        Ok(Self::Network(Box::new(load::checkpoint(&args.weights)?.to_device(device))))
+        Ok(Self::Network(Box::new(
+            load::checkpoint(&args.weights)?.to_device(device),
+        )))
     }
 
     fn classes(&self) -> usize {

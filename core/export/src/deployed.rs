@@ -51,7 +51,12 @@ impl Deployed {
         };
         let port = match network.inputs() {
             [port] => port.clone(),
-            other => return Err(wrong(format!("a detector has one input, this file has {}", other.len()))),
+            other => {
+                return Err(wrong(format!(
+                    "a detector has one input, this file has {}",
+                    other.len()
+                )));
+            }
         };
         let shape = input_shape(&port, known.package.as_ref()).map_err(wrong)?;
         let (decoding, classes) = match &known.package {
@@ -134,7 +139,13 @@ impl Deployed {
             let given = if missing > 0 {
                 let mut shape = own.size();
                 shape[0] = missing;
-                Tensor::f_cat(&[own.shallow_clone(), Tensor::f_zeros(&shape, (own.kind(), own.device()))?], 0)?
+                Tensor::f_cat(
+                    &[
+                        own.shallow_clone(),
+                        Tensor::f_zeros(&shape, (own.kind(), own.device()))?,
+                    ],
+                    0,
+                )?
             } else {
                 own.shallow_clone()
             };
@@ -223,14 +234,20 @@ fn input_shape(port: &Port, package: Option<&Package>) -> Result<[Option<i64>; 4
         });
     }
     let own: [i64; 4] = port.shape.as_slice().try_into().map_err(|_| {
-        format!("its input `{}` has the sizes {:?}; [images, 3, height, width] is needed", port.name, port.shape)
+        format!(
+            "its input `{}` has the sizes {:?}; [images, 3, height, width] is needed",
+            port.name, port.shape
+        )
     })?;
     if !matches!(own[1], 3 | -1) {
         return Err(format!("its input has {} channels; a detector has 3", own[1]));
     }
     let own = own.map(|size| Some(size).filter(|size| *size > 0));
     if let Some(said) = said {
-        let apart = said.iter().zip(&own).any(|(said, own)| matches!((said, own), (Some(a), Some(b)) if a != b));
+        let apart = said
+            .iter()
+            .zip(&own)
+            .any(|(said, own)| matches!((said, own), (Some(a), Some(b)) if a != b));
         if apart {
             return Err(format!(
                 "its input has the sizes {own:?}, the description beside it says {said:?}: they don't belong together"
@@ -244,10 +261,14 @@ fn input_shape(port: &Port, package: Option<&Package>) -> Result<[Option<i64>; 4
 /// What the description says.
 fn described(package: &Package, outputs: &[Port]) -> Result<(Decoding, usize), String> {
     let there = |name: &String| outputs.iter().any(|port| port.name == *name);
-    let missing = |name: &String| format!("the description beside it says that `{name}` is an output, which the file has not");
+    let missing =
+        |name: &String| format!("the description beside it says that `{name}` is an output, which the file has not");
     match &package.output {
         Output::Boxes { name } => {
-            let port = outputs.iter().find(|port| port.name == *name).ok_or_else(|| missing(name))?;
+            let port = outputs
+                .iter()
+                .find(|port| port.name == *name)
+                .ok_or_else(|| missing(name))?;
             let last = port.shape.last().copied().filter(|last| *last > 0);
             let classes = package.classes.len() as i64;
             match last {
@@ -281,12 +302,18 @@ fn suppressed() -> String {
 
 /// What the sizes of the outputs tell: files of other programs, or without what was beside them.
 fn guessed(outputs: &[Port]) -> Result<(Decoding, usize), String> {
-    if outputs.iter().any(|port| port.name == "detections" || port.name == "num_dets") {
+    if outputs
+        .iter()
+        .any(|port| port.name == "detections" || port.name == "num_dets")
+    {
         return Err(suppressed());
     }
     // YOLOv5's export gives the boxes first; raw maps may come behind.
     let Some(port) = outputs.iter().find(|port| port.shape.len() == 3) else {
-        let shapes: Vec<String> = outputs.iter().map(|port| format!("`{}` {:?}", port.name, port.shape)).collect();
+        let shapes: Vec<String> = outputs
+            .iter()
+            .map(|port| format!("`{}` {:?}", port.name, port.shape))
+            .collect();
         return Err(format!(
             "none of its outputs ({}) is [images, boxes, 5 + classes], and no FILE.json beside it says what they mean",
             shapes.join(", ")
@@ -301,7 +328,10 @@ fn guessed(outputs: &[Port]) -> Result<(Decoding, usize), String> {
     }
     match usize::try_from(columns - 5) {
         Ok(classes) if classes > 0 => Ok((Decoding::Boxes(port.name.clone()), classes)),
-        _ => Err(format!("its output `{}` is {:?}, not [images, boxes, 5 + classes]", port.name, port.shape)),
+        _ => Err(format!(
+            "its output `{}` is {:?}, not [images, boxes, 5 + classes]",
+            port.name, port.shape
+        )),
     }
 }
 
@@ -343,7 +373,15 @@ mod tests {
         assert!(input(&[1, 4, 64, 64]).unwrap_err().contains("channels"));
         assert!(input_shape(&port("in0", &[]), None).unwrap_err().contains("FILE.json"));
         assert!(described(&package, &[port("output", &[1, 252, 7])]).is_ok());
-        assert!(described(&package, &[port("output", &[1, 252, 8])]).unwrap_err().contains("3: they"));
-        assert!(described(&package, &[port("other", &[1, 252, 7])]).unwrap_err().contains("`output`"));
+        assert!(
+            described(&package, &[port("output", &[1, 252, 8])])
+                .unwrap_err()
+                .contains("3: they")
+        );
+        assert!(
+            described(&package, &[port("other", &[1, 252, 7])])
+                .unwrap_err()
+                .contains("`output`")
+        );
     }
 }

@@ -92,12 +92,19 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let [one, two] = ["one", "two"].map(|name| dir.path().join(name));
         write_together(&[(one.clone(), b"1".to_vec()), (two.clone(), b"2".to_vec())]).unwrap();
-        assert_eq!((std::fs::read(&one).unwrap(), std::fs::read(&two).unwrap()), (b"1".to_vec(), b"2".to_vec()));
+        assert_eq!(
+            (std::fs::read(&one).unwrap(), std::fs::read(&two).unwrap()),
+            (b"1".to_vec(), b"2".to_vec())
+        );
         let broken = one.join("three");
         let error = write_together(&[(broken, b"3".to_vec()), (two.clone(), b"4".to_vec())]).unwrap_err();
         assert!(error.to_string().contains("three"), "{error}");
         assert_eq!(std::fs::read(&two).unwrap(), b"2");
-        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2, "no temporary file stays");
+        assert_eq!(
+            std::fs::read_dir(dir.path()).unwrap().count(),
+            2,
+            "no temporary file stays"
+        );
     }
 
     #[test]

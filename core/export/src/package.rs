@@ -156,10 +156,15 @@ impl Package {
             reason,
         };
         let package: Self = serde_json::from_slice(&bytes).map_err(|error| {
-            wrong(format!("it does not describe a file of `yolo export`: {error}; write the file again"))
+            wrong(format!(
+                "it does not describe a file of `yolo export`: {error}; write the file again"
+            ))
         })?;
         if package.version != VERSION {
-            let reason = format!("its version is {}, this program reads {VERSION}; write the file again", package.version);
+            let reason = format!(
+                "its version is {}, this program reads {VERSION}; write the file again",
+                package.version
+            );
             return Err(wrong(reason));
         }
         let usual = Self::new("", [None; 4], package.output.clone(), &[]);
@@ -246,8 +251,8 @@ pub fn known(file: &Path) -> Result<Known> {
     let Ok(text) = std::fs::read_to_string(&beside) else {
         return Ok(Known::default());
     };
-    let located = yolo_core::config::Located::parse(&beside.display().to_string(), &text)
-        .map_err(|error| Error::Format {
+    let located =
+        yolo_core::config::Located::parse(&beside.display().to_string(), &text).map_err(|error| Error::Format {
             path: beside.clone(),
             reason: error.to_string(),
         })?;
@@ -295,7 +300,12 @@ mod tests {
             anchors: vec![vec![[10.0, 13.0]]],
             strides: vec![8],
         };
-        Package::new("in0", [Some(1), Some(3), Some(64), Some(96)], output, &["a".into(), "b".into()])
+        Package::new(
+            "in0",
+            [Some(1), Some(3), Some(64), Some(96)],
+            output,
+            &["a".into(), "b".into()],
+        )
     }
 
     #[test]
@@ -325,13 +335,22 @@ mod tests {
         assert!(json(&|v| v["input"]["channels"] = "bgr".into()).contains("another way"));
         assert!(json(&|v| v["letterbox"]["border"] = 0.into()).contains("another way"));
         let error = json(&|v| v["output"]["kind"] = "else".into());
-        assert!(error.contains("net.onnx.json") && error.contains("write the file again"), "{error}");
+        assert!(
+            error.contains("net.onnx.json") && error.contains("write the file again"),
+            "{error}"
+        );
     }
 
     #[test]
     fn names_come_as_a_list_or_as_python_prints_them() {
-        assert_eq!(names(r#"["person","traffic light"]"#).unwrap(), ["person", "traffic light"]);
-        assert_eq!(names("{0: 'person', 10: 'bus', 2: \"b c\"}").unwrap(), ["person", "b c", "bus"]);
+        assert_eq!(
+            names(r#"["person","traffic light"]"#).unwrap(),
+            ["person", "traffic light"]
+        );
+        assert_eq!(
+            names("{0: 'person', 10: 'bus', 2: \"b c\"}").unwrap(),
+            ["person", "b c", "bus"]
+        );
         assert_eq!(names("person"), None);
     }
 
@@ -340,8 +359,15 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("net.xml");
         assert_eq!(known(&file).unwrap(), Known::default());
-        std::fs::write(folder.path().join("metadata.yaml"), "stride: 32\nnames:\n  0: cat\n  1: dog\n").unwrap();
+        std::fs::write(
+            folder.path().join("metadata.yaml"),
+            "stride: 32\nnames:\n  0: cat\n  1: dog\n",
+        )
+        .unwrap();
         let found = known(&file).unwrap();
-        assert_eq!((found.classes, found.stride), (vec!["cat".to_owned(), "dog".to_owned()], Some(32)));
+        assert_eq!(
+            (found.classes, found.stride),
+            (vec!["cat".to_owned(), "dog".to_owned()], Some(32))
+        );
     }
 }

@@ -12,8 +12,11 @@ use crate::package::{Output, Package};
 /// The description of an ONNX file.
 pub(super) fn described_onnx(model: &ModelProto, graph: &Graph, request: &Request) -> Result<Vec<u8>> {
     let ports = model.graph.as_ref();
-    let outputs: Vec<String> = ports.map_or_else(Vec::new, |graph| graph.output.iter().map(|o| o.name.clone()).collect());
-    let input = ports.and_then(|graph| graph.input.first()).map_or("", |input| input.name.as_str());
+    let outputs: Vec<String> =
+        ports.map_or_else(Vec::new, |graph| graph.output.iter().map(|o| o.name.clone()).collect());
+    let input = ports
+        .and_then(|graph| graph.input.first())
+        .map_or("", |input| input.name.as_str());
     let output = match &graph.head {
         None => Output::Maps { names: outputs },
         Some(_) if request.nms.is_some() => Output::Suppressed { names: outputs },

@@ -10,9 +10,9 @@ use yolo_core::{Graph, Mode, Params, Program, passes, testing};
 
 use prost::Message as _;
 
+use crate::engine::{Ncnn, OpenVino};
 use crate::onnx::proto::ModelProto;
 use crate::onnx::{self, Difference, Nms, Outputs, Profile};
-use crate::engine::{Ncnn, OpenVino};
 use crate::steps::Steps;
 use crate::{Error, Result, file, ncnn, ort, package};
 
@@ -269,8 +269,17 @@ fn prepare_onnx(graph: &Graph, params: &Params, request: &Request, path: &Path) 
             (path.to_owned(), bytes.clone()),
             (package::path_of(path), description.clone()),
         ];
-        let images = testing::input(request.batch.unwrap_or(2), graph.input_channels(), request.image[0], request.image[1]);
-        let (graph, params) = if qdq { (graph.clone(), params.shallow_clone()) } else { onnx::strip(graph, params)? };
+        let images = testing::input(
+            request.batch.unwrap_or(2),
+            graph.input_channels(),
+            request.image[0],
+            request.image[1],
+        );
+        let (graph, params) = if qdq {
+            (graph.clone(), params.shallow_clone())
+        } else {
+            onnx::strip(graph, params)?
+        };
         written.ran = Some(run_in(&OpenVino, &contents, &graph, &params, &images, request.threads)?);
     }
     if !request.check {

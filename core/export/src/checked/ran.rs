@@ -31,7 +31,9 @@ impl Ran {
         if let Some(reason) = &self.not_run {
             return format!("not run by {engine}: {reason}");
         }
-        let grid = self.grid_errors.map(|errors| format!(" ({errors:.2} grid errors in the mean)"));
+        let grid = self
+            .grid_errors
+            .map(|errors| format!(" ({errors:.2} grid errors in the mean)"));
         let d = self.difference.unwrap_or_default();
         format!(
             "run by {engine}: boxes differ by {:.2e} px, scores by {:.2e} at most{}",
@@ -125,7 +127,10 @@ fn mean(a: &Tensor, b: &Tensor) -> Result<Difference> {
     let apart = a.f_sub(b)?.f_abs()?;
     let scores = a.size().last().copied().unwrap_or_default() - 4;
     let of = |start, length| -> Result<f64> {
-        Ok(apart.f_narrow(2, start, length)?.f_mean(Kind::Double)?.f_double_value(&[])?)
+        Ok(apart
+            .f_narrow(2, start, length)?
+            .f_mean(Kind::Double)?
+            .f_double_value(&[])?)
     };
     Ok(Difference {
         boxes: of(0, 4)?,

@@ -87,7 +87,10 @@ fn search(interpreters: &[PathBuf]) -> Result<Found> {
 fn start(python: &Path) -> Result<Process> {
     let mut command = Command::new(python);
     // Where it is installed, that one counts; what the set-up fetched comes behind.
-    command.arg("-c").arg(RUNNER).args(super::folders(FOLDER).find(|folder| folder.is_dir()));
+    command
+        .arg("-c")
+        .arg(RUNNER)
+        .args(super::folders(FOLDER).find(|folder| folder.is_dir()));
     Process::start(TITLE, command)
 }
 
@@ -99,13 +102,21 @@ mod tests {
     fn an_interpreter_that_is_named_is_the_only_one() {
         let both = interpreters(None, Some("env".into()));
         assert_eq!(both, [PathBuf::from("env/bin/python3"), PathBuf::from("python3")]);
-        assert_eq!(interpreters(Some("mine".into()), Some("env".into())), [PathBuf::from("mine")]);
+        assert_eq!(
+            interpreters(Some("mine".into()), Some("env".into())),
+            [PathBuf::from("mine")]
+        );
     }
 
     #[test]
     fn a_missing_interpreter_says_what_to_do() {
         let error = search(&["no-such-python".into()]).unwrap_err().to_string();
-        for part in ["ncnn is not available", "can't start", "cargo xtask setup --engines", "YOLO_PYTHON"] {
+        for part in [
+            "ncnn is not available",
+            "can't start",
+            "cargo xtask setup --engines",
+            "YOLO_PYTHON",
+        ] {
             assert!(error.contains(part), "`{part}` is missing in: {error}");
         }
     }
@@ -116,7 +127,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         // A module of that name that can't be imported, whatever is installed here.
         std::fs::create_dir(folder.path().join("ncnn")).unwrap();
-        std::fs::write(folder.path().join("ncnn/__init__.py"), "raise ImportError('broken on purpose')").unwrap();
+        std::fs::write(
+            folder.path().join("ncnn/__init__.py"),
+            "raise ImportError('broken on purpose')",
+        )
+        .unwrap();
         let mut command = Command::new("python3");
         command.arg("-c").arg(RUNNER).env("PYTHONPATH", folder.path());
         let Ok(process) = Process::start(TITLE, command) else {

@@ -78,7 +78,12 @@ fn locate() -> Result<PathBuf> {
         .chain(std::env::var_os("VIRTUAL_ENV").into_iter().flat_map(site_packages))
         .find_map(|folder| library_in(&folder))
         .or_else(openvino_sys::library::find)
-        .ok_or_else(|| missing(&OpenVino, format!("there is no {FOLDER} folder here, beside the program or above")))
+        .ok_or_else(|| {
+            missing(
+                &OpenVino,
+                format!("there is no {FOLDER} folder here, beside the program or above"),
+            )
+        })
 }
 
 /// Where a wheel puts the libraries in a virtual environment.
@@ -150,7 +155,8 @@ fn load() -> Result<(), String> {
 fn said(error: impl std::fmt::Display) -> String {
     let text = error.to_string();
     let lines = text.lines().map(str::trim);
-    let telling = |line: &&str| !line.is_empty() && !line.starts_with("Exception from ") && !line.starts_with("inference error");
+    let telling =
+        |line: &&str| !line.is_empty() && !line.starts_with("Exception from ") && !line.starts_with("inference error");
     let lines: Vec<&str> = lines.filter(telling).take(3).collect();
     if lines.is_empty() { text } else { lines.join(" ") }
 }
@@ -169,8 +175,12 @@ impl Running {
         // Empty: the weights of an .xml are in the .bin of its name, those of ONNX in the file.
         let model = core.read_model_from_file(path, "").map_err(said)?;
         let mut network = core.compile_model(&model, DeviceType::CPU).map_err(said)?;
-        let inputs = ports(network.get_input_size().map_err(said)?, |index| network.get_input_by_index(index))?;
-        let outputs = ports(network.get_output_size().map_err(said)?, |index| network.get_output_by_index(index))?;
+        let inputs = ports(network.get_input_size().map_err(said)?, |index| {
+            network.get_input_by_index(index)
+        })?;
+        let outputs = ports(network.get_output_size().map_err(said)?, |index| {
+            network.get_output_by_index(index)
+        })?;
         Ok(Self {
             request: network.create_infer_request().map_err(said)?,
             _network: network,
@@ -186,7 +196,10 @@ impl Running {
             let index = index.ok_or_else(|| format!("it has no input `{}`", input.name))?;
             let shape = Shape::new(&input.shape).map_err(said)?;
             let mut tensor = Tensor::new(ElementType::F32, &shape).map_err(said)?;
-            tensor.get_data_mut::<f32>().map_err(said)?.copy_from_slice(&input.values);
+            tensor
+                .get_data_mut::<f32>()
+                .map_err(said)?
+                .copy_from_slice(&input.values);
             self.request.set_input_tensor_by_index(index, &tensor).map_err(said)?;
         }
         let start = Instant::now();
@@ -221,9 +234,23 @@ fn ports(count: usize, port: impl Fn(usize) -> Result<Node, openvino::InferenceE
 fn array(name: &str, tensor: &Tensor) -> Result<Array, String> {
     let values = match tensor.get_element_type().map_err(said)? {
         ElementType::F32 => tensor.get_data::<f32>().map_err(said)?.to_vec(),
-        ElementType::I32 => tensor.get_data::<i32>().map_err(said)?.iter().map(|v| *v as f32).collect(),
-        ElementType::I64 => tensor.get_data::<i64>().map_err(said)?.iter().map(|v| *v as f32).collect(),
-        other => return Err(format!("its output `{name}` is of {other:?}; f32, i32 and i64 are read")),
+        ElementType::I32 => tensor
+            .get_data::<i32>()
+            .map_err(said)?
+            .iter()
+            .map(|v| *v as f32)
+            .collect(),
+        ElementType::I64 => tensor
+            .get_data::<i64>()
+            .map_err(said)?
+            .iter()
+            .map(|v| *v as f32)
+            .collect(),
+        other => {
+            return Err(format!(
+                "its output `{name}` is of {other:?}; f32, i32 and i64 are read"
+            ));
+        }
     };
     Ok(Array {
         name: name.to_owned(),

@@ -86,7 +86,11 @@ impl Process {
         match received {
             Ok(Some((Answer::Error(reason), _))) => {
                 let said = self.last_words();
-                let more = if said.is_empty() { said } else { format!("; it said: {said}") };
+                let more = if said.is_empty() {
+                    said
+                } else {
+                    format!("; it said: {said}")
+                };
                 Err(super::refused(self.engine, path, &format!("{reason}{more}")))
             }
             Ok(Some(answer)) => Ok(answer),
@@ -104,7 +108,11 @@ impl Process {
         Error::EngineCrashed {
             engine: self.engine,
             path: path.to_owned(),
-            how: if said.is_empty() { how } else { format!("{how}; it said: {said}") },
+            how: if said.is_empty() {
+                how
+            } else {
+                format!("{how}; it said: {said}")
+            },
         }
     }
 
@@ -153,7 +161,9 @@ fn describe(status: ExitStatus) -> String {
         };
         return format!("{name}signal {signal}");
     }
-    status.code().map_or_else(|| status.to_string(), |code| format!("exit code {code}"))
+    status
+        .code()
+        .map_or_else(|| status.to_string(), |code| format!("exit code {code}"))
 }
 
 /// An opened file in its process.
@@ -262,7 +272,13 @@ mod tests {
     #[test]
     fn a_crash_names_engine_file_and_signal() {
         let error = fails("echo loading >&2; kill -SEGV $$");
-        for part in ["test-engine", ".tmp", "segmentation fault", "signal 11", "it said: loading"] {
+        for part in [
+            "test-engine",
+            ".tmp",
+            "segmentation fault",
+            "signal 11",
+            "it said: loading",
+        ] {
             assert!(error.contains(part), "`{part}` is missing in: {error}");
         }
     }
@@ -270,7 +286,10 @@ mod tests {
     #[test]
     fn an_exit_names_code_and_last_words() {
         let error = fails("echo first >&2; echo no such library >&2; exit 3");
-        assert!(error.contains("exit code 3") && error.contains("no such library"), "{error}");
+        assert!(
+            error.contains("exit code 3") && error.contains("no such library"),
+            "{error}"
+        );
     }
 
     #[test]
@@ -282,8 +301,14 @@ mod tests {
     #[test]
     fn a_refusal_is_an_error_with_its_reason() {
         let answer = r#"{"error":"an op that it does not have"}"#;
-        let error = fails(&format!(r#"printf '\{:o}\000\000\000{answer}'; cat > /dev/null"#, answer.len()));
-        assert!(error.contains("test-engine") && error.contains("an op that it does not have"), "{error}");
+        let error = fails(&format!(
+            r#"printf '\{:o}\000\000\000{answer}'; cat > /dev/null"#,
+            answer.len()
+        ));
+        assert!(
+            error.contains("test-engine") && error.contains("an op that it does not have"),
+            "{error}"
+        );
     }
 
     #[test]

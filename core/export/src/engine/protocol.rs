@@ -139,7 +139,9 @@ fn read_array(from: &mut impl Read, port: &Port) -> io::Result<Array> {
     let elements = port
         .shape
         .iter()
-        .try_fold(1usize, |product, size| product.checked_mul(usize::try_from(*size).ok()?))
+        .try_fold(1usize, |product, size| {
+            product.checked_mul(usize::try_from(*size).ok()?)
+        })
         .filter(|elements| *elements <= MOST_ELEMENTS)
         .ok_or_else(|| no_message(format!("`{}` of the sizes {:?}", port.name, port.shape)))?;
     let mut bytes = vec![0u8; 4 * elements];

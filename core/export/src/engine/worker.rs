@@ -36,12 +36,9 @@ pub fn serve(engine: &str) -> io::Result<()> {
 fn private_output() -> io::Result<Box<dyn Write>> {
     #[cfg(unix)]
     {
-        use std::os::fd::{AsRawFd as _, OwnedFd};
-        let pipe: OwnedFd = std::os::fd::AsFd::as_fd(&io::stdout()).try_clone_to_owned()?;
-        // SAFETY: both are descriptors of this process that stay open; dup2 replaces the first by a copy of the second.
-        if unsafe { libc::dup2(io::stderr().as_raw_fd(), io::stdout().as_raw_fd()) } < 0 {
-            return Err(io::Error::last_os_error());
-        }
+        use std::os::fd::AsFd as _;
+        let pipe = io::stdout().as_fd().try_clone_to_owned()?;
+        rustix::stdio::dup2_stdout(io::stderr().as_fd())?;
         Ok(Box::new(io::BufWriter::new(std::fs::File::from(pipe))))
     }
     #[cfg(not(unix))]

@@ -122,7 +122,11 @@ impl Quantizers {
         for output in &graph.outputs {
             this.unpaired[output.index()] = true;
         }
-        for node in graph.nodes.iter().filter(|node| !matches!(node.op, Op::FakeQuant { .. })) {
+        for node in graph
+            .nodes
+            .iter()
+            .filter(|node| !matches!(node.op, Op::FakeQuant { .. }))
+        {
             for input in &node.inputs {
                 this.unpaired[input.index()] = true;
             }

@@ -74,7 +74,10 @@ fn boxes_of_every_form_are_those_of_the_network() {
         ..request.clone()
     };
     // Three images on files for one, for two (the last run is filled up) and for any number.
-    let images = Tensor::cat(&[image(2, 3, 96, 64), image(1, 3, 96, 64).f_mul_scalar(0.5).unwrap()], 0);
+    let images = Tensor::cat(
+        &[image(2, 3, 96, 64), image(1, 3, 96, 64).f_mul_scalar(0.5).unwrap()],
+        0,
+    );
     let wanted = boxes(&graph, &params, &images);
     for (name, request) in [
         ("one.onnx", of(Some(1), &new)),
@@ -117,12 +120,18 @@ fn files_without_a_description_are_understood_by_their_metadata_and_sizes() {
     }
     let graph = model.graph.as_mut().unwrap();
     for node in &mut graph.node {
-        node.output.iter_mut().filter(|name| *name == "output").for_each(|name| *name = "output0".to_owned());
+        node.output
+            .iter_mut()
+            .filter(|name| *name == "output")
+            .for_each(|name| *name = "output0".to_owned());
     }
     graph.output[0].name = "output0".to_owned();
     model.write(&path).unwrap();
     let mut file = open(&path, &OnnxRuntime);
-    assert_eq!((file.names(), file.stride()), (["cat", "dog", "red panda"].map(str::to_owned).as_slice(), 32));
+    assert_eq!(
+        (file.names(), file.stride()),
+        (["cat", "dog", "red panda"].map(str::to_owned).as_slice(), 32)
+    );
     assert_eq!(file.predict(&images).unwrap(), wanted);
     // Without any metadata classes are numbers.
     model.metadata_props.clear();
@@ -150,7 +159,10 @@ fn files_that_are_no_detectors_or_not_as_described_say_so() {
     let larger = written(folder.path(), "larger.onnx", Request::new(Format::Onnx, [96, 96]));
     std::fs::copy(package::path_of(&larger), package::path_of(&path)).unwrap();
     let error = refusal(&path);
-    assert!(error.contains("net.onnx") && error.contains("don't belong together"), "{error}");
+    assert!(
+        error.contains("net.onnx") && error.contains("don't belong together"),
+        "{error}"
+    );
     // No ONNX at all.
     std::fs::write(&path, "hello").unwrap();
     assert!(refusal(&path).contains("net.onnx"));
@@ -173,7 +185,10 @@ fn infinite_boxes_are_no_result() {
         ..Request::new(Format::Onnx, SIZE)
     };
     write(&graph, &broken, &request, &path).unwrap();
-    let error = open(&path, &OnnxRuntime).predict(&image(1, 3, 96, 64)).unwrap_err().to_string();
+    let error = open(&path, &OnnxRuntime)
+        .predict(&image(1, 3, 96, 64))
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("net.onnx") && error.contains("not finite"), "{error}");
 }
 

@@ -240,9 +240,19 @@ fn no_pair_stands_in_front_of_another() {
     assert!(quantized.nodes.iter().any(behind_a_move), "the case is there");
     for profile in [Profile::TensorRt, Profile::Ort] {
         let file = export(&quantized, &weights, profile).model.graph.unwrap();
-        let made_by = |name: &str| file.node.iter().find(|node| node.output[0] == name).map(|node| node.op_type.as_str());
+        let made_by = |name: &str| {
+            file.node
+                .iter()
+                .find(|node| node.output[0] == name)
+                .map(|node| node.op_type.as_str())
+        };
         for node in file.node.iter().filter(|node| node.op_type == "QuantizeLinear") {
-            assert_ne!(made_by(&node.input[0]), Some("DequantizeLinear"), "{profile:?}: {}", node.output[0]);
+            assert_ne!(
+                made_by(&node.input[0]),
+                Some("DequantizeLinear"),
+                "{profile:?}: {}",
+                node.output[0]
+            );
         }
         // Nothing is left that nobody reads.
         for node in &file.node {

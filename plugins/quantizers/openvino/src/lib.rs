@@ -1,4 +1,4 @@
-//! OpenVINO: per-channel weights in 7 bits (no saturation in AVX2 and AVX-512 kernels), 8-bit activations.
+//! OpenVINO: per-channel weights in 7 bits (no saturation in AVX2 and AVX-512 kernels), unsigned 8-bit activations.
 
 use yolo_sdk::prelude::quant::{BackendSpec, Observer, Placement, Scheme};
 use yolo_sdk::prelude::*;
@@ -22,7 +22,9 @@ impl Quantizer for OpenVino {
                 per_channel: true,
                 ..Scheme::INT8
             },
+            // Unsigned: behind a Concat OpenVINO computes something else on signed ones.
             activation: Scheme {
+                symmetric: false,
                 narrow: false,
                 ..Scheme::INT8
             },
@@ -36,7 +38,7 @@ impl Quantizer for OpenVino {
 
 yolo_sdk::plugin! {
     quantizer OpenVino = "openvino" {
-        summary: "7-bit weights, 8-bit activations for OpenVINO",
+        summary: "7-bit weights, unsigned 8-bit activations for OpenVINO",
         paper: ("MQBench: Towards Reproducible and Deployable Model Quantization Benchmark", "https://arxiv.org/abs/2111.03759", 2021, "MQBench (NeurIPS 2021)"),
     }
 }
