@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use tch::{Kind, Tensor};
 use yolo_core::{Graph, Params};
 
-use super::{agree, float_limit, run};
+use super::limits::{agree, float_limit, run};
 use crate::deployed::Deployed;
 use crate::engine::Engine;
 use crate::onnx::{self, Difference};
@@ -75,15 +75,8 @@ pub(super) fn run_in(
         ran.not_run = Some(reason.to_string().replace("\n  ", "; "));
         return Ok(ran);
     }
-    let folder = tempfile::tempdir().map_err(|source| Error::write(&std::env::temp_dir(), source))?;
-    let mut first = None;
-    for (path, bytes) in contents {
-        let copy = folder.path().join(path.file_name().unwrap_or_default());
-        std::fs::write(&copy, bytes).map_err(|source| Error::write(&copy, source))?;
-        first.get_or_insert(copy);
-    }
-    let file = first.unwrap_or_default();
-    let found = Deployed::open(&file, engine, threads)?.predict(images)?;
+    let (mut file, _folder) = open(engine, contents, threads)?;
+    let found = file.predict(images)?;
     let wanted = head.decode(&run(graph, params, images)?)?;
     let difference = onnx::difference(&found, &wanted)?;
     let path = contents.first().map_or_else(PathBuf::new, |(path, _)| path.clone());
@@ -109,6 +102,22 @@ pub(super) fn run_in(
     }
     ran.difference = Some(difference);
     Ok(ran)
+}
+
+/// Opens copies of the files in a folder of their own, which lives as long as they are used.
+pub(super) fn open(
+    engine: &'static dyn Engine,
+    contents: &[(PathBuf, Vec<u8>)],
+    threads: usize,
+) -> Result<(Deployed, tempfile::TempDir)> {
+    let folder = tempfile::tempdir().map_err(|source| Error::write(&std::env::temp_dir(), source))?;
+    let mut first = None;
+    for (path, bytes) in contents {
+        let copy = folder.path().join(path.file_name().unwrap_or_default());
+        std::fs::write(&copy, bytes).map_err(|source| Error::write(&copy, source))?;
+        first.get_or_insert(copy);
+    }
+    Ok((Deployed::open(&first.unwrap_or_default(), engine, threads)?, folder))
 }
 
 /// Engines add up in other orders, and some multiply through transforms (Winograd) that round more.
