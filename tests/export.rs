@@ -166,7 +166,7 @@ fn wrong_exports_are_explained_and_leave_nothing() {
     export(&["--out", "out/a.onnx", "--half"]).fails(2, &["--half is for ncnn"]);
     export(&["--out", "out/a.onnx", "--batch-size", "0"]).fails(2, &["--batch-size 0"]);
     export(&["--out", "out/a.onnx", "--profile", "trt"])
-        .fails(2, &["'trt'", "--profile", "[possible values: ort, tensorrt]"]);
+        .fails(2, &["'trt'", "--profile", "[possible values: ort, openvino, tensorrt]"]);
     export(&["--out", "out/a.onnx", "--nms", "soft"])
         .fails(2, &["'soft'", "--nms", "[possible values: standard, tensorrt]"]);
     export(&["--out", "file/a.onnx"]).fails(1, &["file/a.onnx", "can't write"]);
@@ -400,7 +400,7 @@ fn the_doctor_knows_where_things_are() {
             && found["builtin_plugins"].as_u64().is_some_and(|n| n > 30)
     );
     let said = yolo(folder.path(), &["doctor"]).ok().out;
-    for word in ["libtorch", "device", "threads", "plugin folder", "engine ort"] {
+    for word in ["libtorch", "device", "threads", "plugin folder", "engine onnxruntime"] {
         assert!(said.contains(word), "{word}: {said}");
     }
 }

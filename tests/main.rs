@@ -13,6 +13,7 @@ mod convert;
 mod data;
 mod detect;
 mod dist;
+mod engines;
 mod evolve;
 mod export;
 mod golden_loss;

@@ -76,8 +76,10 @@ fn every_backend_writes_its_files() {
         assert!(qdq || text.is_some(), "{backend}: {artifacts:?}");
         let mut wanted = vec!["quantized.safetensors".to_owned()];
         wanted.extend(text.iter().cloned());
-        wanted.extend(text.iter().map(|_| "random_deploy_model.onnx".to_owned()));
-        wanted.extend(qdq.then(|| "random_qdq.onnx".to_owned()));
+        // Beside each network stands what a host must know about it.
+        let network_files = |name: &str| [name.to_owned(), format!("{name}.json")];
+        wanted.extend(text.iter().flat_map(|_| network_files("random_deploy_model.onnx")));
+        wanted.extend(qdq.then(|| network_files("random_qdq.onnx")).into_iter().flatten());
         assert_eq!(artifacts, wanted, "{backend}");
         wanted.sort();
         assert_eq!(files(&out), wanted, "{backend}");

@@ -7,10 +7,13 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 use yolo_data::Image;
-use yolo_engine::detect::detect;
+use yolo_data::letterbox::Letterbox;
+use yolo_engine::detect::{detect, detect_with};
 use yolo_engine::eval::{Detection, NmsOptions};
 use yolo_engine::val::Detector;
+use yolo_export::deployed::Deployed;
 use yolo_jobs::compute::DeviceArgs;
+use yolo_jobs::deployed::{self, EngineArgs};
 use yolo_jobs::outputs::{self, Source, Writes};
 use yolo_jobs::{files, limits, open, plots};
 use yolo_report::{Canvas, Letters, Mark, MarkStyle, draw_marks};
@@ -23,12 +26,15 @@ use crate::{source, ui};
 ///
 /// Examples: yolo detect --weights yolov5n.pt --source street.jpg
 ///           yolo detect --weights best.safetensors --source 'photos/*.jpg' --save-txt --json
+///           yolo detect --weights best.onnx --engine openvino --source street.jpg
 #[derive(clap::Args)]
 #[command(verbatim_doc_comment, infer_long_args = true, args_override_self = true)]
 pub struct DetectArgs {
-    /// Checkpoint (.safetensors or .pt)
+    /// Checkpoint (.safetensors or .pt), or a file for deployment (.onnx, .xml, .param)
     #[arg(long)]
     weights: PathBuf,
+    #[command(flatten)]
+    engine: EngineArgs,
     /// Pictures: files, folders, patterns (`'photos/**/*.jpg'`) or lists of them (`list.txt`)
     #[arg(long, required = true, num_args = 1..)]
     source: Vec<String>,
@@ -98,16 +104,67 @@ struct Found {
     milliseconds: f64,
 }
 
+/// What finds objects.
+struct Finder {
+    model: Model,
+    names: Vec<String>,
+    /// Height and width that pictures are fitted into.
+    size: [usize; 2],
+}
+
+enum Model {
+    /// A network, on libtorch.
+    Network(Box<Detector>),
+    /// A file for deployment, in its engine.
+    File(Box<Deployed>),
+}
+
+impl Finder {
+    fn open(args: &DetectArgs) -> CliResult<Self> {
+        if let Some(file) = deployed::open(&args.weights, &args.engine, &args.device)? {
+            return Ok(Self {
+                names: file.names().to_vec(),
+                size: deployed::sides(ui::session()?, &file, &args.img, &args.weights)?,
+                model: Model::File(Box::new(file)),
+            });
+        }
+        let device = args.device.one()?;
+        let checkpoint = open::checkpoint(ui::session()?, &args.weights)?.to_device(device);
+        let detector = Detector::new(&checkpoint.graph, &checkpoint.params)?;
+        Ok(Self {
+            size: open::image_sides(ui::session()?, &args.img, &checkpoint)?,
+            names: checkpoint.meta.names,
+            model: Model::Network(Box::new(detector)),
+        })
+    }
+
+    fn detect(&mut self, image: &Image, options: &NmsOptions) -> yolo_engine::Result<Vec<Detection>> {
+        let size = self.size;
+        match &mut self.model {
+            Model::Network(detector) => detect(detector, image, size, options),
+            Model::File(file) => {
+                let stride = usize::try_from(file.stride()).unwrap_or(32);
+                // A file of a fixed size gets the whole of it.
+                let into = Letterbox {
+                    size,
+                    ..Letterbox::square(size[0], file.image().is_none(), stride)
+                };
+                let classes = file.classes();
+                let mut run = |images: &tch::Tensor| file.predict(images).map_err(deployed::stops);
+                detect_with(&mut run, tch::Device::Cpu, classes, image, &into, options)
+            }
+        }
+    }
+}
+
 /// Runs the command.
 pub fn run(args: &DetectArgs) -> CliResult {
-    let device = args.device.one()?;
     limits::shares(&[("--conf-thres", args.conf_thres), ("--iou-thres", args.iou_thres)])?;
     let files = source::pictures(&args.source)?;
     // The first picture is decoded while the network is read.
     let pictures = decode_ahead(files.clone());
-    let checkpoint = open::checkpoint(ui::session()?, &args.weights)?.to_device(device);
-    let names = checkpoint.meta.names.clone();
-    let size = open::image_sides(ui::session()?, &args.img, &checkpoint)?;
+    let mut finder = Finder::open(args)?;
+    let names = finder.names.clone();
     let options = NmsOptions {
         conf: args.conf_thres,
         iou: args.iou_thres,
@@ -116,7 +173,6 @@ pub fn run(args: &DetectArgs) -> CliResult {
         max_det: limits::at_least_one("--max-det", args.max_det)?,
         ..NmsOptions::default()
     };
-    let detector = Detector::new(&checkpoint.graph, &checkpoint.params)?;
     let folder = match &args.save_dir {
         Some(folder) => folder.clone(),
         None => files::run_folder(&args.project, &args.name, args.exist_ok),
@@ -153,17 +209,9 @@ pub fn run(args: &DetectArgs) -> CliResult {
         // Drawing and encoding take as long as the network: they go on beside it.
         let (drawn, to_draw) = sync_channel::<Found>(2);
         let writer = scope.spawn(|| output.write_all(to_draw));
-        let found = find(
-            &detector,
-            pictures,
-            size,
-            &options,
-            &drawn,
-            output.several,
-            &mut |done| {
-                bar.set(done as u64, files.len() as u64, "");
-            },
-        );
+        let found = find(&mut finder, pictures, &options, &drawn, output.several, &mut |done| {
+            bar.set(done as u64, files.len() as u64, "");
+        });
         drop(drawn);
         (found, writer.join())
     });
@@ -194,9 +242,8 @@ pub fn run(args: &DetectArgs) -> CliResult {
 
 /// Runs the network over the pictures as they come; returns how many can't be read.
 fn find(
-    detector: &Detector,
+    finder: &mut Finder,
     pictures: Receiver<(PathBuf, yolo_data::Result<Image>)>,
-    size: [usize; 2],
     options: &NmsOptions,
     drawn: &SyncSender<Found>,
     several: bool,
@@ -217,7 +264,7 @@ fn find(
             Err(error) => return Err(error.into()),
         };
         let start = Instant::now();
-        let detections = detect(detector, &image, size, options)?;
+        let detections = finder.detect(&image, options)?;
         let milliseconds = start.elapsed().as_secs_f64() * 1e3;
         // The writer is gone only after an error of its own, which is reported when it is joined.
         if drawn

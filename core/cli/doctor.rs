@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde_json::{Value, json};
-use yolo_export::ort;
+use yolo_export::engine::{self, Engine};
 use yolo_registry::Entry;
 use yolo_torch::install::choose::{self, By};
 use yolo_torch::install::{build, find};
@@ -111,16 +111,15 @@ pub fn run(args: &DoctorArgs) -> CliResult {
         .collect();
     let broken = index.entries().iter().filter(|entry| entry.error().is_some()).count();
     let builtin = index.entries().iter().filter(|entry| entry.path.is_none()).count();
-    let engine = ort::available();
     if args.json {
         let folders: Vec<Value> = folders
             .iter()
             .map(|(path, plugins)| json!({"path": path, "exists": path.exists(), "plugins": plugins}))
             .collect();
-        let ort = match &engine {
-            Ok(path) => json!({"name": "ort", "available": true, "path": path}),
-            Err(error) => json!({"name": "ort", "available": false, "reason": error.to_string()}),
-        };
+        let torch = json!({"name": "torch", "available": true, "path": libtorch, "version": pytorch.version});
+        let engines: Vec<Value> = std::iter::once(torch)
+            .chain(engine::ALL.iter().map(|engine| engine_as_json(*engine)))
+            .collect();
         return ui::print_json(&json!({
             "version": env!("CARGO_PKG_VERSION"),
             "abi": yolo_registry::abi_version(),
@@ -146,7 +145,7 @@ pub fn run(args: &DoctorArgs) -> CliResult {
             "builtin_plugins": builtin,
             "broken_plugins": broken,
             "plugin_folders": folders,
-            "engines": [{"name": "torch", "available": true, "path": libtorch}, ort],
+            "engines": engines,
         }));
     }
     let line = |name: &str, text: String| println!("{name:>15}  {text}");
@@ -203,11 +202,35 @@ pub fn run(args: &DoctorArgs) -> CliResult {
         line("plugin folder", format!("{}: {state}", folder.display()));
     }
     line("engine torch", "found".to_owned());
-    match engine {
-        Ok(path) => line("engine ort", path.display().to_string()),
-        Err(error) => line("engine ort", error.to_string()),
+    for engine in engine::ALL {
+        let name = format!("engine {}", engine.name());
+        let reads = engine.endings().join(" and .");
+        match engine.find() {
+            Ok(found) => line(
+                &name,
+                format!("{}, {}; reads .{reads}", found.version, found.path.display()),
+            ),
+            Err(error) => line(&name, format!("{error}; reads .{reads}")),
+        }
     }
     Ok(())
+}
+
+fn engine_as_json(engine: &dyn Engine) -> Value {
+    let mut row = json!({"name": engine.name(), "reads": engine.endings()});
+    match engine.find() {
+        Ok(found) => {
+            row["available"] = json!(true);
+            row["version"] = json!(found.version);
+            row["path"] = json!(found.path);
+        }
+        Err(error) => {
+            row["available"] = json!(false);
+            row["reason"] = json!(error.to_string());
+            row["help"] = json!(engine.help());
+        }
+    }
+    row
 }
 
 /// The variables that decide on threads, as libtorch sees them: the user's, and the program's defaults.

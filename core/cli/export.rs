@@ -67,6 +67,7 @@ fn as_json(Exported { request, written }: &Exported) -> Value {
         "steps": written.steps,
         "engine": d.map(|_| written.engine),
         "unchecked": written.unchecked,
+        "ran": written.ran,
     })
 }
 

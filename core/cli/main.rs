@@ -34,6 +34,8 @@ use yolo_builtin as _;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
+use yolo_export::engine;
+
 use error::{CliError, CliResult};
 
 /// Trains, prunes, quantizes, exports and measures YOLOv5-family detectors. Every backbone, neck block, pruner,
@@ -69,6 +71,11 @@ enum Command {
     Torch(torch::TorchCommand),
     Plugin(plugin::PluginCommand),
     Explain(explain::ExplainArgs),
+    /// Serves a library that runs files for deployment: this program starts it for itself.
+    #[command(hide = true)]
+    EngineWorker {
+        engine: String,
+    },
 }
 
 fn run(command: Command, given: &[String]) -> CliResult {
@@ -93,6 +100,9 @@ fn run(command: Command, given: &[String]) -> CliResult {
         Command::Torch(args) => torch::run(&args),
         Command::Plugin(args) => plugin::run(&args),
         Command::Explain(args) => explain::run(&args),
+        Command::EngineWorker { engine } => {
+            engine::worker::serve(&engine).map_err(|error| CliError::Failed(format!("engine-worker: {error}")))
+        }
     }
 }
 
@@ -155,6 +165,9 @@ fn main() {
         }
     };
     yolo_torch::install::choose::when_needed(|line| ui::say(line));
+    if let Ok(program) = std::env::current_exe() {
+        engine::process::started_by(program, &["engine-worker"]);
+    }
     plugins::configure(cli.plugins);
     let code = match run(cli.command, &given) {
         Ok(()) => 0,

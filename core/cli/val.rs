@@ -6,12 +6,15 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
-use yolo_data::{Dataset, Split};
+use yolo_data::{Dataset, Loader, LoaderOptions, Split};
 use yolo_engine::Checkpoint;
 use yolo_engine::eval::{Detection, NmsOptions};
 use yolo_engine::val::{ImageResult, Report};
+use yolo_export::deployed::Deployed;
 use yolo_jobs::compute::DeviceArgs;
+use yolo_jobs::deployed::{self, EngineArgs};
 use yolo_jobs::outputs::{self, Source, Writes};
+use yolo_jobs::plots::Pictures;
 use yolo_jobs::{files, limits, measure, open, plots};
 use yolo_report::Letters;
 
@@ -26,13 +29,16 @@ const NAME: &str = "exp";
 
 /// Measure a model on a data set
 ///
-/// Example: yolo val --weights best.safetensors --data bccd.yaml --img 320 --plots
+/// Examples: yolo val --weights best.safetensors --data bccd.yaml --img 320 --plots
+///           yolo val --weights best.onnx --engine openvino --data bccd.yaml
 #[derive(clap::Args)]
 #[command(verbatim_doc_comment, infer_long_args = true, args_override_self = true)]
 pub struct ValArgs {
-    /// Checkpoint (.safetensors or .pt)
+    /// Checkpoint (.safetensors or .pt), or a file for deployment (.onnx, .xml, .param)
     #[arg(long)]
     weights: PathBuf,
+    #[command(flatten)]
+    engine: EngineArgs,
     /// Data set YAML
     #[arg(long)]
     data: PathBuf,
@@ -42,6 +48,9 @@ pub struct ValArgs {
     /// Side of the images (default: what the model was trained for)
     #[arg(long, visible_aliases = ["imgsz", "img-size"])]
     img: Option<usize>,
+    /// Squares for a checkpoint, too, as files for deployment get them (default: rectangles of little border, as YOLOv5's validation)
+    #[arg(long)]
+    square: bool,
     /// Images per step
     #[arg(long, visible_alias = "batch", default_value_t = 16)]
     batch_size: usize,
@@ -93,7 +102,6 @@ pub struct ValArgs {
 
 /// Runs the command.
 pub fn run(args: &ValArgs) -> CliResult {
-    let device = args.device.one()?;
     limits::shares(&[("--conf-thres", args.conf_thres), ("--iou-thres", args.iou_thres)])?;
     let split = Split::parse(&args.task).ok_or_else(|| {
         let help = match args.task.as_str() {
@@ -102,24 +110,13 @@ pub fn run(args: &ValArgs) -> CliResult {
         };
         CliError::Usage(format!("--task {}: train, val or test{help}", args.task))
     })?;
-    let mut checkpoint = open::checkpoint(ui::session()?, &args.weights)?.to_device(device);
+    let mut model = Model::open(args)?;
     let mut dataset = open::dataset(&args.data)?;
     if args.single_cls {
         dataset.merge_classes();
-        checkpoint.meta.names.clone_from(&dataset.names);
     }
-    check_classes(args, &checkpoint, &dataset)?;
-    let size = open::image_size(ui::session()?, args.img, &checkpoint)?;
-    let loader = open::val_loader(
-        ui::session()?,
-        &dataset,
-        split,
-        &checkpoint,
-        size,
-        args.batch_size,
-        args.workers,
-        false,
-    )?;
+    check_classes(args, &model, &dataset)?;
+    let loader = model.loader(args, &dataset, split)?;
     let options = NmsOptions {
         conf: args.conf_thres,
         iou: args.iou_thres,
@@ -165,7 +162,7 @@ pub fn run(args: &ValArgs) -> CliResult {
         }
         Ok(())
     };
-    let (report, pictures) = measure::closely(ui::session()?, &checkpoint, &loader, &options, "val", &mut extra)?;
+    let (report, pictures) = model.measure(&loader, &options, &mut extra)?;
     if args.plots {
         plots::validation(
             ui::session()?,
@@ -179,9 +176,16 @@ pub fn run(args: &ValArgs) -> CliResult {
     let coco = predictions.map(|predictions| predictions.finish(&folder)).transpose()?;
     let coco = coco.as_ref();
     if args.json {
-        return ui::print_json(&as_json(&report, &dataset.names, coco, wants_files.then_some(&*folder)));
+        let mut found = as_json(&report, &dataset.names, coco, wants_files.then_some(&*folder));
+        if let Some(engine) = model.engine() {
+            found["engine"] = json!(engine);
+        }
+        return ui::print_json(&found);
     }
     print(&report, &dataset.names);
+    if let Some(engine) = model.engine() {
+        println!("computed by {engine}, on squares");
+    }
     if let Some(coco) = coco {
         println!("COCO: {}", coco::line(coco));
     }
@@ -202,16 +206,102 @@ fn folder_of_nothing(args: &ValArgs) -> Option<&'static str> {
     given.into_iter().find(|(_, given)| *given).map(|(flag, _)| flag)
 }
 
-fn check_classes(args: &ValArgs, checkpoint: &Checkpoint, dataset: &Dataset) -> CliResult {
-    let classes = checkpoint.graph.head.as_ref().map_or(0, |head| head.classes as usize);
+/// What is measured.
+enum Model {
+    /// A network, on libtorch.
+    Network(Box<Checkpoint>),
+    /// A file for deployment, in its engine.
+    File(Box<Deployed>),
+}
+
+impl Model {
+    fn open(args: &ValArgs) -> CliResult<Self> {
+        if let Some(file) = deployed::open(&args.weights, &args.engine, &args.device)? {
+            return Ok(Self::File(Box::new(file)));
+        }
+        let device = args.device.one()?;
+        Ok(Self::Network(Box::new(
+            open::checkpoint(ui::session()?, &args.weights)?.to_device(device),
+        )))
+    }
+
+    fn classes(&self) -> usize {
+        match self {
+            Self::Network(model) => model.graph.head.as_ref().map_or(0, |head| head.classes as usize),
+            Self::File(file) => file.classes(),
+        }
+    }
+
+    fn names(&self) -> &[String] {
+        match self {
+            Self::Network(model) => &model.meta.names,
+            Self::File(file) => file.names(),
+        }
+    }
+
+    fn engine(&self) -> Option<&'static str> {
+        match self {
+            Self::Network(_) => None,
+            Self::File(file) => Some(file.engine().name()),
+        }
+    }
+
+    /// A network gets rectangles, as in YOLOv5's validation. A file gets the squares that it was written for.
+    fn loader(&self, args: &ValArgs, dataset: &Dataset, split: Split) -> CliResult<Loader> {
+        let (batch, workers) = (args.batch_size, args.workers);
+        let (size, stride) = match self {
+            Self::Network(model) => {
+                let size = open::image_size(ui::session()?, args.img, model)?;
+                if !args.square {
+                    return Ok(open::val_loader(
+                        ui::session()?,
+                        dataset,
+                        split,
+                        model,
+                        size,
+                        batch,
+                        workers,
+                        false,
+                    )?);
+                }
+                (size, model.max_stride())
+            }
+            Self::File(file) => (
+                deployed::square(ui::session()?, file, args.img, &args.weights)?,
+                file.stride(),
+            ),
+        };
+        let options = LoaderOptions {
+            workers,
+            cache_bytes: 0,
+            rect: false,
+            pad: 0.0,
+            stride: usize::try_from(stride).unwrap_or(32),
+            ..LoaderOptions::val(size, batch)
+        };
+        let samples = open::samples(ui::session()?, dataset, split, false)?;
+        Ok(Loader::new(samples.items, options)?)
+    }
+
+    fn measure(
+        &mut self,
+        loader: &Loader,
+        options: &NmsOptions,
+        each: &mut dyn FnMut(&ImageResult<'_>) -> yolo_jobs::Result,
+    ) -> CliResult<(Report, Pictures)> {
+        match self {
+            Self::Network(model) => Ok(measure::closely(ui::session()?, model, loader, options, "val", each)?),
+            Self::File(file) => Ok(measure::deployed(ui::session()?, file, loader, options, "val", each)?),
+        }
+    }
+}
+
+fn check_classes(args: &ValArgs, model: &Model, dataset: &Dataset) -> CliResult {
+    let classes = model.classes();
     if classes == dataset.names.len() {
-        open::other_names(
-            ui::session()?,
-            &args.weights,
-            &checkpoint.meta.names,
-            &args.data,
-            &dataset.names,
-        );
+        if !args.single_cls {
+            open::other_names(ui::session()?, &args.weights, model.names(), &args.data, &dataset.names);
+        }
         return Ok(());
     }
     if args.single_cls {

@@ -6,7 +6,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use crate::setup::{Bundle, install};
+use crate::setup::{ANY, Bundle, install};
 use crate::{Outcome, fail, root, run};
 
 /// A whole C compiler for WebAssembly; of its library only what a guest without a system needs.
@@ -16,6 +16,7 @@ const ZIG: Bundle = Bundle {
         "ziglang==0.17.1",
         "ea6cc5d87b033cf0aedfbc8f9549a908cae6c50ac31f1698188fa48a74524b54",
     )],
+    python: ANY,
     members: &[
         ("ziglang/zig", "."),
         ("ziglang/lib/std/", "lib/std"),

@@ -3,6 +3,7 @@
 mod bench;
 mod compress;
 mod demo;
+mod engines;
 mod gpu;
 mod guests;
 mod installed;
@@ -96,7 +97,9 @@ fn lint() -> Outcome {
 const USAGE: &str = "\
 cargo xtask COMMAND
 
-  setup [--cuda]     fetch libtorch (with CUDA: 3 GB) and onnxruntime (pinned, hash-checked; does nothing when they are there)
+  setup [--cuda] [--engines]
+                     fetch libtorch (with CUDA: 3 GB) and onnxruntime, with --engines OpenVINO and ncnn, too (pinned, hash-checked; does
+                     nothing when they are there)
   demo               set up, build, make the synthetic data set and run the main job on it
   test [ARGS]        set up, with compilers for WebAssembly guests, check the repository, run all tests
   wheel [--dir D]    make a Python wheel of the release binary: `pip install` beside torch gives the command `yolo`

@@ -1,10 +1,11 @@
-//! Puts the native libraries in place: libtorch (needed to build) and onnxruntime (an engine that is found at run time). Pinned,
-//! hash-checked, whole or not at all; does nothing when they are there. python3 with pip is the only tool.
+//! Puts the native libraries in place: libtorch (needed to build) and onnxruntime (an engine that is found at run time); on request the
+//! engines OpenVINO and ncnn, too. Pinned, hash-checked, whole or not at all; does nothing when they are there. python3 with pip is the
+//! only tool.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use crate::{Outcome, fail, root, run};
+use crate::{Outcome, engines, fail, root, run};
 
 /// A library or tool that comes as wheels.
 pub struct Bundle {
@@ -12,11 +13,16 @@ pub struct Bundle {
     pub folder: &'static str,
     /// What is pinned: requirement, sha256 of the wheel.
     pub wheels: &'static [(&'static str, &'static str)],
+    /// Version of Python whose wheels are taken: any where only libraries of C are unpacked.
+    pub python: &'static str,
     /// Members to unpack: start of their names, and the folder that they go to.
     pub members: &'static [(&'static str, &'static str)],
     /// Text files that the wheels lack.
     pub written: &'static [(&'static str, &'static str)],
 }
+
+/// The version whose wheels hold the libraries that are unpacked.
+pub const ANY: &str = "3.11";
 
 /// tch 0.26 is made for libtorch 2.13.0. libtorch_cpu.so of the wheel needs the two CUDA libraries to load, even on a CPU; the
 /// wheels' own folders are kept, so that the libraries find each other. torch-sys links `-ltorch` (here a linker script) and
@@ -37,6 +43,7 @@ const LIBTORCH: Bundle = Bundle {
             "4eb01c08e859bf924d222250d2e8f8b8ff6d3db4721288cf35d14252a4d933c8",
         ),
     ],
+    python: ANY,
     members: &[
         ("torch/include/", "torch/include"),
         ("torch/lib/libtorch_cpu.so", "torch/lib"),
@@ -130,6 +137,7 @@ const LIBTORCH_CUDA: Bundle = Bundle {
             "4936d1d6780fbe68db454f5e72a42ff64d1fd6397df9f363ae786930fd5c1cd4",
         ),
     ],
+    python: ANY,
     members: &[
         ("torch/include/", "torch/include"),
         ("torch/version.py", "torch"),
@@ -153,6 +161,7 @@ const ONNXRUNTIME: Bundle = Bundle {
         "onnxruntime==1.32.0",
         "5a34fc4dfeb5a7b4a74c95dcba1e773d722abda720b474edf1b0c419dc6d163d",
     )],
+    python: ANY,
     members: &[
         ("onnxruntime/capi/libonnxruntime.so", "."),
         ("onnxruntime/LICENSE", "licenses"),
@@ -162,10 +171,11 @@ const ONNXRUNTIME: Bundle = Bundle {
 };
 
 /// Platform tags of the pinned wheels, newest first: each is tagged with the oldest system that it runs on.
-const PLATFORMS: [&str; 9] = [
+const PLATFORMS: [&str; 10] = [
     "manylinux_2_28_x86_64",
     "manylinux_2_27_x86_64",
     "manylinux_2_25_x86_64",
+    "manylinux_2_24_x86_64",
     "manylinux_2_18_x86_64",
     "manylinux_2_17_x86_64",
     "manylinux2014_x86_64",
@@ -174,19 +184,26 @@ const PLATFORMS: [&str; 9] = [
     "manylinux1_x86_64",
 ];
 
-/// `cargo xtask setup [--cuda]`.
+/// `cargo xtask setup [--cuda] [--engines]`.
 pub fn command(arguments: &[String]) -> Outcome {
-    let root = root();
-    match arguments {
-        [] => setup(),
-        [flag] if flag == "--cuda" => {
-            if std::env::var_os("LIBTORCH").is_some_and(|path| Path::new(&path) != root.join(".libtorch/torch")) {
-                return fail("LIBTORCH is set, so what is fetched would not be used: unset it first");
-            }
-            install(&LIBTORCH_CUDA, &root)?;
-            setup()
+    const FLAGS: [&str; 2] = ["--cuda", "--engines"];
+    if arguments.iter().any(|argument| !FLAGS.contains(&argument.as_str())) {
+        return fail(
+            "cargo xtask setup [--cuda] [--engines]\n  --cuda: the libtorch for GPUs\n  --engines: OpenVINO and ncnn, too",
+        );
+    }
+    let (root, wants) = (root(), |flag: &str| arguments.iter().any(|argument| argument == flag));
+    if wants("--cuda") {
+        if std::env::var_os("LIBTORCH").is_some_and(|path| Path::new(&path) != root.join(".libtorch/torch")) {
+            return fail("LIBTORCH is set, so what is fetched would not be used: unset it first");
         }
-        _ => fail("cargo xtask setup [--cuda]"),
+        install(&LIBTORCH_CUDA, &root)?;
+    }
+    setup()?;
+    if wants("--engines") {
+        engines::install_all(&root)
+    } else {
+        Ok(())
     }
 }
 
@@ -216,7 +233,7 @@ fn supported() -> bool {
 }
 
 /// Text of the marker: what the folder was made from.
-fn pin(bundle: &Bundle) -> String {
+pub fn pin(bundle: &Bundle) -> String {
     bundle
         .wheels
         .iter()
@@ -284,11 +301,16 @@ fn fetch(bundle: &Bundle, making: &Path) -> Outcome {
     .args([
         "--only-binary=:all:",
         "--python-version",
-        "3.11",
+        bundle.python,
         "--implementation",
         "cp",
     ])
-    .args(["--abi", "cp311", "--abi", "none"])
+    .args([
+        "--abi",
+        &format!("cp{}", bundle.python.replace('.', "")),
+        "--abi",
+        "none",
+    ])
     .args(PLATFORMS.iter().flat_map(|platform| ["--platform", platform]))
     .arg("--dest")
     .arg(&wheels)
@@ -349,7 +371,10 @@ mod tests {
 
     #[test]
     fn every_wheel_is_pinned_by_name_version_and_hash() {
-        for bundle in [&LIBTORCH, &LIBTORCH_CUDA, &ONNXRUNTIME] {
+        for bundle in [&LIBTORCH, &LIBTORCH_CUDA, &ONNXRUNTIME]
+            .into_iter()
+            .chain(engines::all())
+        {
             for (wheel, hash) in bundle.wheels {
                 assert!(
                     wheel

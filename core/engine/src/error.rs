@@ -58,6 +58,9 @@ pub enum Error {
     /// A process that trains with this one is gone, or never came.
     #[error("{0}")]
     Lost(String),
+    /// A program that runs files for deployment failed.
+    #[error("{0}")]
+    Foreign(String),
     /// An error of the graph, its passes or a plugin.
     #[error(transparent)]
     Core(#[from] yolo_core::Error),

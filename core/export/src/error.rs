@@ -61,6 +61,20 @@ pub enum Error {
         /// The way out.
         help: &'static str,
     },
+    /// The process of an engine ended while it had a file open, or was to open it.
+    #[error(
+        "{engine} crashed on {path} ({how}); the file may be right: report it to the makers of {engine}, or run it with another engine \
+         (`yolo doctor` lists them)",
+        path = .path.display()
+    )]
+    EngineCrashed {
+        /// Name of the engine.
+        engine: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// How the process ended, and what it said last.
+        how: String,
+    },
     /// The engine refused a model or an input.
     #[error("{engine}: {reason}")]
     Engine {

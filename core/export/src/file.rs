@@ -10,6 +10,24 @@ use crate::{Error, Result};
 /// Writes `bytes` beside `path`, flushes them to the disk and renames: a reader never sees a part of the file, and a
 /// full disk leaves nothing behind. Makes the folder if it is absent.
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
+    persist(stage(path, bytes)?, path)
+}
+
+/// As [`write_atomic`] for files that belong together: where one can't be written, none is. The first one comes last: where it is, all
+/// are.
+pub fn write_together(files: &[(PathBuf, Vec<u8>)]) -> Result<()> {
+    let staged = files
+        .iter()
+        .map(|(path, bytes)| stage(path, bytes))
+        .collect::<Result<Vec<_>>>()?;
+    for (staged, (path, _)) in staged.into_iter().zip(files).rev() {
+        persist(staged, path)?;
+    }
+    Ok(())
+}
+
+/// The bytes on the disk, under a name of their own.
+fn stage(path: &Path, bytes: &[u8]) -> Result<tempfile::NamedTempFile> {
     let folder = match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
         _ => PathBuf::from("."),
@@ -23,8 +41,13 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
         .map_err(fail)?;
     file.write_all(bytes).map_err(fail)?;
     file.as_file().sync_all().map_err(fail)?;
-    file.persist(path).map_err(|error| fail(error.error))?;
-    Ok(())
+    Ok(file)
+}
+
+fn persist(file: tempfile::NamedTempFile, path: &Path) -> Result<()> {
+    file.persist(path)
+        .map(drop)
+        .map_err(|error| Error::write(path, error.error))
 }
 
 /// Temporary files are private by default; an exported model should be as readable as any new file.
@@ -60,6 +83,26 @@ mod tests {
         assert_eq!(
             std::fs::read_dir(path.parent().unwrap()).unwrap().count(),
             1,
+            "no temporary file stays"
+        );
+    }
+
+    #[test]
+    fn of_files_that_belong_together_all_are_written_or_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let [one, two] = ["one", "two"].map(|name| dir.path().join(name));
+        write_together(&[(one.clone(), b"1".to_vec()), (two.clone(), b"2".to_vec())]).unwrap();
+        assert_eq!(
+            (std::fs::read(&one).unwrap(), std::fs::read(&two).unwrap()),
+            (b"1".to_vec(), b"2".to_vec())
+        );
+        let broken = one.join("three");
+        let error = write_together(&[(broken, b"3".to_vec()), (two.clone(), b"4".to_vec())]).unwrap_err();
+        assert!(error.to_string().contains("three"), "{error}");
+        assert_eq!(std::fs::read(&two).unwrap(), b"2");
+        assert_eq!(
+            std::fs::read_dir(dir.path()).unwrap().count(),
+            2,
             "no temporary file stays"
         );
     }

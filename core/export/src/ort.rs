@@ -19,8 +19,8 @@ use tch::{Device, Kind, Tensor};
 
 use crate::{Error, Result, onnx::proto::ModelProto};
 
-const ENGINE: &str = "onnxruntime";
-const HELP: &str = "run `cargo xtask setup`, or set ORT_DYLIB_PATH to the library (version 1.22 or later)";
+pub(crate) const ENGINE: &str = "onnxruntime";
+pub(crate) const HELP: &str = "run `cargo xtask setup`, or set ORT_DYLIB_PATH to the library (version 1.22 or later)";
 /// Folder of the library below the workspace or beside the binary.
 const FOLDER: &str = ".onnxruntime";
 
@@ -84,6 +84,16 @@ impl Session {
             .inputs()
             .iter()
             .map(|input| (input.name().to_owned(), sizes(input.dtype())))
+            .collect()
+    }
+
+    /// Names and sizes of the outputs; a size that may vary is -1.
+    pub fn output_sizes(&self) -> Vec<(String, Vec<i64>)> {
+        let sizes = |kind: &ValueType| kind.tensor_shape().map_or_else(Vec::new, |shape| shape.to_vec());
+        self.inner
+            .outputs()
+            .iter()
+            .map(|output| (output.name().to_owned(), sizes(output.dtype())))
             .collect()
     }
 
@@ -184,6 +194,22 @@ impl Session {
 pub fn available() -> Result<PathBuf> {
     environment()?;
     locate()
+}
+
+/// Version of the library, as the name of its file has it.
+pub fn version() -> Result<String> {
+    let path = locate()?;
+    let path = path.canonicalize().unwrap_or(path);
+    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let numbers: Vec<&str> = name
+        .split('.')
+        .filter(|part| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit()))
+        .collect();
+    Ok(if numbers.is_empty() {
+        "version unknown".to_owned()
+    } else {
+        numbers.join(".")
+    })
 }
 
 /// Path of the library: `ORT_DYLIB_PATH`, else `.onnxruntime/` in the working folder, beside the binary, in the

@@ -33,7 +33,7 @@ pub struct ExportSettings {
     /// Weights as 16-bit floats (ncnn)
     #[arg(long)]
     pub half: bool,
-    /// What `onnx-qdq` is tuned for: `ort` (onnxruntime) or `tensorrt` (also OpenVINO) (default: that of the model's backend)
+    /// What `onnx-qdq` is tuned for: `ort` (onnxruntime), `openvino` or `tensorrt` (default: that of the model's backend)
     #[arg(long, value_enum)]
     pub profile: Option<ProfileName>,
     /// Put non-maximum suppression into the ONNX file: `standard` (onnxruntime, OpenVINO) or `tensorrt` (EfficientNMS)
@@ -67,6 +67,10 @@ pub enum ProfileName {
     #[value(alias = "onnxruntime")]
     #[serde(alias = "onnxruntime")]
     Ort,
+    /// Quantizers before ops only, unsigned activations.
+    #[value(name = "openvino")]
+    #[serde(rename = "openvino")]
+    OpenVino,
     /// Quantizers before ops only.
     #[value(name = "tensorrt")]
     #[serde(rename = "tensorrt")]
@@ -276,6 +280,7 @@ impl ExportSettings {
     fn profile(&self, session: Session<'_>, model: &Checkpoint) -> Result<Profile> {
         Ok(match (self.profile, &model.meta.quantizer) {
             (Some(ProfileName::Ort), _) | (None, None) => Profile::Ort,
+            (Some(ProfileName::OpenVino), _) => Profile::OpenVino,
             (Some(ProfileName::TensorRt), _) => Profile::TensorRt,
             (None, Some(backend)) => profile_of(open::quantizer(session, "the model's backend", backend)?.as_ref()),
         })

@@ -40,6 +40,7 @@ pub mod bench;
 pub mod compare;
 pub mod compress;
 pub mod compute;
+pub mod deployed;
 pub mod error;
 pub mod export;
 pub mod files;

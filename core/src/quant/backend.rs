@@ -23,6 +23,9 @@ pub struct BackendSpec {
     /// product before anything is quantized, and files repeat a quantizer behind ops that move values.
     #[serde(default)]
     pub integer_ops: bool,
+    /// The engine that its QDQ files are for, `openvino`, where they are read by one whose form differs from the usual.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub engine: Option<String>,
 }
 
 impl Default for BackendSpec {
@@ -37,6 +40,7 @@ impl Default for BackendSpec {
             placement: Placement::inputs_of(&["conv2d", "linear"]),
             linear: true,
             integer_ops: false,
+            engine: None,
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Detection: boxes on single images.
 
+use tch::{Device, Tensor};
 use yolo_data::letterbox::{Letterbox, letterbox};
 use yolo_data::{Batch, Image};
 
@@ -15,7 +16,21 @@ pub fn detect(detector: &Detector, image: &Image, size: [usize; 2], options: &Nm
         size,
         ..Letterbox::square(size[0], true, detector.stride())
     };
-    let (boxed, fit) = letterbox(image, &into);
+    let mut run = |images: &Tensor| detector.predict(images);
+    detect_with(&mut run, detector.device(), detector.classes(), image, &into, options)
+}
+
+/// As [`detect`], with anything that turns images `[N, 3, H, W]` on `device` into boxes `[N, M, 5 + classes]` in pixels of them (f32, on
+/// the CPU, contiguous), and with a letterbox of its own.
+pub fn detect_with(
+    run: &mut dyn FnMut(&Tensor) -> Result<Tensor>,
+    device: Device,
+    classes: usize,
+    image: &Image,
+    into: &Letterbox,
+    options: &NmsOptions,
+) -> Result<Vec<Detection>> {
+    let (boxed, fit) = letterbox(image, into);
     let plane = boxed.width * boxed.height;
     let mut pixels = vec![0u8; 3 * plane];
     for (index, pixel) in boxed.data.chunks_exact(3).enumerate() {
@@ -29,11 +44,11 @@ pub fn detect(detector: &Detector, image: &Image, size: [usize; 2], options: &Nm
         images: vec![yolo_data::loader::Origin::default()],
         ..Batch::default()
     };
-    let predictions = detector.predict(&image_tensor(&batch, detector.device())?)?;
+    let predictions = run(&image_tensor(&batch, device)?)?;
     let mut rows = vec![0f32; predictions.numel()];
     predictions.f_copy_data(&mut rows, predictions.numel())?;
     let mut found = Vec::new();
-    Nms::default().run(&rows, detector.classes() + 5, &[], options, &mut found);
+    Nms::default().run(&rows, classes + 5, &[], options, &mut found);
     let gain = fit.ratio[0].min(fit.ratio[1]) as f32;
     let pad = fit.pad.map(|p| p as f32);
     eval::scale_boxes(

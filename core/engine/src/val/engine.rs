@@ -1,13 +1,15 @@
 //! Validation of an engine that is not ours: an exported file, run on the same images.
 
+use std::time::Instant;
+
 use tch::{Device, Tensor};
 use yolo_core::Progress;
-use yolo_data::Loader;
+use yolo_data::{Batch, Loader};
 
-use super::boxes_of;
+use super::{ImageResult, Part, Report, Tally, boxes_of};
 use crate::Result;
 use crate::batch::image_tensor;
-use crate::eval::{self, Matches, Metrics, NmsOptions};
+use crate::eval::{Metrics, NmsOptions};
 
 /// Measures `run`, which turns images `[N, 3, H, W]` into boxes `[N, M, 5 + classes]` in pixels of the input (f32, on the CPU,
 /// contiguous).
@@ -18,15 +20,44 @@ pub fn validate_engine(
     options: &NmsOptions,
     progress: &dyn Progress,
 ) -> Result<Metrics> {
-    let mut matches = Matches::default();
     let total = loader.batches();
-    for (done, batch) in loader.epoch(0).enumerate() {
+    let batches = &mut loader.epoch(0);
+    Ok(measure_engine(run, classes, batches, total, options, &mut |_| Ok(()), progress)?.metrics)
+}
+
+/// As [`validate_engine`], on any batches and with all that [`super::measure`] reports; every image is shown to `each`.
+pub fn measure_engine(
+    run: &mut dyn FnMut(&Tensor) -> Result<Tensor>,
+    classes: usize,
+    batches: &mut dyn Iterator<Item = yolo_data::Result<Batch>>,
+    total: usize,
+    options: &NmsOptions,
+    each: &mut dyn FnMut(ImageResult<'_>) -> Result<()>,
+    progress: &dyn Progress,
+) -> Result<Report> {
+    let mut tally = Tally::new(classes, options);
+    for (done, batch) in batches.enumerate() {
         let batch = batch?;
-        let predictions = run(&image_tensor(&batch, Device::Cpu)?)?;
-        for (detections, truths) in boxes_of(&batch, &predictions, classes + 5, options)? {
-            matches.add(&detections, &truths);
+        let start = Instant::now();
+        let images = image_tensor(&batch, Device::Cpu)?;
+        let ready = Instant::now();
+        let predictions = run(&images)?;
+        let inferred = Instant::now();
+        let images = boxes_of(&batch, &predictions, classes + 5, options)?;
+        let part = Part {
+            loss: [0.0; 3],
+            images,
+            seconds: [ready - start, inferred - ready, inferred.elapsed()].map(|time| time.as_secs_f64()),
+        };
+        tally.add(&part);
+        for (origin, (detections, truths)) in batch.images.iter().zip(&part.images) {
+            each(ImageResult {
+                origin,
+                detections,
+                truths,
+            })?;
         }
         progress.step(done + 1, total, "")?;
     }
-    Ok(eval::evaluate(&matches))
+    Ok(tally.report(false))
 }

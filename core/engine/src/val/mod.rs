@@ -3,7 +3,7 @@
 mod engine;
 mod shared;
 
-pub use engine::validate_engine;
+pub use engine::{measure_engine, validate_engine};
 pub use shared::measure_shared;
 
 use std::time::Instant;
@@ -160,7 +160,7 @@ pub fn measure(
     each: &mut dyn FnMut(ImageResult<'_>) -> Result<()>,
     progress: &dyn Progress,
 ) -> Result<Report> {
-    let mut tally = Tally::new(detector, options);
+    let mut tally = Tally::new(detector.classes(), options);
     for (done, batch) in batches.enumerate() {
         let batch = batch?;
         let part = measure_batch(detector, &batch, options, loss)?;
@@ -199,10 +199,10 @@ struct Tally {
 }
 
 impl Tally {
-    fn new(detector: &Detector, options: &NmsOptions) -> Self {
+    fn new(classes: usize, options: &NmsOptions) -> Self {
         Self {
             matches: Matches::default(),
-            confusion: ConfusionMatrix::new(if options.one_class { 1 } else { detector.classes() }),
+            confusion: ConfusionMatrix::new(if options.one_class { 1 } else { classes }),
             losses: [0.0; 3],
             seconds: [0.0; 3],
             batches: 0,

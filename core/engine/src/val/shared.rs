@@ -41,7 +41,7 @@ pub fn measure_shared(
     let Some(ranks) = world.gather(bytes)? else {
         return Ok(None);
     };
-    let mut tally = Tally::new(detector, options);
+    let mut tally = Tally::new(detector.classes(), options);
     let mut readers: Vec<&[u8]> = ranks.iter().map(Vec::as_slice).collect();
     for batch in 0..loader.batches() {
         let reader = &mut readers[batch % world.size()];

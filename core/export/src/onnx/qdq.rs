@@ -7,12 +7,17 @@
 //!   stay inside: a SiLU output, for example, is never below -0.279.
 //! * Biases stay float, as TensorRT wants them (onnxruntime quantizes them to 32 bits by itself).
 //!
-//! [`Profile::TensorRt`] writes exactly that: pairs at inputs, never behind an op. [`Profile::Ort`] also repeats a pair
+//! [`Profile::TensorRt`] writes exactly that: pairs at inputs, never behind an op. [`Profile::OpenVino`] does so with unsigned integers:
+//! on signed activations behind a Concat OpenVINO 2026.4 computes something else, without a word. [`Profile::Ort`] also repeats a pair
 //! behind ops that only move or select values (MaxPool, Resize, Concat, Slice, Reshape, Transpose): onnxruntime runs an op
 //! on integers only when it finds a pair on both sides. Such a value lies on the grid already, so quantizing it again
 //! changes nothing; a pair behind any other op would add an error that the simulation does not have, and is not written.
+//! Nor is one repeated in front of a quantizer, whose own pair stands there: OpenVINO 2026.4 ends its process with a segmentation fault
+//! on a Concat with two pairs in a row behind it.
 
 #![deny(clippy::wildcard_enum_match_arm)]
+
+use std::collections::HashMap;
 
 use tch::Tensor;
 use yolo_core::{
@@ -27,15 +32,20 @@ use crate::Result;
 /// What a QDQ file is tuned for, or that it shall hold no quantizers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Profile {
-    /// Pairs at inputs only: TensorRT 8 and later, OpenVINO.
+    /// Pairs at inputs only: TensorRT 8 and later.
     #[default]
     TensorRt,
+    /// As [`Profile::TensorRt`] with unsigned activations: OpenVINO. A signed grid is written as the same grid of `u8`, 128 higher.
+    OpenVino,
     /// Pairs also behind ops that move values: onnxruntime.
     Ort,
     /// No pairs: a float network with its weights clipped to their ranges, for toolchains that take the scales in a file
     /// of their own.
     Strip,
 }
+
+/// What a grid of `i8` is moved by to be one of `u8`.
+pub(crate) const UNSIGNED: i64 = 128;
 
 /// The integer grid of a value.
 #[derive(Debug, Clone, PartialEq)]
@@ -89,6 +99,10 @@ pub(crate) struct Quantizers {
     grids: Vec<Option<Grid>>,
     /// Bounds that a value is known to keep.
     bounds: Vec<(f64, f64)>,
+    /// Whether a value has readers other than quantizers, which bring a pair of their own.
+    unpaired: Vec<bool>,
+    /// Names that values had before their pairs were repeated.
+    unrepeated: HashMap<usize, String>,
 }
 
 impl Quantizers {
@@ -97,11 +111,25 @@ impl Quantizers {
             profile,
             grids: Vec::new(),
             bounds: Vec::new(),
+            unpaired: vec![false; graph.nodes.len()],
+            unrepeated: HashMap::new(),
         };
         for node in &graph.nodes {
             let (grid, bounds) = this.facts(node, params)?;
             this.grids.push(grid);
             this.bounds.push(bounds);
+        }
+        for output in &graph.outputs {
+            this.unpaired[output.index()] = true;
+        }
+        for node in graph
+            .nodes
+            .iter()
+            .filter(|node| !matches!(node.op, Op::FakeQuant { .. }))
+        {
+            for input in &node.inputs {
+                this.unpaired[input.index()] = true;
+            }
         }
         Ok(this)
     }
@@ -345,7 +373,8 @@ impl Lowering<'_> {
         let half = f64::from(grid.scale) / 2.0;
         let clip_low = width.min() < grid.qmin && low <= grid.low() - half;
         let clip_high = width.max() > grid.qmax && high >= grid.high() + half;
-        let mut x = input.to_owned();
+        let before = self.quantizers.unrepeated.get(&node.inputs[0].index());
+        let mut x = before.cloned().unwrap_or_else(|| input.to_owned());
         if clip_low || clip_high {
             let low = if clip_low {
                 self.b.scalar(grid.low() as f32)
@@ -368,19 +397,27 @@ impl Lowering<'_> {
     pub(super) fn repeat_pair(&mut self, value: ValueId, node: &Node, name: String) -> String {
         let repeats = self.quantizers.profile == Profile::Ort
             && (node.op.moves_values() || matches!(node.op, Op::WindowPartition { .. }))
-            && !node.op.only_trains();
+            && !node.op.only_trains()
+            && self.quantizers.unpaired[value.index()];
         let Some(grid) = self.quantizers.grids[value.index()].clone().filter(|_| repeats) else {
             return name;
         };
         match Width::of(grid.qmin, grid.qmax) {
-            Some(width) => self.pair(&format!("{}.again", node.name), &name, &grid, width),
+            Some(width) => {
+                self.quantizers.unrepeated.insert(value.index(), name.clone());
+                self.pair(&format!("{}.again", node.name), &name, &grid, width)
+            }
             None => name,
         }
     }
 
     fn pair(&mut self, name: &str, x: &str, grid: &Grid, width: Width) -> String {
         let scale = self.b.scalar(grid.scale);
-        let zero = self.integers(&format!("{name}.zero_point"), &[], &[grid.zero], width);
+        let (zero, width) = match (self.quantizers.profile, width) {
+            (Profile::OpenVino, Width::I8) => (grid.zero + UNSIGNED, Width::U8),
+            _ => (grid.zero, width),
+        };
+        let zero = self.integers(&format!("{name}.zero_point"), &[], &[zero], width);
         let q = self
             .b
             .node("QuantizeLinear", &format!("{name}.q"), &[x, &scale, &zero], vec![]);

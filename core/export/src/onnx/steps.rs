@@ -134,11 +134,14 @@ fn has_grid(graph: &GraphProto, node: &NodeProto, name: &str, grid: &qdq::Grid) 
         graph.initializer.iter().find(|tensor| tensor.name == *input)
     };
     let scale = constant(1).and_then(TensorProto::f32_values);
+    let unsigned = constant(2).is_some_and(|zero| zero.data_type == i32::from(DataType::Uint8));
     let zero = constant(2).and_then(TensorProto::integers);
+    // A signed grid may be written as an unsigned one.
+    let wanted_zero = grid.zero + if unsigned && grid.qmin < 0 { qdq::UNSIGNED } else { 0 };
     match (scale.as_deref(), zero.as_deref()) {
-        (Some([scale]), Some([zero])) if *scale == grid.scale && *zero == grid.zero => Ok(()),
+        (Some([scale]), Some([zero])) if *scale == grid.scale && *zero == wanted_zero => Ok(()),
         (scale, zero) => {
-            let wanted = (grid.scale, grid.zero);
+            let wanted = (grid.scale, wanted_zero);
             Err(differs(
                 name,
                 &format!("its scale and zero point are {scale:?} and {zero:?}, not {wanted:?}"),

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod checked;
+mod deployed;
 mod large;
 mod ncnn;
 mod onnx_model;

@@ -227,6 +227,43 @@ fn pairs_stand_where_the_profile_puts_them() {
     assert_eq!(count(&strip, "QuantizeLinear") + count(&strip, "DequantizeLinear"), 0);
 }
 
+/// OpenVINO's compiler ends its process on two pairs in a row; a quantizer behind an op that moves values brings a pair of its own.
+#[test]
+fn no_pair_stands_in_front_of_another() {
+    let graph = tiny(3);
+    let params = fill(&graph, 4.0);
+    let (quantized, weights) = quantize(&graph, &params, &image(1, 3, 96, 64), &range(0, 255), 1.0);
+    let behind_a_move = |node: &Node| {
+        let before = |value: &ValueId| quantized.nodes[value.index()].op.moves_values();
+        matches!(node.op, Op::FakeQuant { .. }) && node.inputs.iter().any(before)
+    };
+    assert!(quantized.nodes.iter().any(behind_a_move), "the case is there");
+    for profile in [Profile::TensorRt, Profile::Ort] {
+        let file = export(&quantized, &weights, profile).model.graph.unwrap();
+        let made_by = |name: &str| {
+            file.node
+                .iter()
+                .find(|node| node.output[0] == name)
+                .map(|node| node.op_type.as_str())
+        };
+        for node in file.node.iter().filter(|node| node.op_type == "QuantizeLinear") {
+            assert_ne!(
+                made_by(&node.input[0]),
+                Some("DequantizeLinear"),
+                "{profile:?}: {}",
+                node.output[0]
+            );
+        }
+        // Nothing is left that nobody reads.
+        for node in &file.node {
+            let read = |name: &String| {
+                file.node.iter().any(|node| node.input.contains(name)) || file.output.iter().any(|o| o.name == *name)
+            };
+            assert!(node.output.iter().all(read), "{profile:?}: {}", node.output[0]);
+        }
+    }
+}
+
 #[test]
 fn a_convolution_with_a_quantizer_right_behind_it_runs_on_integers() {
     if !engine() {

@@ -140,7 +140,10 @@ impl<'a> Context<'a> {
                 settings.open(self.session, &format!("{name}.backend")).map(drop)
             }
             Stage::Export(settings) => {
-                for target in settings.targets().map_err(|error| error.map(|text| format!("{name}: {text}")))? {
+                for target in settings
+                    .targets()
+                    .map_err(|error| error.map(|text| format!("{name}: {text}")))?
+                {
                     let (there, needed) = match target.integers {
                         true => (quantized.is_some(), "quantize"),
                         false => (float, "train"),

@@ -111,9 +111,10 @@ impl Artifacts {
 
 /// The form of QDQ files that a backend's engine reads best.
 pub fn profile_of(quantizer: &dyn Quantizer) -> Profile {
-    if quantizer.backend().integer_ops {
-        Profile::Ort
-    } else {
-        Profile::TensorRt
+    let backend = quantizer.backend();
+    match backend.engine.as_deref() {
+        Some("openvino") => Profile::OpenVino,
+        _ if backend.integer_ops => Profile::Ort,
+        _ => Profile::TensorRt,
     }
 }

@@ -1,5 +1,8 @@
 //! Files that are known to compute what their network computes: a file is made in memory, run, compared, and only then written.
 
+mod described;
+mod ran;
+
 use std::path::{Path, PathBuf};
 
 use tch::{Kind, Tensor};
@@ -7,11 +10,18 @@ use yolo_core::{Graph, Params, passes, testing};
 
 use prost::Message as _;
 
+use crate::deployed::Deployed;
+use crate::engine::{Engine, Ncnn, OpenVino};
 use crate::limits::{self, FLOAT, Rounding};
 use crate::onnx::proto::ModelProto;
 use crate::onnx::{self, Difference, Nms, Outputs, Profile};
 use crate::steps::Steps;
-use crate::{Error, Result, file, ncnn, ort};
+use crate::{Error, Result, file, ncnn, ort, package};
+
+pub use ran::Ran;
+
+use described::{described_ncnn, described_onnx};
+use ran::run_in;
 
 /// A deployment format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,7 +71,7 @@ pub struct Request {
     pub half: bool,
     /// What the file gives back (ONNX; ncnn files always give raw maps).
     pub outputs: Outputs,
-    /// Form of the quantizers in QDQ files.
+    /// Form of the quantizers in QDQ files; what is for OpenVINO is run there, too.
     pub profile: Profile,
     /// Suppression inside the file (ONNX only).
     pub nms: Option<Nms>,
@@ -113,6 +123,8 @@ pub struct Written {
     pub engine: &'static str,
     /// Why it was not compared.
     pub unchecked: Option<String>,
+    /// What the engine said that the file is for, where that is another one than [`Written::engine`] or was not there.
+    pub ran: Option<Ran>,
 }
 
 impl Written {
@@ -125,11 +137,19 @@ impl Written {
             grid_errors: None,
             engine,
             unchecked: None,
+            ran: None,
         }
     }
 
     /// One line for a person: what was compared, and what came out.
     pub fn summary(&self) -> String {
+        match self.ran.as_ref().map(Ran::summary) {
+            Some(ran) => format!("{}; {ran}", self.compared()),
+            None => self.compared(),
+        }
+    }
+
+    fn compared(&self) -> String {
         let engine = self.engine;
         if let Some(reason) = &self.unchecked {
             return format!("not checked: {reason}");
@@ -177,6 +197,14 @@ impl Prepared {
         &self.written
     }
 
+    /// Opens them in an engine before they are written, to measure them; the folder holds copies, and must live as long as the file.
+    ///
+    /// # Errors
+    /// Those of [`Deployed::open`].
+    pub fn open(&self, engine: &'static dyn Engine, threads: usize) -> Result<(Deployed, tempfile::TempDir)> {
+        ran::open(engine, &self.contents, threads)
+    }
+
     /// The bytes of the first file.
     pub fn bytes(&self) -> &[u8] {
         self.contents.first().map_or(&[], |(_, bytes)| bytes)
@@ -187,10 +215,7 @@ impl Prepared {
     /// # Errors
     /// Those of the file system.
     pub fn commit(self) -> Result<Written> {
-        // The one to name comes last: where it is, all are.
-        for (path, bytes) in self.contents.iter().rev() {
-            file::write_atomic(path, bytes)?;
-        }
+        file::write_together(&self.contents)?;
         Ok(self.written)
     }
 }
@@ -239,7 +264,32 @@ fn prepare_onnx(graph: &Graph, params: &Params, request: &Request, path: &Path) 
     };
     let exported = onnx::export(graph, params, &options)?;
     let bytes = exported.model.to_bytes()?;
-    let mut written = Written::new(vec![path.to_owned()], bytes.len(), "onnxruntime");
+    let description = described_onnx(&exported.model, graph, request)?;
+    let files = vec![path.to_owned(), package::path_of(path)];
+    let mut written = Written::new(files, bytes.len() + description.len(), "onnxruntime");
+    if request.profile == Profile::OpenVino && request.check && request.nms.is_none() {
+        let contents = [
+            (path.to_owned(), bytes.clone()),
+            (package::path_of(path), description.clone()),
+        ];
+        let images = testing::input(
+            request.batch.unwrap_or(2),
+            graph.input_channels(),
+            request.image[0],
+            request.image[1],
+        );
+        let (graph, params) = if qdq {
+            (graph.clone(), params.shallow_clone())
+        } else {
+            onnx::strip(graph, params)?
+        };
+        written.ran = Some(run_in(
+            &OpenVino,
+            &contents,
+            (&graph, &params, &images),
+            request.threads,
+        )?);
+    }
     if !request.check {
         written.unchecked = Some("nobody asked for it".into());
     } else if let Err(reason) = ort::available() {
@@ -297,10 +347,8 @@ fn prepare_onnx(graph: &Graph, params: &Params, request: &Request, path: &Path) 
             (written.difference, written.unchecked) = float_onnx(path, &mut session, of)?;
         }
     }
-    Ok(Prepared {
-        written,
-        contents: vec![(path.to_owned(), bytes)],
-    })
+    let contents = vec![(path.to_owned(), bytes), (package::path_of(path), description)];
+    Ok(Prepared { written, contents })
 }
 
 fn prepare_ncnn(graph: &Graph, params: &Params, request: &Request, path: &Path) -> Result<Prepared> {
@@ -336,8 +384,15 @@ fn prepare_ncnn(graph: &Graph, params: &Params, request: &Request, path: &Path) 
     }
     let (text, bytes) = (net.to_param(), net.to_bin());
     let (param, bin) = ncnn::paths(path);
-    let files = vec![param.clone(), bin.clone()];
-    let mut written = Written::new(files, text.len() + bytes.len(), "the layers of ncnn on libtorch");
+    let description = described_ncnn(&net, graph, request)?;
+    let files = vec![param.clone(), bin.clone(), package::path_of(&param)];
+    let size = text.len() + bytes.len() + description.len();
+    let mut written = Written::new(files, size, "the layers of ncnn on libtorch");
+    let contents = vec![
+        (param.clone(), text.clone().into_bytes()),
+        (bin, bytes.clone()),
+        (package::path_of(&param), description),
+    ];
     if request.check {
         let images = testing::input(1, graph.input_channels(), request.image[0], request.image[1]);
         // What will be written, not what was meant.
@@ -348,6 +403,7 @@ fn prepare_ncnn(graph: &Graph, params: &Params, request: &Request, path: &Path) 
             let found = ncnn::check(&read, graph, params, &images)?;
             written.steps = Some(steps);
             written.difference = Some(found);
+            written.ran = Some(run_in(&Ncnn, &contents, (graph, params, &images), request.threads)?);
         } else {
             // Half weights are compared with the network that has them.
             let (graph, params) = if request.half {
@@ -357,14 +413,14 @@ fn prepare_ncnn(graph: &Graph, params: &Params, request: &Request, path: &Path) 
             };
             let of = (&graph, &params, &images);
             (written.difference, written.unchecked) = float_ncnn(path, &read, of)?;
+            if written.unchecked.is_none() {
+                written.ran = Some(run_in(&Ncnn, &contents, of, request.threads)?);
+            }
         }
     } else {
         written.unchecked = Some("nobody asked for it".to_owned());
     }
-    Ok(Prepared {
-        written,
-        contents: vec![(param, text.into_bytes()), (bin, bytes)],
-    })
+    Ok(Prepared { written, contents })
 }
 
 /// The folded network with the weights that a half file has.

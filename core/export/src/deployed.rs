@@ -1,0 +1,387 @@
+//! A file that is open in the engine it is for, and finds boxes: what its outputs mean is known from [`crate::package`], or from their
+//! sizes. Measured and used with the code that measures and uses networks.
+
+use std::path::{Path, PathBuf};
+
+use tch::{Kind, Tensor};
+use yolo_core::graph::DetectHead;
+
+use crate::engine::{Array, Engine, Network, Port};
+use crate::package::{self, Output, Package};
+use crate::{Error, Result};
+
+/// Where boxes are in the outputs.
+#[derive(Debug, Clone, PartialEq)]
+enum Decoding {
+    /// This output has them.
+    Boxes(String),
+    /// Raw outputs of ONNX files, `[N, anchors, h, w, values]`.
+    RawOnnx(DetectHead, Vec<String>),
+    /// Raw outputs of ncnn files, `[anchors, h * w, values]`.
+    RawNcnn(DetectHead, Vec<String>),
+}
+
+/// An opened file.
+pub struct Deployed {
+    network: Box<dyn Network>,
+    engine: &'static dyn Engine,
+    path: PathBuf,
+    input: String,
+    /// Images at once; `None`: any number.
+    batch: Option<usize>,
+    image: Option<[i64; 2]>,
+    stride: i64,
+    decoding: Decoding,
+    classes: usize,
+    names: Vec<String>,
+    milliseconds: f64,
+}
+
+impl Deployed {
+    /// Opens a file. `threads` 0 leaves the number to the engine.
+    ///
+    /// # Errors
+    /// Those of the engine, which may be missing; where nothing says what the outputs mean, or the file is not what is said about it.
+    pub fn open(path: &Path, engine: &'static dyn Engine, threads: usize) -> Result<Self> {
+        let known = package::known(path)?;
+        let network = engine.open(path, threads)?;
+        let wrong = |reason: String| Error::Format {
+            path: path.to_owned(),
+            reason,
+        };
+        let port = match network.inputs() {
+            [port] => port.clone(),
+            other => {
+                return Err(wrong(format!(
+                    "a detector has one input, this file has {}",
+                    other.len()
+                )));
+            }
+        };
+        let shape = input_shape(&port, known.package.as_ref()).map_err(wrong)?;
+        let (decoding, classes) = match &known.package {
+            Some(package) => described(package, network.outputs()).map_err(wrong)?,
+            None => guessed(network.outputs()).map_err(wrong)?,
+        };
+        let strides = match &decoding {
+            Decoding::Boxes(_) => None,
+            Decoding::RawOnnx(head, _) | Decoding::RawNcnn(head, _) => head.strides.iter().max().copied(),
+        };
+        let mut names = known.classes;
+        if names.len() != classes && known.package.is_none() {
+            names = (0..classes).map(|class| class.to_string()).collect();
+        }
+        let size = |axis: usize| shape[axis].filter(|size| *size > 0);
+        Ok(Self {
+            input: port.name,
+            batch: size(0).and_then(|batch| usize::try_from(batch).ok()),
+            image: size(2).zip(size(3)).map(<[i64; 2]>::from),
+            stride: strides.or(known.stride).unwrap_or(32).max(1),
+            network,
+            engine,
+            path: path.to_owned(),
+            decoding,
+            classes,
+            names,
+            milliseconds: 0.0,
+        })
+    }
+
+    /// The engine that runs it.
+    pub fn engine(&self) -> &'static dyn Engine {
+        self.engine
+    }
+
+    /// Number of classes.
+    pub fn classes(&self) -> usize {
+        self.classes
+    }
+
+    /// Names of the classes; numbers where nobody said them.
+    pub fn names(&self) -> &[String] {
+        &self.names
+    }
+
+    /// Height and width that it takes; `None` where any multiple of [`Deployed::stride`] is fine.
+    pub fn image(&self) -> Option<[i64; 2]> {
+        self.image
+    }
+
+    /// Sides of images are multiples of it, where they may vary.
+    pub fn stride(&self) -> i64 {
+        self.stride
+    }
+
+    /// Images at once; `None`: any number.
+    pub fn batch(&self) -> Option<usize> {
+        self.batch
+    }
+
+    /// Milliseconds that the engine needed for the last call of [`Deployed::predict`].
+    pub fn milliseconds(&self) -> f64 {
+        self.milliseconds
+    }
+
+    /// Boxes `[N, M, 5 + classes]` in pixels of the images `[N, 3, H, W]` (0..1), on the CPU, contiguous. As many runs as the file's
+    /// number of images needs.
+    ///
+    /// # Errors
+    /// Those of the engine; outputs that are not as described, or not finite.
+    pub fn predict(&mut self, images: &Tensor) -> Result<Tensor> {
+        let count = images.size().first().copied().unwrap_or_default();
+        let step = self.batch.map_or(count, |batch| batch as i64).max(1);
+        let mut parts = Vec::new();
+        self.milliseconds = 0.0;
+        for start in (0..count).step_by(step as usize) {
+            let own = images.f_narrow(0, start, step.min(count - start))?;
+            // The last ones of a fixed number are filled up.
+            let missing = if self.batch.is_some() { step - own.size()[0] } else { 0 };
+            let given = if missing > 0 {
+                let mut shape = own.size();
+                shape[0] = missing;
+                Tensor::f_cat(
+                    &[
+                        own.shallow_clone(),
+                        Tensor::f_zeros(&shape, (own.kind(), own.device()))?,
+                    ],
+                    0,
+                )?
+            } else {
+                own.shallow_clone()
+            };
+            let boxes = self.once(&given)?;
+            parts.push(boxes.f_narrow(0, 0, own.size()[0])?);
+        }
+        let boxes = Tensor::f_cat(&parts, 0)?.f_contiguous()?;
+        if boxes.f_sum(Kind::Double)?.f_double_value(&[])?.is_finite() {
+            Ok(boxes)
+        } else {
+            Err(self.wrong("it gives values that are not finite on this engine".to_owned()))
+        }
+    }
+
+    fn once(&mut self, images: &Tensor) -> Result<Tensor> {
+        let outputs = self.network.run(&[Array::of(&self.input, images)?])?;
+        self.milliseconds += self.network.milliseconds();
+        let find = |name: &String| {
+            let found = outputs.iter().find(|output| output.name == *name);
+            found.ok_or_else(|| self.wrong(format!("it gives no output `{name}`")))
+        };
+        let values = 5 + self.classes as i64;
+        match &self.decoding {
+            Decoding::Boxes(name) => {
+                let output = find(name)?;
+                match *output.shape.as_slice() {
+                    [_, _, columns] if columns == values => output.tensor(),
+                    _ => Err(self.wrong(format!(
+                        "output `{name}` has the sizes {:?}; [images, boxes, {values}] is what it should have",
+                        output.shape
+                    ))),
+                }
+            }
+            Decoding::RawOnnx(head, names) => {
+                let level = |name: &String| {
+                    let map = find(name)?.tensor()?;
+                    let [n, a, h, w, v] = *map.size().as_slice() else {
+                        return Err(self.wrong(format!("output `{name}` has the sizes {:?}, not five", map.size())));
+                    };
+                    Ok(map.f_permute([0, 1, 4, 2, 3])?.f_reshape([n, a * v, h, w])?)
+                };
+                self.decode(head, &names.iter().map(level).collect::<Result<Vec<_>>>()?)
+            }
+            Decoding::RawNcnn(head, names) => {
+                let (_, _, height, width) = images.size4()?;
+                let level = |(name, stride): (&String, &i64)| {
+                    let map = find(name)?.tensor()?;
+                    let (a, h, w) = (head.anchors_per_level(), height / stride, width / stride);
+                    if map.numel() as i64 != a * h * w * values {
+                        return Err(self.wrong(format!(
+                            "output `{name}` has the sizes {:?}; [{a}, {h} * {w}, {values}] is what it should have",
+                            map.size()
+                        )));
+                    }
+                    let map = map.f_reshape([1, a, h * w, values])?.f_permute([0, 1, 3, 2])?;
+                    Ok(map.f_reshape([1, a * values, h, w])?)
+                };
+                let levels = names.iter().zip(&head.strides).map(level);
+                self.decode(head, &levels.collect::<Result<Vec<_>>>()?)
+            }
+        }
+    }
+
+    fn decode(&self, head: &DetectHead, maps: &[Tensor]) -> Result<Tensor> {
+        if maps.len() != head.strides.len() || head.anchors.len() != maps.len() {
+            return Err(self.wrong("its description has another number of levels than the file".to_owned()));
+        }
+        Ok(tch::no_grad(|| head.decode(maps))?)
+    }
+
+    fn wrong(&self, reason: String) -> Error {
+        Error::Format {
+            path: self.path.clone(),
+            reason,
+        }
+    }
+}
+
+/// The sizes of the input: the engine's, where it knows them, held against what is said about the file.
+fn input_shape(port: &Port, package: Option<&Package>) -> Result<[Option<i64>; 4], String> {
+    let said = package.map(|package| package.input.shape);
+    if port.shape.is_empty() {
+        return said.ok_or_else(|| {
+            "nothing says what size of images it takes and what its outputs mean: `yolo export` writes that beside the file, as FILE.json"
+                .to_owned()
+        });
+    }
+    let own: [i64; 4] = port.shape.as_slice().try_into().map_err(|_| {
+        format!(
+            "its input `{}` has the sizes {:?}; [images, 3, height, width] is needed",
+            port.name, port.shape
+        )
+    })?;
+    if !matches!(own[1], 3 | -1) {
+        return Err(format!("its input has {} channels; a detector has 3", own[1]));
+    }
+    let own = own.map(|size| Some(size).filter(|size| *size > 0));
+    if let Some(said) = said {
+        let apart = said
+            .iter()
+            .zip(&own)
+            .any(|(said, own)| matches!((said, own), (Some(a), Some(b)) if a != b));
+        if apart {
+            return Err(format!(
+                "its input has the sizes {own:?}, the description beside it says {said:?}: they don't belong together"
+            ));
+        }
+        return Ok([0, 1, 2, 3].map(|axis| own[axis].or(said[axis])));
+    }
+    Ok(own)
+}
+
+/// What the description says.
+fn described(package: &Package, outputs: &[Port]) -> Result<(Decoding, usize), String> {
+    let there = |name: &String| outputs.iter().any(|port| port.name == *name);
+    let missing =
+        |name: &String| format!("the description beside it says that `{name}` is an output, which the file has not");
+    match &package.output {
+        Output::Boxes { name } => {
+            let port = outputs
+                .iter()
+                .find(|port| port.name == *name)
+                .ok_or_else(|| missing(name))?;
+            let last = port.shape.last().copied().filter(|last| *last > 0);
+            let classes = package.classes.len() as i64;
+            match last {
+                Some(last) if last != classes + 5 => Err(format!(
+                    "the description beside it names {classes} classes, the file has {}: they don't belong together",
+                    last - 5
+                )),
+                _ => Ok((Decoding::Boxes(name.clone()), package.classes.len())),
+            }
+        }
+        Output::Raw { names, axes, .. } => {
+            if let Some(name) = names.iter().find(|name| !there(name)) {
+                return Err(missing(name));
+            }
+            let head = package.head().ok_or("its description has no head")?;
+            let classes = package.classes.len();
+            match axes.len() {
+                5 => Ok((Decoding::RawOnnx(head, names.clone()), classes)),
+                3 => Ok((Decoding::RawNcnn(head, names.clone()), classes)),
+                _ => Err(format!("outputs of the axes {axes:?} are not known")),
+            }
+        }
+        Output::Suppressed { .. } => Err(suppressed()),
+        Output::Maps { .. } => Err("it is a network without a detection head".to_owned()),
+    }
+}
+
+fn suppressed() -> String {
+    "it suppresses boxes by itself; to measure and to detect, all boxes are needed: export it without --nms".to_owned()
+}
+
+/// What the sizes of the outputs tell: files of other programs, or without what was beside them.
+fn guessed(outputs: &[Port]) -> Result<(Decoding, usize), String> {
+    if outputs
+        .iter()
+        .any(|port| port.name == "detections" || port.name == "num_dets")
+    {
+        return Err(suppressed());
+    }
+    // YOLOv5's export gives the boxes first; raw maps may come behind.
+    let Some(port) = outputs.iter().find(|port| port.shape.len() == 3) else {
+        let shapes: Vec<String> = outputs
+            .iter()
+            .map(|port| format!("`{}` {:?}", port.name, port.shape))
+            .collect();
+        return Err(format!(
+            "none of its outputs ({}) is [images, boxes, 5 + classes], and no FILE.json beside it says what they mean",
+            shapes.join(", ")
+        ));
+    };
+    let (rows, columns) = (port.shape[1], port.shape[2]);
+    if rows > 0 && columns > rows {
+        return Err(format!(
+            "its output `{}` is {:?}: [images, 4 + classes, boxes] as of YOLOv8, not [images, boxes, 5 + classes]",
+            port.name, port.shape
+        ));
+    }
+    match usize::try_from(columns - 5) {
+        Ok(classes) if classes > 0 => Ok((Decoding::Boxes(port.name.clone()), classes)),
+        _ => Err(format!(
+            "its output `{}` is {:?}, not [images, boxes, 5 + classes]",
+            port.name, port.shape
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn port(name: &str, shape: &[i64]) -> Port {
+        Port {
+            name: name.into(),
+            shape: shape.to_vec(),
+        }
+    }
+
+    #[test]
+    fn files_of_others_are_known_by_their_sizes() {
+        let boxes = guessed(&[port("output0", &[1, 25200, 85]), port("326", &[1, 3, 80, 80, 85])]).unwrap();
+        assert_eq!(boxes, (Decoding::Boxes("output0".into()), 80));
+        for (ports, text) in [
+            (vec![port("output0", &[1, 84, 8400])], "YOLOv8"),
+            (vec![port("detections", &[-1, 7])], "without --nms"),
+            (vec![port("logits", &[1, 1000])], "none of its outputs"),
+            (vec![port("x", &[1, 100, 5])], "5 + classes"),
+        ] {
+            let error = guessed(&ports).unwrap_err();
+            assert!(error.contains(text), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_description_must_belong_to_its_file() {
+        let names = vec!["a".to_owned(), "b".to_owned()];
+        let output = Output::Boxes { name: "output".into() };
+        let package = Package::new("images", [Some(1), Some(3), Some(64), Some(64)], output, &names);
+        let input = |shape: &[i64]| input_shape(&port("images", shape), Some(&package));
+        assert_eq!(input(&[-1, 3, 64, 64]).unwrap(), [Some(1), Some(3), Some(64), Some(64)]);
+        assert_eq!(input(&[]).unwrap()[3], Some(64));
+        assert!(input(&[1, 3, 64, 96]).unwrap_err().contains("don't belong together"));
+        assert!(input(&[1, 4, 64, 64]).unwrap_err().contains("channels"));
+        assert!(input_shape(&port("in0", &[]), None).unwrap_err().contains("FILE.json"));
+        assert!(described(&package, &[port("output", &[1, 252, 7])]).is_ok());
+        assert!(
+            described(&package, &[port("output", &[1, 252, 8])])
+                .unwrap_err()
+                .contains("3: they")
+        );
+        assert!(
+            described(&package, &[port("other", &[1, 252, 7])])
+                .unwrap_err()
+                .contains("`output`")
+        );
+    }
+}
