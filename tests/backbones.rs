@@ -16,7 +16,7 @@ use yolo_data::{Dataset, Hyp, Loader, LoaderOptions, Policy, Sample, Split};
 use yolo_engine::Checkpoint;
 use yolo_engine::checkpoint::Meta;
 use yolo_engine::eval::NmsOptions;
-use yolo_engine::train::{EachEpoch, OptimizerKind, Row, TrainOptions, train};
+use yolo_engine::train::{EachEpoch, EpochRow, OptimizerKind, TrainOptions, train};
 use yolo_engine::val::validate;
 
 use crate::support::small_data;
@@ -280,7 +280,7 @@ fn learned(name: &str, config: Value, lr0: f64) -> Learned {
         .metrics;
 
     let mut losses: Vec<f64> = Vec::new();
-    let listener = EachEpoch::new(|row: &Row| {
+    let listener = EachEpoch::new(|row: &EpochRow| {
         losses.push(row.loss.iter().sum());
         true
     });

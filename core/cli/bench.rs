@@ -7,7 +7,7 @@ use serde_json::json;
 use tch::Device;
 use yolo_engine::Checkpoint;
 use yolo_engine::checkpoint::Meta;
-use yolo_jobs::bench::{self, BenchSettings, Row, StepBench, StepReport};
+use yolo_jobs::bench::{self, BenchSettings, StepBench, StepReport, Timing};
 use yolo_jobs::compute::{self, AmpArgs, Compile, DeviceArgs};
 use yolo_jobs::open;
 
@@ -114,7 +114,7 @@ fn train_step(args: &BenchArgs, device: Device) -> CliResult<StepReport> {
     Ok(bench.run(session)?)
 }
 
-fn table(rows: &[Row]) -> Table {
+fn table(rows: &[Timing]) -> Table {
     let mut table = Table::new();
     table
         .load_style(comfy_table::presets::UTF8_HORIZONTAL_ONLY)

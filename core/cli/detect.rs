@@ -14,7 +14,7 @@ use yolo_engine::val::Detector;
 use yolo_export::deployed::Deployed;
 use yolo_jobs::compute::DeviceArgs;
 use yolo_jobs::deployed::{self, EngineArgs};
-use yolo_jobs::outputs::{self, Source, Writes};
+use yolo_jobs::outputs::{self, Input, Writes};
 use yolo_jobs::{files, limits, open, plots};
 use yolo_report::{Canvas, Letters, Mark, MarkStyle, draw_marks};
 
@@ -177,9 +177,9 @@ pub fn run(args: &DetectArgs) -> CliResult {
         Some(folder) => folder.clone(),
         None => files::run_folder(&args.project, &args.name, args.exist_ok),
     };
-    let sources: Vec<Source> = files
+    let sources: Vec<Input> = files
         .iter()
-        .map(|image| Source {
+        .map(|image| Input {
             image: image.clone(),
             label: yolo_data::dataset::label_path(image),
         })

@@ -59,7 +59,18 @@ pub fn run(args: &QuantizeArgs) -> CliResult {
     open::same_classes(session, &args.weights, &model, &args.data, &dataset)?;
     let img = open::image_size(session, settings.img, &model)?;
     let (batch, workers) = (settings.batch_size, settings.workers);
-    let loader = open::val_loader(session, &dataset, Split::Val, &model, img, batch, workers, true)?;
+    let loader = open::val_loader(
+        session,
+        &dataset,
+        Split::Val,
+        &model,
+        open::Batching {
+            size: img,
+            batch,
+            workers,
+        },
+        true,
+    )?;
     let [map50_float, map_float] = measure::validate(session, &model, &loader, "val float")?;
     let quantization = Quantization {
         session,

@@ -13,7 +13,7 @@ use yolo_engine::val::{ImageResult, Report};
 use yolo_export::deployed::Deployed;
 use yolo_jobs::compute::DeviceArgs;
 use yolo_jobs::deployed::{self, EngineArgs};
-use yolo_jobs::outputs::{self, Source, Writes};
+use yolo_jobs::outputs::{self, Input, Writes};
 use yolo_jobs::plots::Pictures;
 use yolo_jobs::{files, limits, measure, open, plots};
 use yolo_report::Letters;
@@ -130,8 +130,8 @@ pub fn run(args: &ValArgs) -> CliResult {
         Some(folder) => folder.clone(),
         None => files::run_folder(&args.project, &args.name, args.exist_ok),
     };
-    let sources: Vec<Source> = (loader.samples().iter())
-        .map(|sample| Source {
+    let sources: Vec<Input> = (loader.samples().iter())
+        .map(|sample| Input {
             image: sample.image.clone(),
             label: sample.label.clone(),
         })
@@ -258,9 +258,11 @@ impl Model {
                         dataset,
                         split,
                         model,
-                        size,
-                        batch,
-                        workers,
+                        open::Batching {
+                            size: size,
+                            batch: batch,
+                            workers: workers,
+                        },
                         false,
                     )?);
                 }

@@ -13,7 +13,7 @@ use yolo_data::{Dataset, Hyp, Loader, LoaderOptions, Policy, Split, synth};
 use yolo_engine::dist::{Environment, World};
 use yolo_engine::eval::NmsOptions;
 use yolo_engine::loss::{Counts, Loss, LossOptions};
-use yolo_engine::train::{Distillation, Step, StepOptions, Stepper, TrainOptions};
+use yolo_engine::train::{Distillation, StepOptions, StepRates, Stepper, TrainOptions};
 use yolo_engine::val;
 
 /// Batches that were measured.
@@ -359,7 +359,7 @@ fn curve(world: &Arc<World>, sync_bn: bool) -> (Vec<f64>, Tensor) {
         losses.push(parts.to_kind(Kind::Double).sum(Kind::Double).double_value(&[]));
         if step % 2 == 1 {
             let (rate, at) = (
-                Step {
+                StepRates {
                     lr: 0.002,
                     bias_lr: 0.002,
                     momentum: 0.9,
@@ -491,7 +491,7 @@ fn taught(world: &Arc<World>, distil: &Distillation) -> (Vec<f64>, Tensor) {
         let _ = stepper.accumulate(&images, &[], &mut []).expect("a step");
         let parts = stepper.distilled().expect("losses");
         losses.push(parts.sum(Kind::Double).double_value(&[]));
-        let rate = Step {
+        let rate = StepRates {
             lr: 0.01,
             bias_lr: 0.01,
             momentum: 0.9,

@@ -16,8 +16,8 @@ use yolo_engine::checkpoint::{self, Meta};
 use yolo_engine::prune::{PruneData, PruneOptions, prune};
 use yolo_engine::quant::calibrate;
 use yolo_engine::train::{
-    Distillation, EachEpoch, OptimizerKind, Outcome, Precision, Row, STATE, ScalerState, Step, StepOptions, Stepper,
-    TrainOptions, check_resume, history, train,
+    Distillation, EachEpoch, EpochRow, OptimizerKind, Outcome, Precision, STATE, ScalerState, StepOptions, StepRates,
+    Stepper, TrainOptions, check_resume, history, train,
 };
 
 const SIZE: usize = 64;
@@ -200,7 +200,7 @@ fn a_run_with_adapters_goes_on_as_if_it_had_never_stopped() {
     let wanted = trained(&student, &options, &pictures, Some((whole.path(), false))).last;
 
     let loader = pictures.loader(&options);
-    let stop = EachEpoch::new(|row: &Row| row.epoch != 1);
+    let stop = EachEpoch::new(|row: &EpochRow| row.epoch != 1);
     let start = student.deep_clone();
     let stopped = train(
         start,
@@ -288,7 +288,7 @@ fn a_run_with_adapters_goes_on_as_if_it_had_never_stopped() {
     );
 }
 
-const STEP: Step = Step {
+const STEP: StepRates = StepRates {
     lr: 0.01,
     bias_lr: 0.01,
     momentum: 0.9,
@@ -442,7 +442,7 @@ fn a_quantized_student_learns_from_its_float_parent() {
             options.distil = Some(from(&parent, json!({"type": config})));
             let loader = pictures.loader(&options);
             let mut taught = None;
-            let listener = EachEpoch::new(|row: &Row| {
+            let listener = EachEpoch::new(|row: &EpochRow| {
                 taught = row.distil_loss;
                 true
             });

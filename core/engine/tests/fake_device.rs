@@ -22,7 +22,9 @@ use yolo_engine::checkpoint::Meta;
 use yolo_engine::eval::NmsOptions;
 use yolo_engine::prune::{PruneData, PruneOptions, prune};
 use yolo_engine::quant::calibrate;
-use yolo_engine::train::{Distillation, OptimizerKind, Precision, Step, StepOptions, Stepper, TrainOptions, train};
+use yolo_engine::train::{
+    Distillation, OptimizerKind, Precision, StepOptions, StepRates, Stepper, TrainOptions, train,
+};
 use yolo_engine::val;
 
 const SIZE: usize = 64;
@@ -205,7 +207,7 @@ fn every_published_model_is_trained_there_as_on_the_cpu() {
         fuse: true,
         record: true,
     };
-    let step = Step {
+    let step = StepRates {
         lr: 0.01,
         bias_lr: 0.01,
         momentum: 0.9,

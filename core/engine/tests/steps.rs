@@ -14,7 +14,8 @@ use yolo_data::{Dataset, Hyp, Loader, LoaderOptions, Policy, Split, synth};
 use yolo_engine::Checkpoint;
 use yolo_engine::checkpoint::{self, Meta, TrainState};
 use yolo_engine::train::{
-    Hook, OptimizerKind, Precision, Regularise, ScalerState, Schedule, Step, StepOptions, Stepper, TrainOptions, train,
+    Hook, OptimizerKind, Precision, Regularise, ScalerState, Schedule, StepOptions, StepRates, Stepper, TrainOptions,
+    train,
 };
 
 const SIZE: usize = 64;
@@ -58,7 +59,7 @@ fn images() -> Tensor {
     testing::input(2, 3, SIZE as i64, SIZE as i64)
 }
 
-const STEP: Step = Step {
+const STEP: StepRates = StepRates {
     lr: 0.01,
     bias_lr: 0.01,
     momentum: 0.9,
@@ -188,7 +189,7 @@ fn a_penalty_depends_neither_on_the_scale_of_the_loss_nor_on_clipping() {
     let groups = ChannelGroups::of(&graph).expect("groups");
     let gammas = groups.norm_weights();
     assert!(gammas.len() > 20);
-    let step = Step {
+    let step = StepRates {
         lr: 1.0,
         bias_lr: 1.0,
         ..STEP

@@ -69,9 +69,11 @@ pub fn compare(
             dataset,
             split,
             &model,
-            side,
-            settings.batch_size,
-            settings.workers,
+            open::Batching {
+                size: side,
+                batch: settings.batch_size,
+                workers: settings.workers,
+            },
             false,
         )?;
         let mut images: Vec<(PathBuf, Matches)> = Vec::with_capacity(loader.images());

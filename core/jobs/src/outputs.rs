@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use crate::error::{Error, Result};
 
 /// A picture that is looked at, and the file of its labels, whether or not that exists.
-pub struct Source {
+pub struct Input {
     /// The picture.
     pub image: PathBuf,
     /// Its labels.
@@ -46,7 +46,7 @@ pub fn not_the_input(option: &str, output: &Path, input: &Path) -> Result {
 ///
 /// # Errors
 /// Names the file that would be lost.
-pub fn check(folder: &Path, writes: Writes, sources: &[Source]) -> Result {
+pub fn check(folder: &Path, writes: Writes, sources: &[Input]) -> Result {
     let Ok(own) = folder.canonicalize() else {
         // Nothing is there yet.
         return Ok(());
@@ -79,7 +79,7 @@ pub fn check(folder: &Path, writes: Writes, sources: &[Source]) -> Result {
     let Ok(labels) = own.join("labels").canonicalize() else {
         return Ok(());
     };
-    for Source { image, label } in sources {
+    for Input { image, label } in sources {
         if label.is_file() && stands_in(label, &labels) {
             return lost(
                 label,
@@ -118,7 +118,7 @@ mod tests {
         ] {
             std::fs::write(at(file), "x").expect("a file");
         }
-        let sources = [Source {
+        let sources = [Input {
             image: at("data/images/a.jpg"),
             label: at("data/labels/a.txt"),
         }];

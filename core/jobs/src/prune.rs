@@ -159,9 +159,11 @@ impl Pruning<'_> {
             self.dataset,
             Split::Val,
             model,
-            self.img,
-            s.batch_size,
-            s.workers,
+            open::Batching {
+                size: self.img,
+                batch: s.batch_size,
+                workers: s.workers,
+            },
             false,
         )?;
         measure::validate(self.session, model, &loader, label)
@@ -173,10 +175,12 @@ impl Pruning<'_> {
             self.session,
             self.dataset,
             model,
-            self.img,
-            s.batch_size,
+            open::Batching {
+                size: self.img,
+                batch: s.batch_size,
+                workers: s.workers,
+            },
             images,
-            s.workers,
         )
     }
 
@@ -192,11 +196,13 @@ impl Pruning<'_> {
             session,
             self.dataset,
             model,
-            self.img,
-            s.batch_size,
+            open::Batching {
+                size: self.img,
+                batch: s.batch_size,
+                workers: s.workers,
+            },
             &hyp,
             s.seed,
-            s.workers,
         )?;
         let (calib, select) = (self.calib(model)?, self.still(model, s.select_images)?);
         let options = PruneOptions {

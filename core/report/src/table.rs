@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 /// One row; what was not measured is left empty.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-pub struct Row {
+pub struct TableRow {
     /// Stage or model.
     pub stage: String,
     /// Epochs that it was trained for, with those of the models that it was made of.
@@ -34,7 +34,7 @@ pub struct Row {
 /// A column: its name, how a row fills it, and whether it stands there although no row does.
 struct Column {
     name: &'static str,
-    text: fn(&Row) -> Option<String>,
+    text: fn(&TableRow) -> Option<String>,
     always: bool,
 }
 
@@ -55,7 +55,7 @@ const COLUMNS: [Column; 10] = [
     ),
 ];
 
-const fn column(name: &'static str, text: fn(&Row) -> Option<String>, always: bool) -> Column {
+const fn column(name: &'static str, text: fn(&TableRow) -> Option<String>, always: bool) -> Column {
     Column { name, text, always }
 }
 
@@ -64,11 +64,11 @@ fn number(value: Option<f64>, decimals: usize) -> Option<String> {
 }
 
 /// The header and the cells of every row.
-fn cells(rows: &[Row]) -> (Vec<&'static str>, Vec<Vec<String>>) {
+fn cells(rows: &[TableRow]) -> (Vec<&'static str>, Vec<Vec<String>>) {
     let shown = |column: &&Column| column.always || rows.iter().any(|row| (column.text)(row).is_some());
     let columns: Vec<&Column> = COLUMNS.iter().filter(shown).collect();
     let header = std::iter::once("stage").chain(columns.iter().map(|column| column.name));
-    let row = |row: &Row| {
+    let row = |row: &TableRow| {
         let values = columns
             .iter()
             .map(|column| (column.text)(row).unwrap_or_else(|| "-".to_owned()));
@@ -91,7 +91,7 @@ fn thousands(n: i64) -> String {
 }
 
 /// The table for a terminal, as wide as its content.
-pub fn terminal(rows: &[Row]) -> String {
+pub fn terminal(rows: &[TableRow]) -> String {
     let (header, rows) = cells(rows);
     let mut table = Table::new();
     table.load_style(presets::UTF8_HORIZONTAL_ONLY).set_header(header);
@@ -110,7 +110,7 @@ pub fn terminal(rows: &[Row]) -> String {
 }
 
 /// The table as Markdown.
-pub fn markdown(rows: &[Row]) -> String {
+pub fn markdown(rows: &[TableRow]) -> String {
     let (header, rows) = cells(rows);
     let mut out = format!(
         "| {} |\n|---|{}\n",
@@ -128,8 +128,8 @@ pub fn markdown(rows: &[Row]) -> String {
 mod tests {
     use super::*;
 
-    fn rows() -> Vec<Row> {
-        let train = Row {
+    fn rows() -> Vec<TableRow> {
+        let train = TableRow {
             stage: "train".into(),
             params: Some(1_765_270),
             gflops: Some(4.168),
@@ -137,12 +137,12 @@ mod tests {
             map: Some(0.2889),
             fps: Some(28.44),
             size_bytes: Some(7_312_345),
-            ..Row::default()
+            ..TableRow::default()
         };
-        let export = Row {
+        let export = TableRow {
             stage: "a|b".into(),
             map: Some(f64::NAN),
-            ..Row::default()
+            ..TableRow::default()
         };
         vec![train, export]
     }

@@ -6,7 +6,7 @@ use std::path::Path;
 use tch::{Kind, Tensor};
 use yolo_core::{Graph, Params};
 
-use super::{Checkpoint, Meta, Stage, TransferReport, refuse_integers, transfer, write_tensors};
+use super::{Checkpoint, HistoryEntry, Meta, TransferReport, refuse_integers, transfer, write_tensors};
 use crate::pt::PtModel;
 use crate::{Error, Result};
 
@@ -52,7 +52,7 @@ pub fn adopt(path: &Path, source: &PtModel, graph: Graph, image_size: i64) -> Re
         names: source.names.clone(),
         image_size,
         config: source.yaml.clone(),
-        history: vec![Stage {
+        history: vec![HistoryEntry {
             kind: "convert".into(),
             summary,
             settings: serde_json::Value::Null,

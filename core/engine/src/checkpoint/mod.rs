@@ -50,7 +50,7 @@ pub struct Meta {
     /// The configuration that the model was built from.
     pub config: Option<serde_json::Value>,
     /// How it was made, oldest first.
-    pub history: Vec<Stage>,
+    pub history: Vec<HistoryEntry>,
     /// Measured numbers (`map50`, `map`, ...).
     pub metrics: IndexMap<String, f64>,
     /// Quantization scheme, if it is quantized.
@@ -60,7 +60,7 @@ pub struct Meta {
 /// A step in the making of a model.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Stage {
+pub struct HistoryEntry {
     /// What was done (`train`, `prune`, `convert`, ...).
     pub kind: String,
     /// One line about it.

@@ -189,7 +189,8 @@ mod tests {
     #[test]
     fn the_same_seed_draws_the_same_images() {
         let own = model(30, |image| image % 3 == 0);
-        assert_eq!(compare(&[own.clone()], 50, 3), compare(&[own.clone()], 50, 3));
-        assert_ne!(compare(&[own.clone()], 50, 3), compare(&[own], 50, 4));
+        let models = [own];
+        assert_eq!(compare(&models, 50, 3), compare(&models, 50, 3));
+        assert_ne!(compare(&models, 50, 3), compare(&models, 50, 4));
     }
 }

@@ -15,7 +15,7 @@ use super::tune::tune;
 use super::{PruneData, PruneOptions, recalibrate};
 use crate::checkpoint::Checkpoint;
 use crate::eval::NmsOptions;
-use crate::train::{Hook, Listener, Regularise, Row, TrainOptions, train};
+use crate::train::{EpochRow, Hook, Listener, Regularise, TrainOptions, train};
 use crate::{Error, Result, val};
 
 /// The host of one pruning.
@@ -208,7 +208,7 @@ impl Progress for Epochs<'_> {
 }
 
 impl Listener for Epochs<'_> {
-    fn epoch(&self, row: &Row, _: bool) {
+    fn epoch(&self, row: &EpochRow, _: bool) {
         self.done.set(row.epoch + 1);
     }
 }

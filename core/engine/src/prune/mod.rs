@@ -15,7 +15,7 @@ use yolo_core::Progress;
 use yolo_core::prune::{Budget, ChannelGroups, CostModel, PrunePlan, Pruner, Rounding, apply};
 use yolo_data::Loader;
 
-use crate::checkpoint::{Checkpoint, Stage};
+use crate::checkpoint::{Checkpoint, HistoryEntry};
 use crate::train::TrainOptions;
 use crate::{Error, Result};
 
@@ -95,7 +95,7 @@ pub fn apply_plan(
     let mut meta = model.meta.clone();
     // The numbers of the unpruned model are not those of this one.
     meta.metrics.clear();
-    meta.history.push(Stage {
+    meta.history.push(HistoryEntry {
         kind: "prune".into(),
         summary: format!(
             "{:.1} % of the FLOPs and {:.1} % of the parameters stay",

@@ -5,7 +5,7 @@ use yolo_core::{Graph, Params};
 use yolo_data::Loader;
 
 use crate::Result;
-use crate::train::{OptimizerKind, Step, StepOptions, Stepper, TrainOptions};
+use crate::train::{OptimizerKind, StepOptions, StepRates, Stepper, TrainOptions};
 
 /// `steps` steps of SGD at a tenth of the learning rate, one batch each; returns the tuned tensors.
 pub(super) fn tune(
@@ -33,7 +33,7 @@ pub(super) fn tune(
     )?
     .taught_by(options.distil.as_ref(), options.seed)?;
     let lr = 0.1 * hyp.lr0;
-    let step = Step {
+    let step = StepRates {
         lr,
         bias_lr: lr,
         momentum: hyp.momentum,

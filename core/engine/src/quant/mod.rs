@@ -10,7 +10,7 @@ use yolo_core::{Graph, Op, Progress};
 use yolo_data::{Hyp, Loader};
 
 use crate::batch::image_tensor;
-use crate::checkpoint::{Checkpoint, Stage};
+use crate::checkpoint::{Checkpoint, HistoryEntry};
 use crate::{Error, Result};
 
 /// Whether a graph has fake quantizers.
@@ -70,7 +70,7 @@ pub fn calibrate(
     let mut meta = model.meta.clone();
     meta.metrics.clear();
     let described = serde_json::to_value(quantizer).map_err(yolo_core::Error::from)?;
-    meta.history.push(Stage {
+    meta.history.push(HistoryEntry {
         kind: "quantize".into(),
         summary: format!("{activations} activation ranges from {total} batches{weakness}"),
         settings: described.clone(),

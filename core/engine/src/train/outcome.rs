@@ -5,14 +5,14 @@ use std::path::PathBuf;
 
 use yolo_core::Progress;
 
-use super::Row;
+use super::EpochRow;
 use crate::checkpoint::Checkpoint;
 use crate::eval::Metrics;
 
 /// Whoever waits for a training: sees its batches as [`Progress`], and every epoch. `()` looks at nothing.
 pub trait Listener: Progress {
     /// An epoch is done: its row in `results.csv`, and whether it is the best so far.
-    fn epoch(&self, _row: &Row, _best: bool) {}
+    fn epoch(&self, _row: &EpochRow, _best: bool) {}
 }
 
 impl Listener for () {}
@@ -23,7 +23,7 @@ pub struct EachEpoch<F> {
     go_on: Cell<bool>,
 }
 
-impl<F: FnMut(&Row) -> bool> EachEpoch<F> {
+impl<F: FnMut(&EpochRow) -> bool> EachEpoch<F> {
     /// Shows every row to `see`.
     pub fn new(see: F) -> Self {
         Self {
@@ -33,14 +33,14 @@ impl<F: FnMut(&Row) -> bool> EachEpoch<F> {
     }
 }
 
-impl<F: FnMut(&Row) -> bool> Progress for EachEpoch<F> {
+impl<F: FnMut(&EpochRow) -> bool> Progress for EachEpoch<F> {
     fn go_on(&self) -> bool {
         self.go_on.get()
     }
 }
 
-impl<F: FnMut(&Row) -> bool> Listener for EachEpoch<F> {
-    fn epoch(&self, row: &Row, _: bool) {
+impl<F: FnMut(&EpochRow) -> bool> Listener for EachEpoch<F> {
+    fn epoch(&self, row: &EpochRow, _: bool) {
         let wanted = (self.see.borrow_mut())(row);
         self.go_on.set(wanted);
     }

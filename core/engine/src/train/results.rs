@@ -7,7 +7,7 @@ use crate::{Error, Result};
 
 /// One epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub struct Row {
+pub struct EpochRow {
     /// Epoch, from 0.
     pub epoch: usize,
     /// Mean box, objectness and class loss.
@@ -43,7 +43,7 @@ pub(super) const COLUMNS: [&str; 14] = [
 /// The column behind them in a training with a teacher.
 const DISTIL: &str = "train/distil_loss";
 
-impl Row {
+impl EpochRow {
     /// The values after the epoch, in the order of the columns; what was not measured is absent.
     pub(super) fn values(&self) -> [Option<f64>; 13] {
         let mut out = [None; 13];
@@ -77,7 +77,7 @@ impl Row {
 }
 
 /// Adds a row; an epoch that is there already (a resumed run) is replaced, with all that follow.
-pub(super) fn append(path: &Path, row: &Row) -> Result<()> {
+pub(super) fn append(path: &Path, row: &EpochRow) -> Result<()> {
     let mut rows = read(path)?;
     rows.retain(|old| old.epoch < row.epoch);
     rows.push(*row);
@@ -99,7 +99,7 @@ pub(super) fn cut(path: &Path, epochs_done: usize) -> Result<()> {
     }
 }
 
-fn write(path: &Path, rows: &[Row]) -> Result<()> {
+fn write(path: &Path, rows: &[EpochRow]) -> Result<()> {
     crate::checkpoint::write_atomically(path, |file| {
         let taught = rows.iter().any(|row| row.distil_loss.is_some());
         let extra = if taught { format!(",{DISTIL}") } else { String::new() };
@@ -118,7 +118,7 @@ fn write(path: &Path, rows: &[Row]) -> Result<()> {
 }
 
 /// Rows of a file; none if there is no file. An error if the file is something else.
-pub(super) fn read(path: &Path) -> Result<Vec<Row>> {
+pub(super) fn read(path: &Path) -> Result<Vec<EpochRow>> {
     let text = match std::fs::read_to_string(path) {
         Ok(text) => text,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -128,12 +128,14 @@ pub(super) fn read(path: &Path) -> Result<Vec<Row>> {
         let mut fields = line.split(',').map(str::trim);
         let epoch = fields.next().and_then(|field| field.parse().ok());
         let values: Vec<Option<f64>> = fields.map(|field| field.parse().ok()).collect();
-        epoch.and_then(|epoch| Row::from_values(epoch, &values)).ok_or_else(|| {
-            Error::file(
-                path,
-                format!("line {} is no row of a training; move the file away", index + 1),
-            )
-        })
+        epoch
+            .and_then(|epoch| EpochRow::from_values(epoch, &values))
+            .ok_or_else(|| {
+                Error::file(
+                    path,
+                    format!("line {} is no row of a training; move the file away", index + 1),
+                )
+            })
     };
     text.lines()
         .enumerate()
@@ -151,12 +153,12 @@ mod tests {
     fn rows_come_back_and_a_repeated_epoch_replaces_what_follows() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("results.csv");
-        let plain = Row {
+        let plain = EpochRow {
             loss: [0.5, 0.25, 0.125],
             lr: [0.01, 0.01, 0.1],
-            ..Row::default()
+            ..EpochRow::default()
         };
-        let measured = Row {
+        let measured = EpochRow {
             epoch: 1,
             metrics: Some([0.1, 0.2, 0.3, 0.4]),
             val_loss: Some([1.0, 2.0, 3.0]),
@@ -164,7 +166,7 @@ mod tests {
         };
         append(&path, &plain).unwrap();
         append(&path, &measured).unwrap();
-        append(&path, &Row { epoch: 2, ..plain }).unwrap();
+        append(&path, &EpochRow { epoch: 2, ..plain }).unwrap();
         assert_eq!(read(&path).unwrap().len(), 3);
         append(&path, &measured).unwrap();
         assert_eq!(read(&path).unwrap(), [plain, measured]);
@@ -187,9 +189,9 @@ mod tests {
     fn a_training_with_a_teacher_has_one_column_more() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("results.csv");
-        let row = Row {
+        let row = EpochRow {
             distil_loss: Some(0.75),
-            ..Row::default()
+            ..EpochRow::default()
         };
         append(&path, &row).unwrap();
         assert_eq!(read(&path).unwrap(), [row]);

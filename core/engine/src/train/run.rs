@@ -11,12 +11,12 @@ use yolo_data::{Hyp, Loader};
 use super::events::Events;
 use super::fingerprint::Fingerprint;
 use super::finite::not_finite;
-use super::results::{self, COLUMNS, Row};
+use super::results::{self, COLUMNS, EpochRow};
 use super::resume;
 use super::sampling::{self, Sampling};
 use super::step::{LossMean, StepOptions, Stepper};
 use super::{Distillation, Ema, Hook, Listener, Outcome, Schedule, TrainOptions, distil, norms};
-use crate::checkpoint::{self, Checkpoint, Stage, TrainState};
+use crate::checkpoint::{self, Checkpoint, HistoryEntry, TrainState};
 use crate::dist::World;
 use crate::eval::{Metrics, NmsOptions};
 use crate::loss::{Loss, LossOptions};
@@ -60,7 +60,7 @@ fn epochs(
             None => None,
         };
         let metrics = report.as_ref().map(|report| report.metrics.clone());
-        let row = Row {
+        let row = EpochRow {
             epoch,
             loss: losses,
             metrics: metrics.as_ref().map(|m| [m.precision, m.recall, m.map50, m.map]),
@@ -485,7 +485,7 @@ impl Run {
             .map(|(name, value)| (name.to_owned(), value))
             .collect();
         }
-        meta.history.push(Stage {
+        meta.history.push(HistoryEntry {
             kind: "train".into(),
             summary: format!("{} epochs", self.state.epochs_done),
             settings: self.state.settings.clone(),
@@ -498,7 +498,7 @@ impl Run {
     }
 
     /// Everything that an epoch leaves. The state comes last: whatever ends the process before is repeated from the state before.
-    fn save(&mut self, row: &Row, best: bool, options: &TrainOptions) -> Result<()> {
+    fn save(&mut self, row: &EpochRow, best: bool, options: &TrainOptions) -> Result<()> {
         let period = options.save_period;
         let Some(folder) = self.folder.clone() else {
             return Ok(());
@@ -607,6 +607,6 @@ fn diverged(what: &str, epoch: usize, batch: usize) -> Error {
 }
 
 /// Rows of a finished or unfinished run, for plots.
-pub fn history(folder: &std::path::Path) -> Result<Vec<Row>> {
+pub fn history(folder: &std::path::Path) -> Result<Vec<EpochRow>> {
     results::read(&folder.join("results.csv"))
 }

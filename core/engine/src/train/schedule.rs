@@ -45,7 +45,7 @@ pub struct Schedule {
 
 /// Settings of one iteration.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Step {
+pub struct StepRates {
     /// Learning rate of weights.
     pub lr: f64,
     /// Learning rate of biases.
@@ -127,10 +127,10 @@ impl Schedule {
     }
 
     /// Settings of iteration `iteration` (counted from the start of training) in `epoch`.
-    pub fn step(&self, iteration: usize, epoch: usize) -> Step {
+    pub fn step(&self, iteration: usize, epoch: usize) -> StepRates {
         let lr = self.lr0 * self.factor(epoch);
         if iteration > self.warmup_iterations || self.warmup_iterations == 0 {
-            return Step {
+            return StepRates {
                 lr,
                 bias_lr: lr,
                 momentum: self.momentum,
@@ -139,7 +139,7 @@ impl Schedule {
         }
         let done = iteration as f64 / self.warmup_iterations as f64;
         let between = |from: f64, to: f64| from + (to - from) * done;
-        Step {
+        StepRates {
             lr: between(0.0, lr),
             bias_lr: between(self.warmup_bias_lr, lr),
             momentum: between(self.warmup_momentum, self.momentum),

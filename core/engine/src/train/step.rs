@@ -12,7 +12,7 @@ use yolo_data::{Batch, Hyp};
 use super::distil::{self, Distillation, Teacher};
 use super::precision::{Scaler, ScalerState};
 use super::recorded::Recording;
-use super::{BIASES, Ema, Hook, Optimizer, OptimizerKind, Precision, Step, loss_of};
+use super::{BIASES, Ema, Hook, Optimizer, OptimizerKind, Precision, StepRates, loss_of};
 use crate::batch::Feeder;
 use crate::dist::{SyncNorm, World};
 use crate::loss::{Counts, Loss};
@@ -296,7 +296,7 @@ impl Stepper {
     }
 
     /// Takes over learning rates and momentum of an iteration, whether or not an update follows it.
-    pub fn set(&mut self, step: &Step) {
+    pub fn set(&mut self, step: &StepRates) {
         for (group, settings) in self.optimizer.groups.iter_mut().enumerate() {
             settings.lr = if group == BIASES { step.bias_lr } else { step.lr };
         }
@@ -308,7 +308,7 @@ impl Stepper {
     ///
     /// # Errors
     /// Those of hooks and of libtorch.
-    pub fn update(&mut self, step: &Step, at: HookStep, hooks: &mut [&mut dyn Hook]) -> Result<()> {
+    pub fn update(&mut self, step: &StepRates, at: HookStep, hooks: &mut [&mut dyn Hook]) -> Result<()> {
         self.set(step);
         self.join_gradients()?;
         let found_inf = match &mut self.scaler {

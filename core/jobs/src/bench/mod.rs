@@ -127,7 +127,7 @@ impl BenchSettings {
 ///
 /// # Errors
 /// A file that can't be read or run; nothing that could be measured; the listener's wish to stop.
-pub fn run(session: Session<'_>, settings: &BenchSettings, weights: &[PathBuf], device: Device) -> Result<Vec<Row>> {
+pub fn run(session: Session<'_>, settings: &BenchSettings, weights: &[PathBuf], device: Device) -> Result<Vec<Timing>> {
     settings.check()?;
     let (engines, setup) = (settings.engines(session)?, settings.setup(device));
     let total = weights.len() * engines.len();
@@ -151,7 +151,7 @@ pub fn run(session: Session<'_>, settings: &BenchSettings, weights: &[PathBuf], 
 
 /// One line of the result.
 #[derive(Debug, Clone, Serialize)]
-pub struct Row {
+pub struct Timing {
     /// The file.
     pub weights: PathBuf,
     /// What ran it.
@@ -225,7 +225,7 @@ pub fn all_cores() -> usize {
 }
 
 /// One row; none where an engine that nobody asked for can't run the file.
-fn measure(session: Session<'_>, weights: &Path, engine: Engine, asked: bool, setup: Setup) -> Result<Option<Row>> {
+fn measure(session: Session<'_>, weights: &Path, engine: Engine, asked: bool, setup: Setup) -> Result<Option<Timing>> {
     let Setup {
         threads,
         batch,
@@ -272,7 +272,7 @@ fn measure(session: Session<'_>, weights: &Path, engine: Engine, asked: bool, se
         ms_median, ms_p95, fps, ..
     } = latency;
     let (weights, engine) = (weights.to_owned(), engine.name());
-    Ok(Some(Row {
+    Ok(Some(Timing {
         weights,
         engine,
         precision,

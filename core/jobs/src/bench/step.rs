@@ -10,7 +10,7 @@ use tch::{Device, Kind, Tensor};
 use yolo_core::{Graph, Params};
 use yolo_data::{Batch, Hyp};
 use yolo_engine::checkpoint;
-use yolo_engine::train::{OptimizerKind, Precision, Step, StepOptions, Stepper};
+use yolo_engine::train::{OptimizerKind, Precision, StepOptions, StepRates, Stepper};
 use yolo_torch::native::device;
 
 use crate::error::{Error, Result};
@@ -106,7 +106,7 @@ impl StepBench<'_> {
         }
         let mut stepper = Stepper::new(self.graph, self.params, &options)?;
         let mut ema = stepper.ema();
-        let step = Step {
+        let step = StepRates {
             lr: 0.01,
             bias_lr: 0.01,
             momentum: 0.937,

@@ -18,7 +18,7 @@ use cache::Record;
 use stages::Context;
 
 pub use recipe::{Recipe, Stage};
-pub use table::{Row, terminal};
+pub use table::{StageRow, terminal};
 
 /// What becomes of what an earlier run has left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -38,7 +38,7 @@ pub struct Compressed {
     /// Everything is in there.
     pub folder: PathBuf,
     /// One row per stage.
-    pub rows: Vec<Row>,
+    pub rows: Vec<StageRow>,
     /// What a person wants to know besides the numbers: how much went, how much stayed, whether files agree.
     pub notes: Vec<String>,
     /// Folder with pictures of what the last model finds.

@@ -259,9 +259,11 @@ impl<'a> Context<'a> {
             self.dataset,
             Split::Val,
             model,
-            self.size(),
-            r.batch_size,
-            r.workers,
+            open::Batching {
+                size: self.size(),
+                batch: r.batch_size,
+                workers: r.workers,
+            },
             true,
         )
     }
@@ -413,9 +415,11 @@ impl<'a> Context<'a> {
             self.dataset,
             Split::Test,
             model,
-            self.size(),
-            r.batch_size,
-            r.workers,
+            open::Batching {
+                size: self.size(),
+                batch: r.batch_size,
+                workers: r.workers,
+            },
             false,
         )?;
         let model = model.on(self.compute.device);

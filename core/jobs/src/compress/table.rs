@@ -11,7 +11,7 @@ use crate::files;
 
 /// A row with the keys of the JSON output.
 #[derive(Debug, Clone, Serialize)]
-pub struct Row {
+pub struct StageRow {
     /// Position and kind, `3-prune`.
     pub name: String,
     /// Kind of the stage.
@@ -43,7 +43,7 @@ pub struct Row {
 }
 
 /// One row per stage; the bench stage gives the others their speed.
-pub(super) fn rows(records: &[(Record, bool)]) -> Vec<Row> {
+pub(super) fn rows(records: &[(Record, bool)]) -> Vec<StageRow> {
     let speeds = records
         .iter()
         .rev()
@@ -51,7 +51,7 @@ pub(super) fn rows(records: &[(Record, bool)]) -> Vec<Row> {
         .map(|(record, _)| &record.details["fps"]);
     records
         .iter()
-        .map(|(record, cached)| Row {
+        .map(|(record, cached)| StageRow {
             name: record.name.clone(),
             kind: record.kind.clone(),
             status: if *cached { "cached" } else { "done" },
@@ -72,10 +72,10 @@ pub(super) fn rows(records: &[(Record, bool)]) -> Vec<Row> {
         .collect()
 }
 
-fn report_rows(rows: &[Row]) -> Vec<report::Row> {
+fn report_rows(rows: &[StageRow]) -> Vec<report::TableRow> {
     rows.iter()
         .filter(|row| row.kind != "bench")
-        .map(|row| report::Row {
+        .map(|row| report::TableRow {
             stage: row.name.clone(),
             epochs: Some(row.epochs).filter(|_| row.kind != "export"),
             seconds: Some(row.seconds),
@@ -91,12 +91,12 @@ fn report_rows(rows: &[Row]) -> Vec<report::Row> {
 }
 
 /// The table for a terminal.
-pub fn terminal(rows: &[Row]) -> String {
+pub fn terminal(rows: &[StageRow]) -> String {
     report::terminal(&report_rows(rows))
 }
 
 /// `results.json` and `results.md`.
-pub(super) fn write(folder: &Path, rows: &[Row]) -> Result {
+pub(super) fn write(folder: &Path, rows: &[StageRow]) -> Result {
     let texts = [
         (
             "results.json",

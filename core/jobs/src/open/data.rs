@@ -113,16 +113,25 @@ pub fn other_names(session: Session<'_>, weights: &Path, model: &[String], data:
     ));
 }
 
+/// How images come in batches.
+#[derive(Debug, Clone, Copy)]
+pub struct Batching {
+    /// Side of the images in pixels.
+    pub size: usize,
+    /// Images per batch.
+    pub batch: usize,
+    /// Threads that read them.
+    pub workers: usize,
+}
+
 /// A loader that augments and shuffles, for training `model`.
 pub fn train_loader(
     session: Session<'_>,
     dataset: &Dataset,
     model: &Checkpoint,
-    size: usize,
-    batch: usize,
+    Batching { size, batch, workers }: Batching,
     hyp: &Hyp,
     seed: u64,
-    workers: usize,
 ) -> Result<Loader> {
     let options = LoaderOptions {
         workers,
@@ -206,9 +215,7 @@ pub fn val_loader(
     dataset: &Dataset,
     split: Split,
     model: &Checkpoint,
-    size: usize,
-    batch: usize,
-    workers: usize,
+    Batching { size, batch, workers }: Batching,
     keep: bool,
 ) -> Result<Loader> {
     let samples = samples(session, dataset, split, false)?;
@@ -228,10 +235,8 @@ pub fn calib_loader(
     session: Session<'_>,
     dataset: &Dataset,
     model: &Checkpoint,
-    size: usize,
-    batch: usize,
+    Batching { size, batch, workers }: Batching,
     count: usize,
-    workers: usize,
 ) -> Result<Loader> {
     let all = samples(session, dataset, Split::Train, false)?.items;
     let count = count.clamp(1, all.len().max(1));

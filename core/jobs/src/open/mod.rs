@@ -11,7 +11,7 @@ mod tensors;
 
 pub use components::{component, configuration, distiller, metric, pruner, quantizer, text, with_metric};
 pub use data::{
-    Cache, calib_loader, dataset, hyp, loader_of, located_hyp, other_names, same_classes, samples, sensible,
+    Batching, Cache, calib_loader, dataset, hyp, loader_of, located_hyp, other_names, same_classes, samples, sensible,
     train_loader, val_loader,
 };
 pub use model::{

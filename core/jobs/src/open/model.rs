@@ -5,7 +5,7 @@ use std::path::Path;
 use yolo_core::config::Located;
 use yolo_core::model;
 use yolo_core::{Graph, Params, suggest};
-use yolo_engine::checkpoint::{self, Checkpoint, Meta, Stage};
+use yolo_engine::checkpoint::{self, Checkpoint, HistoryEntry, Meta};
 use yolo_engine::pt::{self, PtModel};
 
 use super::differences;
@@ -253,7 +253,7 @@ pub fn checkpoint_of(
         names,
         image_size: 640,
         config: Some(cfg.into()),
-        history: vec![Stage {
+        history: vec![HistoryEntry {
             kind: "convert".into(),
             summary: format!(
                 "from {}",

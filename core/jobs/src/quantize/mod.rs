@@ -184,9 +184,11 @@ impl Quantization<'_> {
             self.dataset,
             Split::Val,
             model,
-            self.img,
-            s.batch_size,
-            s.workers,
+            open::Batching {
+                size: self.img,
+                batch: s.batch_size,
+                workers: s.workers,
+            },
             true,
         )?;
         let ptq = measure::validate(self.session, &calibrated, &loader, "val PTQ")?;
@@ -217,10 +219,12 @@ impl Quantization<'_> {
             self.session,
             self.dataset,
             model,
-            self.img,
-            s.batch_size,
+            open::Batching {
+                size: self.img,
+                batch: s.batch_size,
+                workers: s.workers,
+            },
             s.calib_batches.max(1) * s.batch_size,
-            s.workers,
         )?;
         let task = self.session.progress.task("calibrate", calib.batches());
         Ok(yolo_engine::quant::calibrate(

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use yolo_data::{Loader, Split};
 use yolo_engine::train::evolve::{self, Generation};
-use yolo_engine::train::{Fingerprint, Row, TrainOptions, changed_settings};
+use yolo_engine::train::{EpochRow, Fingerprint, TrainOptions, changed_settings};
 use yolo_report::{Panel, save_picture, save_text, scatter_panels};
 
 use super::{Job, remember};
@@ -80,9 +80,11 @@ impl Evolution<'_> {
             job.dataset,
             Split::Val,
             &job.start,
-            options.size,
-            options.batch,
-            job.workers,
+            open::Batching {
+                size: options.size,
+                batch: options.batch,
+                workers: job.workers,
+            },
             true,
         )?;
         let cache = job.cache.map(|cache| (cache, job.folder.as_path()));
@@ -166,7 +168,7 @@ fn generation(
         folder: job.folder.clone(),
         resume: false,
     };
-    let mut last = Row::default();
+    let mut last = EpochRow::default();
     let result = own.attempt((train, val), label, sparsify, None, &mut |row| last = *row)?;
     let again = format!("`yolo train --resume {}`", job.folder.display());
     match result {

@@ -9,7 +9,7 @@ use yolo_core::{Progress, Pruner};
 use yolo_data::{Dataset, Loader, Split};
 use yolo_engine::Checkpoint;
 use yolo_engine::train::anchors::{self, AnchorReport};
-use yolo_engine::train::{Hook, Listener, Outcome, Regularise, Row, TrainOptions};
+use yolo_engine::train::{EpochRow, Hook, Listener, Outcome, Regularise, TrainOptions};
 
 use crate::Session;
 use crate::error::{Error, Result};
@@ -77,9 +77,11 @@ impl Job<'_> {
             self.dataset,
             Split::Val,
             &self.start,
-            o.size,
-            o.batch,
-            self.workers,
+            open::Batching {
+                size: o.size,
+                batch: o.batch,
+                workers: self.workers,
+            },
             true,
         )?;
         Ok((train, val))
@@ -150,7 +152,7 @@ impl Job<'_> {
         label: &str,
         sparsify: Option<&serde_json::Value>,
         place: Option<(&Path, bool)>,
-        each: &mut dyn FnMut(&Row),
+        each: &mut dyn FnMut(&EpochRow),
     ) -> Result<yolo_engine::Result<Outcome>> {
         let start = self.described();
         self.options.hooks = sparsify.map(description).transpose()?.into_iter().collect();
@@ -230,7 +232,7 @@ struct Epochs<'a> {
     to: &'a dyn Progress,
     label: &'a str,
     epochs: usize,
-    each: RefCell<&'a mut dyn FnMut(&Row)>,
+    each: RefCell<&'a mut dyn FnMut(&EpochRow)>,
 }
 
 impl Progress for Epochs<'_> {
@@ -244,7 +246,7 @@ impl Progress for Epochs<'_> {
 }
 
 impl Listener for Epochs<'_> {
-    fn epoch(&self, row: &Row, best: bool) {
+    fn epoch(&self, row: &EpochRow, best: bool) {
         (self.each.borrow_mut())(row);
         let [box_loss, obj, cls] = row.loss;
         let taught = row
