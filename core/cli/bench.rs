@@ -40,7 +40,7 @@ pub struct BenchArgs {
     #[arg(long, requires = "train", default_value_t = 10)]
     warmup: usize,
     /// On GPUs: launch the step as recorded CUDA graphs or kernel by kernel, for `--train`
-    #[arg(long, value_enum, default_value_t)]
+    #[arg(long, value_enum, default_value_t, requires = "train")]
     compile: Compile,
     /// Without CUDA kernels of our own, for `--train`
     #[arg(long, requires = "train")]

@@ -52,6 +52,9 @@ pub fn run(args: &QuantizeArgs) -> CliResult {
         yolo_core::config::set(&mut settings.backend, option)?;
     }
     let quantizer = settings.open(session, "--backend")?;
+    if let Some(flag) = for_qat_only(args) {
+        ui::say(format!("note: {flag} changes nothing without --qat-epochs"));
+    }
     let device = args.device.one()?;
     let precision = compute::precision(args.amp.amp, device)?;
     let model = open::checkpoint(session, &args.weights)?.to_device(device);
@@ -117,6 +120,20 @@ pub fn run(args: &QuantizeArgs) -> CliResult {
         println!("{}: {}", check.path.display(), check.said);
     }
     Ok(())
+}
+
+/// A flag that only training looks at, where there is none.
+fn for_qat_only(args: &QuantizeArgs) -> Option<&'static str> {
+    let (own, usual) = (&args.settings, QuantizeSettings::default());
+    let given = [
+        ("--hyp", own.hyp.is_some()),
+        ("--nominal-batch", own.nominal_batch != usual.nominal_batch),
+        ("--seed", own.seed != usual.seed),
+        ("--resume", args.resume),
+        ("--amp", args.amp.amp.is_some()),
+    ];
+    let said = given.into_iter().find(|(_, given)| *given).map(|(flag, _)| flag);
+    said.filter(|_| own.qat_epochs == 0)
 }
 
 /// Files of the folder that were there before, as those of another backend.

@@ -38,7 +38,7 @@ pub struct TrainArgs {
     #[arg(long)]
     weights: Option<PathBuf>,
     /// Start from --weights although less than half of the model is in them: a pretrained backbone, another architecture
-    #[arg(long)]
+    #[arg(long, requires = "weights")]
     #[serde(default)]
     partial_weights: bool,
     #[command(flatten)]

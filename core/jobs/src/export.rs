@@ -324,6 +324,9 @@ impl Export<'_> {
         for target in &targets {
             target.fits(session, self.weights, quantized)?;
         }
+        if self.settings.profile.is_some() && !targets.iter().any(|target| target.format == Format::OnnxQdq) {
+            session.say("note: --profile changes nothing: no file has the quantizers of `onnx-qdq`");
+        }
         let mut prepared: Vec<(Request, Prepared)> = Vec::new();
         for (target, path) in targets.iter().zip(&places) {
             let request = self.settings.request(session, &model, *target, image)?;

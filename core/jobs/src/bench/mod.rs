@@ -1,6 +1,7 @@
 //! Latency of models on the engines of this machine. Only the network is inside the clock, with the decoding of its maps; one engine
 //! runs at a time, with a fixed number of threads.
 
+mod engines;
 mod step;
 
 use std::path::{Path, PathBuf};
@@ -11,6 +12,7 @@ use yolo_core::passes;
 use yolo_engine::Checkpoint;
 use yolo_engine::val::Detector;
 use yolo_export::bench::{self, Latency, Plan};
+use yolo_export::engine::{Ncnn, OnnxRuntime, OpenVino};
 use yolo_export::onnx::{self, proto::ModelProto};
 use yolo_export::ort;
 
@@ -23,7 +25,8 @@ pub use step::{StepBench, StepReport};
 #[derive(Debug, Clone, PartialEq, clap::Args, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct BenchSettings {
-    /// `torch`, `ort`, or `auto`: onnxruntime where it is installed, else libtorch (repeatable; default: all that are installed)
+    /// `torch`, `ort`, `openvino`, `ncnn`, or `auto`: onnxruntime where it is installed, else libtorch (repeatable; default: all that are
+    /// installed)
     #[arg(long)]
     #[serde(deserialize_with = "one_or_many")]
     pub engine: Vec<String>,
@@ -89,14 +92,15 @@ impl BenchSettings {
     /// A name that is none; an engine that is not installed.
     pub fn engines(&self, session: Session<'_>) -> Result<Vec<Engine>> {
         if self.engine.is_empty() {
-            let ort = ort::available()
-                .map_err(|error| session.say(format!("without onnxruntime: {error}")))
-                .is_ok();
-            return Ok(if ort {
-                vec![Engine::Torch, Engine::Ort]
-            } else {
-                vec![Engine::Torch]
-            });
+            let there = |engine: &Engine| match (engine, engine.port()) {
+                (_, None) => true,
+                (Engine::Ort, _) => ort::available()
+                    .map_err(|error| session.say(format!("without onnxruntime: {error}")))
+                    .is_ok(),
+                // Nobody misses what was not fetched (`yolo doctor` lists them).
+                (_, Some(port)) => port.find().is_ok(),
+            };
+            return Ok(Engine::ALL.into_iter().filter(there).collect());
         }
         let mut engines = Vec::new();
         for name in &self.engine {
@@ -181,15 +185,43 @@ pub enum Engine {
     Torch,
     /// onnxruntime.
     Ort,
+    /// OpenVINO.
+    OpenVino,
+    /// ncnn.
+    Ncnn,
 }
 
 impl Engine {
+    /// All of them, as they are tried where nobody names one.
+    const ALL: [Self; 4] = [Self::Torch, Self::Ort, Self::OpenVino, Self::Ncnn];
+    /// What `--engine` takes.
+    const NAMES: [&str; 5] = ["auto", "torch", "ort", "openvino", "ncnn"];
+
+    /// The port to it; libtorch needs none.
+    fn port(self) -> Option<&'static dyn yolo_export::engine::Engine> {
+        match self {
+            Self::Torch => None,
+            Self::Ort => Some(&OnnxRuntime),
+            Self::OpenVino => Some(&OpenVino),
+            Self::Ncnn => Some(&Ncnn),
+        }
+    }
+
     /// Its name on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Self::Torch => "torch",
             Self::Ort => "ort",
+            Self::OpenVino => "openvino",
+            Self::Ncnn => "ncnn",
         }
+    }
+
+    fn found(engine: Self) -> Result<Self> {
+        if let Some(port) = engine.port() {
+            port.find()?;
+        }
+        Ok(engine)
     }
 
     /// The engine of a name: `auto` is onnxruntime where it is installed, else libtorch.
@@ -204,7 +236,9 @@ impl Engine {
                 ort::available()?;
                 Ok(Self::Ort)
             }
-            other => Err(unknown("engine", other, &["auto", "torch", "ort"])),
+            "openvino" => Self::found(Self::OpenVino),
+            "ncnn" => Self::found(Self::Ncnn),
+            other => Err(unknown("engine", other, &Self::NAMES)),
         }
     }
 }
@@ -234,14 +268,24 @@ fn measure(session: Session<'_>, weights: &Path, engine: Engine, asked: bool, se
         ..
     } = setup;
     let is_onnx = weights.extension().is_some_and(|e| e == "onnx");
-    if engine == Engine::Torch && is_onnx {
+    let of_engines = yolo_export::engine::of_file(weights).is_some();
+    let reads = match engine.port() {
+        Some(port) if of_engines => yolo_export::engine::reads(port, weights),
+        _ => !of_engines,
+    };
+    if !reads {
         return match asked {
             true => Err(Error::Usage(format!(
-                "{}: libtorch runs no ONNX files; use --engine ort",
-                weights.display()
+                "{}: {} runs no such files; use --engine {}",
+                weights.display(),
+                engine.name(),
+                yolo_export::engine::of_file(weights).map_or("torch", |port| port.name())
             ))),
             false => Ok(None),
         };
+    }
+    if let Some(port) = engine.port().filter(|_| engine != Engine::Ort) {
+        return engines::measure(session, weights, (engine, port), setup).map(Some);
     }
     let mut size_bytes = file_size(weights)?;
     let (latency, precision, img, gflops) = if is_onnx {
@@ -264,6 +308,9 @@ fn measure(session: Session<'_>, weights: &Path, engine: Engine, asked: bool, se
                 size_bytes = file_size(file.path())?;
                 let latency = bench::onnx_batch(file.path(), batch as i64, [img; 2], threads, plan)?;
                 (latency, if quantized { "int8" } else { "f32" })
+            }
+            Engine::OpenVino | Engine::Ncnn => {
+                return Err(Error::Failed(format!("bench: {} has a port of its own", engine.name())));
             }
         };
         (latency, precision, img, Some(batch as f64 * gflops(&model, img)?))
@@ -318,15 +365,31 @@ fn gflops(model: &Checkpoint, img: i64) -> Result<f64> {
     Ok(graph.cost(img)?.gflops())
 }
 
-/// The fused network on libtorch, one image at a time.
-pub fn on_torch(model: &Checkpoint, img: i64, threads: usize, plan: Plan) -> Result<Latency> {
-    torch_batch(model, img, 1, threads, plan)
-}
-
-/// The network on onnxruntime through a file that is gone afterwards, one image at a time.
-pub fn on_ort(model: &Checkpoint, img: i64, threads: usize, plan: Plan) -> Result<Latency> {
-    let file = temporary_onnx(model, img, 1)?;
-    Ok(bench::onnx(file.path(), [img; 2], threads, plan)?)
+/// One image at a time of `img` pixels, in an engine; a checkpoint goes there through a file that is gone afterwards.
+pub(crate) fn latency(
+    session: Session<'_>,
+    weights: &Path,
+    engine: Engine,
+    (img, threads, plan): (i64, usize, Plan),
+) -> Result<Latency> {
+    if engine == Engine::Torch {
+        return torch_batch(&open::checkpoint(session, weights)?, img, 1, threads, plan);
+    }
+    if engine == Engine::Ort {
+        let file = temporary_onnx(&open::checkpoint(session, weights)?, img, 1)?;
+        return Ok(bench::onnx(file.path(), [img; 2], threads, plan)?);
+    }
+    let setup = Setup {
+        side: usize::try_from(img).ok(),
+        threads,
+        batch: 1,
+        plan,
+        device: Device::Cpu,
+    };
+    let port = engine
+        .port()
+        .ok_or_else(|| Error::Failed(format!("bench: {} has no port", engine.name())))?;
+    engines::measured(session, weights, (engine, port), setup)
 }
 
 /// Batch norm folded, channels last, a fixed number of threads.

@@ -6,15 +6,14 @@ use serde_json::{Value, json};
 use yolo_data::{Loader, LoaderOptions, Split};
 use yolo_engine::Checkpoint;
 use yolo_engine::eval::NmsOptions;
-use yolo_engine::val;
 use yolo_export::bench::{self as timing, Latency, Plan};
 use yolo_export::checked::{self, Format, Prepared, Request, Written};
-use yolo_export::onnx::{self, Outputs};
-use yolo_export::ort;
+use yolo_export::engine::{Engine, Ncnn, OnnxRuntime, OpenVino};
+use yolo_export::onnx::Profile;
 
 use super::cache::Record;
 use super::stages::Context;
-use crate::bench::{BenchSettings, Engine, all_cores, on_ort, on_torch};
+use crate::bench::{self, BenchSettings, Engine as Runner, all_cores};
 use crate::error::{Error, Result};
 use crate::export::{ExportSettings, Target};
 use crate::{measure, open, plots};
@@ -83,19 +82,20 @@ fn file_name(target: Target, recipe: &str) -> String {
 struct Measured {
     network: [f64; 2],
     file: [f64; 2],
-    engine: Option<&'static str>,
+    /// The engine that ran it, or why none did.
+    by: Result<&'static str, String>,
 }
 
 impl Measured {
     fn describe(&self, written: &Written) -> Value {
         let [map50, map] = self.file;
-        let said = match self.engine {
-            Some(engine) => format!("mAP50 {map50:.4} on {engine}, {:.4} in the network", self.network[0]),
-            None => format!("mAP50 {map50:.4} (of the network; no engine ran the file)"),
+        let said = match &self.by {
+            Ok(engine) => format!("mAP50 {map50:.4} on {engine}, {:.4} in the network", self.network[0]),
+            Err(reason) => format!("mAP50 {map50:.4} of the network; the file was not run: {reason}"),
         };
         json!({
             "path": written.files[0], "map50": map50, "map": map, "map50_network": self.network[0], "map_network": self.network[1],
-            "max_abs_diff": written.difference, "steps": written.steps, "unchecked": written.unchecked,
+            "engine": self.by.as_ref().ok(), "ran": written.ran, "max_abs_diff": written.difference, "steps": written.steps, "unchecked": written.unchecked,
             "check": format!("{said}; {}", written.summary()),
         })
     }
@@ -110,22 +110,42 @@ fn run_file(context: &Context<'_>, model: &Checkpoint, file: &Prepared, request:
             .session
             .say(format!("{}: not checked: {reason}", written.files[0].display()));
     }
-    // What gives boxes of all places can be measured; with suppression inside, or raw maps, it is another question.
-    let gives_boxes = request.outputs == Outputs::Decoded && request.nms.is_none();
+    // Files that find boxes on squares can be measured; with suppression inside it is another question.
     let square = request.image[0] == request.image[1];
-    if written.engine != "onnxruntime" || written.unchecked.is_some() || !gives_boxes || !square {
+    let engine = engine_for(request);
+    let missing = engine.find().err();
+    let not_run = match missing {
+        Some(reason) => Some(reason.to_string().replace("\n  ", "; ")),
+        None if written.unchecked.is_some() => Some("it was not checked".to_owned()),
+        None if request.nms.is_some() || !square => Some("only boxes of all places on squares are measured".to_owned()),
+        None => None,
+    };
+    if let Some(reason) = not_run {
         return Ok(Measured {
             network,
             file: network,
-            engine: None,
+            by: Err(reason),
         });
     }
-    let mut session = ort::Session::from_bytes(file.bytes(), all_cores())?;
+    let (mut deployed, _folder) = file.open(engine, all_cores())?;
+    let nms = NmsOptions::validation();
+    let (report, _) = measure::deployed(context.session, &mut deployed, &squares, &nms, "val file", &mut |_| {
+        Ok(())
+    })?;
     Ok(Measured {
         network,
-        file: validate_session(context, &mut session, model, &squares)?,
-        engine: Some("onnxruntime"),
+        file: [report.metrics.map50, report.metrics.map],
+        by: Ok(engine.title()),
     })
+}
+
+/// The engine that a file is for, where there is one here; onnxruntime reads all ONNX.
+fn engine_for(request: &Request) -> &'static dyn Engine {
+    match (request.format, request.profile) {
+        (Format::Ncnn, _) => &Ncnn,
+        (Format::OnnxQdq, Profile::OpenVino) => &OpenVino,
+        _ => &OnnxRuntime,
+    }
 }
 
 /// The validation images as squares: the shape that files are written for.
@@ -146,30 +166,8 @@ fn square_loader(context: &Context<'_>, request: &Request) -> Result<Loader> {
     Ok(Loader::new(samples.items, options)?)
 }
 
-fn validate_session(
-    context: &Context<'_>,
-    session: &mut ort::Session,
-    model: &Checkpoint,
-    loader: &Loader,
-) -> Result<[f64; 2]> {
-    let classes = model.graph.head.as_ref().map_or(0, |head| head.classes as usize);
-    let (input, output) = (session.inputs()[0].0.clone(), onnx::OUTPUT);
-    let task = context.session.progress.task("val file", loader.batches());
-    let mut run = |images: &tch::Tensor| {
-        let results = session
-            .run(&[(&input, images)])
-            .map_err(|error| yolo_engine::Error::Settings(error.to_string()))?;
-        let found = results.into_iter().find(|(name, _)| name == output);
-        found
-            .map(|(_, tensor)| tensor)
-            .ok_or_else(|| yolo_engine::Error::Settings("the file gives no boxes".into()))
-    };
-    let metrics = val::validate_engine(&mut run, classes, loader, &NmsOptions::validation(), &*task)?;
-    Ok([metrics.map50, metrics.map])
-}
-
 /// Times every model of the stages before.
-pub(super) fn bench(context: &Context<'_>, settings: &BenchSettings, before: &[(Record, bool)]) -> Result<Record> {
+pub(super) fn speeds(context: &Context<'_>, settings: &BenchSettings, before: &[(Record, bool)]) -> Result<Record> {
     let engines = settings.engines(context.session)?;
     let plan = Plan {
         min_runs: settings.runs,
@@ -178,7 +176,7 @@ pub(super) fn bench(context: &Context<'_>, settings: &BenchSettings, before: &[(
     };
     let threads = settings.threads.unwrap_or_else(all_cores);
     let task = context.session.progress.task("bench", before.len() * engines.len());
-    let mut speeds: Vec<(Engine, serde_json::Map<String, Value>)> = Vec::new();
+    let mut speeds: Vec<(Runner, serde_json::Map<String, Value>)> = Vec::new();
     for engine in engines {
         let mut own = serde_json::Map::new();
         for (record, _) in before {
@@ -205,24 +203,19 @@ pub(super) fn bench(context: &Context<'_>, settings: &BenchSettings, before: &[(
     })
 }
 
-fn time(context: &Context<'_>, record: &Record, engine: Engine, threads: usize, plan: Plan) -> Result<Latency> {
+fn time(context: &Context<'_>, record: &Record, engine: Runner, threads: usize, plan: Plan) -> Result<Latency> {
     let img = context.recipe.img;
-    let is_onnx = record.weights.extension().is_some_and(|e| e == "onnx");
-    if is_onnx && engine == Engine::Ort {
+    let of_engines = yolo_export::engine::of_file(&record.weights).is_some();
+    if record.weights.extension().is_some_and(|e| e == "onnx") && engine == Runner::Ort {
         return Ok(timing::onnx(&record.weights, [img; 2], threads, plan)?);
     }
-    // libtorch runs no files of other engines: the network that the file was written from.
-    let of_file = is_onnx || record.weights.extension().is_some_and(|e| e == "param");
-    let weights = match (of_file, record.quantized) {
+    // What runs no files of others gets the network that the file was written from.
+    let weights = match (of_engines, record.quantized) {
         (false, _) => record.weights.clone(),
         (true, true) => context.quantized.clone().unwrap_or_default(),
         (true, false) => context.float.clone().unwrap_or_default(),
     };
-    let model = open::checkpoint(context.session, &weights)?;
-    match engine {
-        Engine::Ort => on_ort(&model, img, threads, plan),
-        Engine::Torch => on_torch(&model, img, threads, plan),
-    }
+    bench::latency(context.session, &weights, engine, (img, threads, plan))
 }
 
 impl Context<'_> {

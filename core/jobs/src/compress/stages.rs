@@ -205,7 +205,7 @@ impl<'a> Context<'a> {
             Stage::Prune(settings) => self.prune(settings, name, place),
             Stage::Quantize(settings) => self.quantize(settings, place, resume),
             Stage::Export(settings) => deploy::export(self, settings, place),
-            Stage::Bench(settings) => deploy::bench(self, settings, before),
+            Stage::Bench(settings) => deploy::speeds(self, settings, before),
         }
     }
 

@@ -124,6 +124,9 @@ impl Training<'_> {
     pub fn run(mut self, session: Session<'_>) -> Result<Trained> {
         Self::check(&self.settings, self.evolve, self.world.size())?;
         let precision = compute::precision(self.settings.amp, self.device)?;
+        if self.world.is_main() && !self.resume {
+            self.settings.notes().iter().for_each(|note| session.say(note));
+        }
         let mut dataset = open::dataset(self.data)?;
         if self.single_cls {
             dataset.merge_classes();

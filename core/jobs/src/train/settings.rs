@@ -186,6 +186,21 @@ impl TrainSettings {
         Ok(())
     }
 
+    /// What is asked for and changes nothing.
+    pub fn notes(&self) -> Vec<String> {
+        let mut notes = Vec::new();
+        if self.noval && self.patience != Self::default().patience && self.patience > 0 {
+            notes.push("--patience changes nothing with --noval: nothing is measured before the last epoch".to_owned());
+        }
+        if self.save_period > self.epochs {
+            notes.push(format!(
+                "--save-period {} changes nothing in {} epochs",
+                self.save_period, self.epochs
+            ));
+        }
+        notes
+    }
+
     /// The hyper-parameters, with those that have an option of their own.
     ///
     /// # Errors
@@ -321,6 +336,24 @@ mod tests {
         let mut free: Vec<&str> = missing.into_iter().map(String::as_str).collect();
         free.sort_unstable();
         assert_eq!(free, FREE, "all but these change weights");
+    }
+
+    #[test]
+    fn what_changes_nothing_is_said() {
+        let settings = TrainSettings {
+            epochs: 3,
+            noval: true,
+            patience: 5,
+            save_period: 4,
+            ..TrainSettings::default()
+        };
+        let notes = settings.notes();
+        assert_eq!(notes.len(), 2, "{notes:?}");
+        assert!(
+            notes[0].contains("--patience") && notes[1].contains("--save-period 4"),
+            "{notes:?}"
+        );
+        assert_eq!(TrainSettings::default().notes(), Vec::<String>::new());
     }
 
     #[test]
