@@ -81,7 +81,7 @@ fn the_doctor_lists_engines_and_how_to_get_them() {
 #[test]
 fn a_missing_engine_is_one_error_with_the_way_out() {
     let (folder, weights) = place();
-    let data = text(&small_data(folder.path(), 4, 64));
+    let data = text(&small_data(folder.path(), 10, 64));
     export(folder.path(), &weights, "onnx", "a.onnx");
     export(folder.path(), &weights, "ncnn", "a.param");
     let val = |file: &str, more: &[&str]| {
@@ -155,7 +155,7 @@ fn a_crash_of_an_engine_is_an_error_of_the_file() {
     let python = folder.path().join("python");
     std::fs::write(&python, script).expect("a file");
     std::fs::set_permissions(&python, std::fs::Permissions::from_mode(0o755)).expect("a program");
-    let data = text(&small_data(folder.path(), 4, 64));
+    let data = text(&small_data(folder.path(), 10, 64));
     let mut command = command(folder.path());
     command.env("YOLO_PYTHON", &python);
     let said = Said::from(
@@ -173,7 +173,7 @@ fn a_crash_of_an_engine_is_an_error_of_the_file() {
 #[test]
 fn a_file_is_measured_and_detects_as_its_network() {
     let (folder, weights) = place();
-    let data = text(&small_data(folder.path(), 6, 64));
+    let data = text(&small_data(folder.path(), 10, 64));
     if let Err(reason) = yolo_export::ort::available() {
         skip::skipped("onnxruntime", reason);
         return;
@@ -279,7 +279,7 @@ fn openvino_computes_what_the_network_computes() {
         ran.engine == "OpenVINO" && found.boxes < 0.01 && found.scores < 1e-4,
         "{found:?}"
     );
-    let data = text(&small_data(folder.path(), 8, 64));
+    let data = text(&small_data(folder.path(), 10, 64));
     for backend in ["onnxruntime", "tensorrt"] {
         let out = folder.path().join(backend);
         yolo(

@@ -265,7 +265,13 @@ fn export_takes_rectangles_formats_and_opsets() {
     assert_eq!(both["exports"].as_array().map(Vec::len), Some(2), "{both}");
     assert_eq!(
         files(&folder.path().join("both")),
-        ["random.bin", "random.onnx", "random.param"]
+        [
+            "random.bin",
+            "random.onnx",
+            "random.onnx.json",
+            "random.param",
+            "random.param.json"
+        ]
     );
     export(&["--img", "64", "--out", "both"]).ok();
     export(&["--include", "onnx,ncnn", "--img", "64", "--out", "one.onnx"])

@@ -78,7 +78,7 @@ fn search(interpreters: &[PathBuf]) -> Result<Found> {
                     path: python.clone(),
                 });
             }
-            Err(error) => reason = error.to_string(),
+            Err(error) => reason = format!("{}: {error}", python.display()),
         }
     }
     Err(missing(&Ncnn, reason))
@@ -113,6 +113,7 @@ mod tests {
         let error = search(&["no-such-python".into()]).unwrap_err().to_string();
         for part in [
             "ncnn is not available",
+            "no-such-python",
             "can't start",
             "cargo xtask setup --engines",
             "YOLO_PYTHON",
