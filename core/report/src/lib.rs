@@ -32,5 +32,5 @@ pub use marks::{Mark, MarkStyle, draw_marks};
 pub use matrix::confusion_matrix;
 pub use scatter::{Panel, scatter_panels};
 pub use sheet::{Cell, contact_sheet, grid_sheet};
-pub use table::{Row, markdown, terminal};
+pub use table::{TableRow, markdown, terminal};
 pub use text::{FontSize, text_width};

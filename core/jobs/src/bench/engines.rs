@@ -104,11 +104,11 @@ fn time(file: &mut Deployed, shape: [i64; 4], plan: Plan) -> Result<Latency> {
     let [batch, channels, height, width] = shape;
     let image = testing::input(batch, channels, height, width);
     for _ in 0..plan.warm_up {
-        file.predict(&image)?;
+        drop(file.predict(&image)?);
     }
     let (start, mut times) = (Instant::now(), Vec::with_capacity(plan.max_runs));
     while times.len() < plan.max_runs && (times.len() < plan.min_runs || start.elapsed() < plan.budget) {
-        file.predict(&image)?;
+        drop(file.predict(&image)?);
         times.push(Duration::from_secs_f64(file.milliseconds() / 1e3));
     }
     Latency::of(times, batch).ok_or_else(|| Error::Failed("bench: no run was timed".into()))
