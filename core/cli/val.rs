@@ -258,11 +258,7 @@ impl Model {
                         dataset,
                         split,
                         model,
-                        open::Batching {
-                            size: size,
-                            batch: batch,
-                            workers: workers,
-                        },
+                        open::Batching { size, batch, workers },
                         false,
                     )?);
                 }
