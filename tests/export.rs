@@ -335,7 +335,7 @@ fn a_bench_measures_each_model_on_each_engine() {
         std::fs::write(folder.path().join("broken.onnx"), b"\x08\x08garbage").expect("a file");
         yolo(folder.path(), &["bench", "--weights", "broken.onnx"]).fails(1, &["broken.onnx"]);
         yolo(folder.path(), &["bench", "--weights", "a.onnx", "--engine", "torch"])
-            .fails(2, &["a.onnx", "--engine ort"]);
+            .fails(2, &["a.onnx", "--engine onnxruntime"]);
     }
     bench(&["--engine", "tensorflow"]).fails(2, &["no engine `tensorflow`", "torch"]);
     bench(&["--runs", "0"]).fails(2, &["--runs"]);
