@@ -285,7 +285,13 @@ fn measure(session: Session<'_>, weights: &Path, engine: Engine, asked: bool, se
         };
     }
     if let Some(port) = engine.port().filter(|_| engine != Engine::Ort) {
-        return engines::measure(session, weights, (engine, port), setup).map(Some);
+        return match engines::measure(session, weights, (engine, port), setup) {
+            Err(Error::Failed(reason)) if !asked => {
+                session.say(format!("{}: not in {}: {reason}", weights.display(), port.title()));
+                Ok(None)
+            }
+            other => other.map(Some),
+        };
     }
     let mut size_bytes = file_size(weights)?;
     let (latency, precision, img, gflops) = if is_onnx {
