@@ -146,6 +146,7 @@ impl Progress for Terminal {
 
     fn begin(&self, label: &str, total: usize) {
         stop_flag();
+        self.end();
         *self.bar.borrow_mut() = Some(Bar::new(label, total as u64));
     }
 
