@@ -53,14 +53,12 @@ pub fn run(args: &CompareArgs) -> CliResult {
             "images": result.images, "draws": result.draws,
         }));
     }
-    println!("{:>32} {:>26} {:>26}", "", "mAP50", "mAP");
+    println!("{:>26} {:>26}", "mAP50", "mAP");
     for (file, model) in args.weights.iter().zip(&result.models) {
-        let name = file.file_name().unwrap_or_default().to_string_lossy();
-        row(&name, model, plain);
+        row(&file.to_string_lossy(), model, plain);
     }
     for (file, difference) in args.weights.iter().skip(1).zip(&result.differences) {
-        let name = file.file_name().unwrap_or_default().to_string_lossy();
-        row(&format!("{name} - first"), difference, signed);
+        row(&format!("{} - first", file.display()), difference, signed);
     }
     println!(
         "{} images, 95 % of {} draws lie in the brackets",
@@ -78,7 +76,7 @@ fn row(name: &str, numbers: &Estimates, text: fn(f64) -> String) {
             text(e.interval.high)
         )
     };
-    println!("{name:>32} {:>26} {:>26}", cell(numbers.map50), cell(numbers.map));
+    println!("{:>26} {:>26}  {name}", cell(numbers.map50), cell(numbers.map));
 }
 
 fn plain(value: f64) -> String {

@@ -297,6 +297,22 @@ fn decode_ahead(files: Vec<PathBuf>) -> Receiver<(PathBuf, yolo_data::Result<Ima
     receiver
 }
 
+/// Names that results have already.
+#[derive(Default)]
+struct Taken {
+    stems: HashSet<String>,
+    crops: HashSet<PathBuf>,
+}
+
+/// `street.jpg`, `street2.jpg`, ...
+fn numbered(stem: &str, count: usize) -> String {
+    if count == 1 {
+        format!("{stem}.jpg")
+    } else {
+        format!("{stem}{count}.jpg")
+    }
+}
+
 /// Where results go.
 struct Output<'a> {
     args: &'a DetectArgs,
@@ -313,25 +329,25 @@ impl Output<'_> {
 
     /// Draws and writes what comes; the rows of `images` in the order of the pictures.
     fn write_all(&self, found: Receiver<Found>) -> CliResult<Vec<Value>> {
-        let mut taken = HashSet::new();
+        let mut taken = Taken::default();
         found.into_iter().map(|found| self.write(found, &mut taken)).collect()
     }
 
-    fn write(&self, found: Found, taken: &mut HashSet<String>) -> CliResult<Value> {
+    fn write(&self, found: Found, taken: &mut Taken) -> CliResult<Value> {
         let Found {
             path,
             mut image,
             detections,
             milliseconds,
         } = found;
-        let stem = free_stem(&path, taken);
+        let stem = free_stem(&path, &mut taken.stems);
         if self.args.save_txt {
             let file = self.folder.join("labels").join(format!("{stem}.txt"));
             let text = label_text(&detections, image.width, image.height, self.args.save_conf);
             yolo_report::save_text(&file, &text)?;
         }
         if self.args.save_crop {
-            self.crops(&image, &detections, &stem)?;
+            self.crops(&image, &detections, &stem, &mut taken.crops)?;
         }
         let mut row = json!({
             "path": path,
@@ -378,12 +394,11 @@ impl Output<'_> {
     }
 
     /// What is in each box, a little more of it than the box as YOLOv5 does it, one file each.
-    fn crops(&self, image: &Image, detections: &[Detection], stem: &str) -> CliResult {
+    fn crops(&self, image: &Image, detections: &[Detection], stem: &str, taken: &mut HashSet<PathBuf>) -> CliResult {
         let mut counts: HashMap<u32, usize> = HashMap::new();
         for d in detections {
             let count = counts.entry(d.class).or_default();
             *count += 1;
-            let number = if *count == 1 { String::new() } else { count.to_string() };
             // A name is one folder, whatever is in it.
             let class = self.name(d.class).replace(['/', '\\', '\0'], "_");
             let class = if class.trim_matches('.').is_empty() {
@@ -391,11 +406,13 @@ impl Output<'_> {
             } else {
                 class
             };
-            let file = self
-                .folder
-                .join("crops")
-                .join(class)
-                .join(format!("{stem}{number}.jpg"));
+            let folder = self.folder.join("crops").join(class);
+            let mut file = folder.join(numbered(stem, *count));
+            // The second of `f1` and the first of `f12` want one name.
+            while !taken.insert(file.clone()) {
+                *count += 1;
+                file = folder.join(numbered(stem, *count));
+            }
             let [x0, x1] = widened(d.xyxy[0], d.xyxy[2], image.width);
             let [y0, y1] = widened(d.xyxy[1], d.xyxy[3], image.height);
             let rows = (y0..y1).flat_map(|y| &image.data[(y * image.width + x0) * 3..(y * image.width + x1) * 3]);

@@ -361,13 +361,32 @@ pub fn set(value: &mut Value, assignment: &str) -> Result<(), ConfigError> {
         code: None,
     })?;
     let new = Located::parse("--set", text)?.value;
-    let nested = path.rsplit('.').fold(new, |inner, key| {
-        let mut map = Map::new();
-        map.insert(key.to_owned(), inner);
-        Value::Object(map)
-    });
-    merge(value, nested);
+    set_at(value, path, new);
     Ok(())
+}
+
+/// Puts a value in its place; a number names a place in a list that is there.
+fn set_at(value: &mut Value, path: &str, new: Value) {
+    let (key, rest) = path
+        .split_once('.')
+        .map_or((path, None), |(key, rest)| (key, Some(rest)));
+    let place = match value {
+        Value::Array(items) => key.parse().ok().and_then(|index: usize| items.get_mut(index)),
+        Value::Object(map) => map.get_mut(key),
+        _ => None,
+    };
+    match (place, rest) {
+        (Some(place), Some(rest)) => set_at(place, rest, new),
+        (Some(place), None) => merge(place, new),
+        (None, _) => {
+            let nested = path.rsplit('.').fold(new, |inner, key| {
+                let mut map = Map::new();
+                map.insert(key.to_owned(), inner);
+                Value::Object(map)
+            });
+            merge(value, nested);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -386,6 +405,16 @@ mod tests {
     struct Outer {
         #[allow(dead_code)]
         scale: Inner,
+    }
+
+    #[test]
+    fn a_value_is_set_in_a_list_that_is_there() {
+        let mut value = serde_json::json!({"stages": [{"train": {"epochs": 1}}], "a": {"type": "x", "b": 1}});
+        for assignment in ["stages.0.train.epochs=2", "a.type=y", "c.d=3"] {
+            set(&mut value, assignment).expect("it can be set");
+        }
+        assert_eq!(value["stages"][0]["train"]["epochs"], 2);
+        assert_eq!((&value["a"]["type"], &value["c"]["d"]), (&"y".into(), &3.into()));
     }
 
     #[test]

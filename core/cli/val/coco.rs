@@ -1,5 +1,6 @@
 //! COCO's result format and its twelve numbers.
 
+use std::collections::HashSet;
 use std::path::Path;
 
 use serde_json::{Value, json};
@@ -25,6 +26,9 @@ pub struct Predictions {
     classes: usize,
     rows: Vec<Value>,
     images: Vec<(Vec<Detection>, Vec<CocoTruth>)>,
+    /// Ids that images have, and the first that two of them share.
+    ids: HashSet<String>,
+    shared: Option<String>,
 }
 
 impl Predictions {
@@ -33,6 +37,8 @@ impl Predictions {
             classes,
             rows: Vec::new(),
             images: Vec::new(),
+            ids: HashSet::new(),
+            shared: None,
         }
     }
 
@@ -40,6 +46,9 @@ impl Predictions {
     pub fn add(&mut self, result: &ImageResult<'_>) {
         let stem = result.origin.path.file_stem().unwrap_or_default().to_string_lossy();
         let image = stem.parse::<u64>().map_or_else(|_| json!(stem), |number| json!(number));
+        if !self.ids.insert(image.to_string()) {
+            self.shared.get_or_insert_with(|| image.to_string());
+        }
         let round = |value: f32, digits: f64| (f64::from(value) * digits).round() / digits;
         for d in result.detections {
             let [x1, y1, x2, y2] = d.xyxy;
@@ -70,6 +79,12 @@ impl Predictions {
 
     /// Writes `predictions.json` and measures.
     pub fn finish(self, folder: &Path) -> CliResult<CocoMetrics> {
+        if let Some(id) = &self.shared {
+            crate::ui::say(format!(
+                "warning: several images have the `image_id` {id} in predictions.json, as their files are named alike: no other program can \
+                 tell them apart there (the numbers below do)"
+            ));
+        }
         let text = serde_json::to_string(&self.rows)?;
         yolo_report::save_text(&folder.join("predictions.json"), &text)?;
         Ok(coco_evaluate(&self.images, self.classes))

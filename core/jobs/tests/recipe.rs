@@ -149,6 +149,58 @@ fn a_stage_may_say_all_that_its_command_can_and_is_cached_by_all_of_it() {
 }
 
 #[test]
+fn a_stage_counts_as_done_while_what_its_model_extends_stays() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = write(dir.path(), "  - train: {epochs: 1}\n");
+    std::fs::write(dir.path().join("child.yaml"), "extends: tiny.yaml\n").expect("a file");
+    let recipe = std::fs::read_to_string(&path)
+        .expect("it")
+        .replace("tiny.yaml", "child.yaml");
+    std::fs::write(&path, recipe).expect("a file");
+    let run = || {
+        let recipe = Recipe::read(&path, &[]).expect("a recipe");
+        let result = compress::run(session(&Log::default()), &recipe, Mode::Keep, Compute::cpu()).expect("it runs");
+        (result.rows[0].status, result.rows[0].params)
+    };
+    let (_, params) = run();
+    assert_eq!(run(), ("cached", params));
+    let wider = "extends: yolov5n\nscale: {depth: 0.33, width: 0.125}\n";
+    std::fs::write(dir.path().join("tiny.yaml"), wider).expect("a file");
+    let (status, more) = run();
+    assert!(status == "done" && more > params, "{status} {more}");
+}
+
+#[test]
+fn the_numbers_of_a_table_have_one_size_and_one_parent() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let stages = "  - train: {epochs: 1, img: 64}\n  - prune: {flops: 0.8, multiple: 2, calib-batches: 1}\n  - reference: {}\n  - quantize: \
+                  {backend: tensorrt, calib-batches: 1, img: 64}\n";
+    let recipe = Recipe::read(&write(dir.path(), stages), &[]).expect("a recipe");
+    let log = Log::default();
+    let result = compress::run(session(&log), &recipe, Mode::Keep, Compute::cpu()).expect("it runs");
+    let parent = result
+        .notes
+        .iter()
+        .find(|note| note.starts_with("int8"))
+        .expect("a note");
+    assert!(parent.contains("(2-prune)"), "{parent}");
+    assert!(
+        result
+            .notes
+            .iter()
+            .any(|note| note.contains("of the base (3-reference")),
+        "{:?}",
+        result.notes
+    );
+    // Trained and quantized at 64, and measured at the recipe's 96.
+    let validations = log.lines.borrow().iter().filter(|line| *line == "begin val").count();
+    assert_eq!(
+        validations, 4,
+        "one for every model that was trained or quantized at another size, and for the pruned one"
+    );
+}
+
+#[test]
 fn what_a_recipe_cannot_say_is_refused_with_its_place() {
     let dir = tempfile::tempdir().expect("a folder");
     for (stages, words) in [
@@ -171,6 +223,16 @@ fn what_a_recipe_cannot_say_is_refused_with_its_place() {
             "a number of images of at least 1, or `auto`",
         ),
         ("  - train: {epochs: 2, hyp: {lr0: -1}}\n", "lr0"),
+        (
+            "  - prune: {flops: 0.5}\n",
+            "1-prune: there is no trained model before it",
+        ),
+        ("  - quantize: {}\n", "or give `weights`"),
+        ("  - reference: {}\n", "1-reference: there is no trained model"),
+        (
+            "  - train: {epochs: 0}\n",
+            "1-train: `epochs` and `nominal-batch` must be at least 1",
+        ),
     ] {
         let recipe = Recipe::read(&write(dir.path(), stages), &[]);
         let result = recipe.and_then(|recipe| {

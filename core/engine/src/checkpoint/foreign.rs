@@ -9,7 +9,6 @@ const NCNN: &[u8] = b"7767517";
 /// What `path`, which starts with `head`, is; `None` where nothing is known about it.
 pub(crate) fn describe(path: &Path, head: &[u8]) -> Option<String> {
     let ends = |ending: &str| path.extension().is_some_and(|own| own.eq_ignore_ascii_case(ending));
-    let name = path.display();
     // Field 1 of a ModelProto is its version, field 2 who wrote it.
     let onnx = matches!(head, [0x08, 1..=31, 0x12, ..]) || ends("onnx");
     // Version 0.1 or 0.2, each number in 4 bytes.
@@ -17,10 +16,9 @@ pub(crate) fn describe(path: &Path, head: &[u8]) -> Option<String> {
     let ncnn = head.starts_with(NCNN) || ends("param") || ends("bin") && path.with_extension("param").exists();
     let tflite = head.get(4..8) == Some(b"TFL3") || ends("tflite");
     Some(if onnx {
-        format!(
-            "this is an ONNX file, an exported network: `yolo bench --weights {name}` runs it, all else needs the `.pt` or `.safetensors` \
-             that it was made from"
-        )
+        "this is an ONNX file, an exported network: `yolo val`, `yolo detect` and `yolo bench` run it, all else needs the `.pt` or \
+         `.safetensors` that it was made from"
+            .to_owned()
     } else if ncnn {
         "this is a file of ncnn, an exported network: use the `.pt` or `.safetensors` that it was made from".to_owned()
     } else if darknet {

@@ -60,6 +60,11 @@ pub fn load_record(folder: &Path, key: &str) -> Option<Record> {
     (record.key == key && record.weights.exists()).then_some(record)
 }
 
+/// Whether a stage of something else has been there.
+pub fn is_of_others(folder: &Path, key: &str) -> bool {
+    std::fs::read_to_string(folder.join("stage.key")).is_ok_and(|old| old != key)
+}
+
 /// Prepares the folder of a stage that will run. Whether it continues what an interrupted run of the same stage left there: only if
 /// that is wanted and nothing that it depends on has changed. Otherwise the remains are removed.
 pub fn open_stage(folder: &Path, key: &str, resume: bool) -> Result<bool> {

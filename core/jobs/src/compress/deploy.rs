@@ -23,15 +23,15 @@ pub(super) fn export(context: &Context<'_>, settings: &ExportSettings, place: &P
     let mut prepared = Vec::new();
     for target in settings.targets()? {
         let weights = if target.integers {
-            &context.quantized
+            context.quantized.clone()
         } else {
-            &context.float
+            context.float.clone().or_else(|| context.recipe.weights.clone())
         };
-        let weights = weights.as_ref().ok_or_else(|| {
+        let weights = weights.ok_or_else(|| {
             let needed = if target.integers { "quantize" } else { "train" };
             Error::Usage(format!("export: `{}` needs a {needed} stage before it", target.name()))
         })?;
-        let model = open::checkpoint(context.session, weights)?;
+        let model = open::checkpoint(context.session, &weights)?;
         let image = open::image_sides(context.session, &settings.img, &model)?.map(|side| side as i64);
         let request = Request {
             batch: batch(target.format, settings),
@@ -180,7 +180,7 @@ pub(super) fn speeds(context: &Context<'_>, settings: &BenchSettings, before: &[
     for engine in engines {
         let mut own = serde_json::Map::new();
         for (record, _) in before {
-            let latency = time(context, record, engine, threads, plan)?;
+            let latency = time(context, record, engine, (settings.img, threads, plan))?;
             own.insert(record.name.clone(), json!(latency.fps));
             let done = speeds.len() * before.len() + own.len();
             task.step(done, before.len(), &record.name)?;
@@ -203,17 +203,26 @@ pub(super) fn speeds(context: &Context<'_>, settings: &BenchSettings, before: &[
     })
 }
 
-fn time(context: &Context<'_>, record: &Record, engine: Runner, threads: usize, plan: Plan) -> Result<Latency> {
-    let img = context.recipe.img;
+fn time(
+    context: &Context<'_>,
+    record: &Record,
+    engine: Runner,
+    (side, threads, plan): (Option<usize>, usize, Plan),
+) -> Result<Latency> {
+    let own = context.recipe.img;
+    let img = side.map_or(own, |side| side as i64);
     let of_engines = yolo_export::engine::of_file(&record.weights).is_some();
-    if record.weights.extension().is_some_and(|e| e == "onnx") && engine == Runner::Ort {
+    // A file has the size of the recipe.
+    if record.weights.extension().is_some_and(|e| e == "onnx") && engine == Runner::Ort && img == own {
         return Ok(timing::onnx(&record.weights, [img; 2], threads, plan)?);
     }
     // What runs no files of others gets the network that the file was written from.
     let weights = match (of_engines, record.quantized) {
         (false, _) => record.weights.clone(),
         (true, true) => context.quantized.clone().unwrap_or_default(),
-        (true, false) => context.float.clone().unwrap_or_default(),
+        (true, false) => (context.float.clone())
+            .or_else(|| context.recipe.weights.clone())
+            .unwrap_or_default(),
     };
     bench::latency(context.session, &weights, engine, (img, threads, plan))
 }

@@ -81,6 +81,12 @@ pub fn run(session: Session<'_>, recipe: &Recipe, mode: Mode, compute: Compute) 
             continue;
         }
         session.say(format!("[{}/{count}] {name}", index + 1));
+        if mode != Mode::Fresh && cache::is_of_others(&place, &key) {
+            session.say(format!(
+                "{}: what other settings, data or another recipe left there is replaced",
+                place.display()
+            ));
+        }
         let resume = cache::open_stage(&place, &key, mode == Mode::Resume)?;
         let start = Instant::now();
         let mut record = context
@@ -147,13 +153,17 @@ fn common_part(session: Session<'_>, recipe: &Recipe, dataset: &Dataset, has_tes
                 .flat_map(|sample| [sample.image, sample.label]),
         );
     }
-    let config = match recipe.cfg.as_deref() {
-        Some(cfg) => Some(open::config_with(cfg, &recipe.set)?.value),
+    // The network itself: what a configuration extends counts, too.
+    let network = match recipe.cfg.as_deref() {
+        Some(cfg) => {
+            let graph = open::graph_with(session, cfg, Some(dataset.names.len() as i64), &recipe.set)?;
+            Some(serde_json::to_value(&graph)?)
+        }
         None => None,
     };
     let weights = recipe.weights.as_deref().map(files::hash).transpose()?;
     Ok(json!({
-        "img": recipe.img, "config": config, "weights": weights, "names": dataset.names,
+        "img": recipe.img, "network": network, "weights": weights, "names": dataset.names,
         "data": cache::listing_hash(files.iter().map(PathBuf::as_path)),
     }))
 }

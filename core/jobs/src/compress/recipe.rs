@@ -185,6 +185,7 @@ impl Recipe {
             return Err(located.value_error("data", &message, None).into());
         }
         self.weights = self.weights.as_ref().map(|file| beside(path, file));
+        self.cfg = (self.cfg.as_deref()).map(|cfg| beside(path, Path::new(cfg)).to_string_lossy().into_owned());
         if let Some(weights) = self.weights.as_ref().filter(|weights| !weights.exists()) {
             let message = format!("the weights {} do not exist", weights.display());
             return Err(located.value_error("weights", &message, None).into());

@@ -97,8 +97,27 @@ impl<'a> Context<'a> {
                 )));
             }
             let backend = integers.as_ref().map(|(_, backend)| backend);
+            if !float && matches!(stage, Stage::Prune(_) | Stage::Quantize(_) | Stage::Reference(_)) {
+                return Err(Error::Usage(format!(
+                    "{name}: there is no trained model before it\n  help: put a train stage first{}",
+                    if matches!(stage, Stage::Reference(_)) {
+                        ""
+                    } else {
+                        ", or give `weights`"
+                    }
+                )));
+            }
             self.check_stage(stage, &name, (float, pruned), backend)
-                .map_err(|error| error.map(|text| in_words_of_recipes(&text)))?;
+                .map_err(|error| {
+                    error.map(|text| {
+                        let text = in_words_of_recipes(&text);
+                        if text.starts_with(&name) {
+                            text
+                        } else {
+                            format!("{name}: {text}")
+                        }
+                    })
+                })?;
             match stage {
                 Stage::Quantize(settings) => {
                     let backend = settings.open(self.session, &format!("{name}.backend"))?.backend();
@@ -174,7 +193,17 @@ impl<'a> Context<'a> {
                 "{name}: the teacher `base` is the model before pruning, and no prune stage comes before"
             ))),
             Some("base") | None => Ok(()),
-            Some(file) if Path::new(file).is_file() => Ok(()),
+            Some(file) if Path::new(file).is_file() => {
+                let known = open::checkpoint(self.session, Path::new(file))?;
+                let classes = known.graph.head.as_ref().map_or(0, |head| head.classes as usize);
+                if classes == self.dataset.names.len() {
+                    return Ok(());
+                }
+                Err(Error::Usage(format!(
+                    "{name}: the teacher {file} has {classes} classes, the data {}: it must know the same",
+                    self.dataset.names.len()
+                )))
+            }
             Some(file) => Err(Error::Usage(format!(
                 "{name}: the teacher {file} does not exist\n  help: give a checkpoint, or `base`: the model before pruning"
             ))),
@@ -222,6 +251,23 @@ impl<'a> Context<'a> {
         }
     }
 
+    /// The model of the stage before, or the weights that the recipe starts from as they are: what is not trained any more must fit.
+    fn trained_before(&self) -> Result<Checkpoint> {
+        let (session, recipe) = (self.session, self.recipe);
+        let (None, Some(weights)) = (&self.current, &recipe.weights) else {
+            return self.start();
+        };
+        let classes = self.dataset.names.len() as i64;
+        let mut model = match recipe.cfg.as_deref() {
+            Some(cfg) => open::checkpoint_of(session, cfg, Some(classes), weights)?.0,
+            None => open::checkpoint(session, weights)?,
+        };
+        open::same_classes(session, weights, &model, &recipe.data, self.dataset)?;
+        model.meta.names.clone_from(&self.dataset.names);
+        model.meta.image_size = recipe.img;
+        Ok(model.to_device(self.compute.device))
+    }
+
     /// What the recipe starts from.
     fn first(&self) -> Result<Checkpoint> {
         let (session, recipe) = (self.session, self.recipe);
@@ -238,6 +284,8 @@ impl<'a> Context<'a> {
         )?;
         if let Some(report) = report {
             session.say(format!("weights: {}", report.summary()));
+        } else if let Some(weights) = &recipe.weights {
+            open::other_names(session, weights, &model.meta.names, &recipe.data, &self.dataset.names);
         }
         model.meta.names.clone_from(&self.dataset.names);
         let stride = model.max_stride();
@@ -293,7 +341,13 @@ impl<'a> Context<'a> {
     ) -> Result<Record> {
         let outcome = job.run(label, settings.sparsify.as_ref())?;
         let path = place.join("weights/best.safetensors");
-        let metrics = [outcome.metrics.map50, outcome.metrics.map];
+        // One size for the whole table.
+        let metrics = if settings.img == self.size() {
+            [outcome.metrics.map50, outcome.metrics.map]
+        } else {
+            let best = outcome.best.on(self.compute.device);
+            measure::validate(self.session, &best, &self.val_loader(&best)?, "val")?
+        };
         // A tenth of the training without anything better: it has converged, as far as its schedule goes.
         let converged = (outcome.best_epoch + 1) as f64 <= 0.9 * settings.epochs as f64;
         let details = json!({"best_epoch": outcome.best_epoch, "epochs": settings.epochs, "converged": converged});
@@ -353,7 +407,7 @@ impl<'a> Context<'a> {
     }
 
     fn prune(&self, settings: &PruneSettings, name: &str, place: &Path) -> Result<Record> {
-        let model = self.start()?;
+        let model = self.trained_before()?;
         let pruning = Pruning {
             session: self.session,
             dataset: self.dataset,
@@ -381,7 +435,7 @@ impl<'a> Context<'a> {
             teacher: (settings.teacher.as_deref()).map(|name| self.teacher(name).to_string_lossy().into_owned()),
             ..settings.clone()
         };
-        let model = self.start()?;
+        let model = self.trained_before()?;
         let img = open::image_size(self.session, settings.img, &model)?;
         let quantization = Quantization {
             session: self.session,
@@ -399,7 +453,12 @@ impl<'a> Context<'a> {
         let details = json!({"ptq": result.ptq, "artifacts": artifacts, "checks": checks});
         let path = place.join("quantized.safetensors");
         let epochs = self.epochs + settings.qat_epochs as u64;
-        let mut record = self.save(result.model, path, result.metrics, epochs, details)?;
+        let metrics = if img == self.size() {
+            result.metrics
+        } else {
+            measure::validate(self.session, &result.model, &self.val_loader(&result.model)?, "val")?
+        };
+        let mut record = self.save(result.model, path, metrics, epochs, details)?;
         record.quantized = true;
         Ok(record)
     }

@@ -128,7 +128,7 @@ pub(super) fn notes(records: &[(Record, bool)]) -> Vec<String> {
     };
     let mut lines = Vec::new();
     let base = find("reference").or(find("train"));
-    if let (Some(base), Some(small)) = (base, last("fine-tune").or(last("prune"))) {
+    if let (Some(base), Some(small)) = (base, pruned(records)) {
         let share = |now: f64, then: f64| 100.0 * now / then.max(1e-9);
         lines.push(format!(
             "pruned: {:.1} % of the FLOPs, {:.1} % of the parameters, {:.1} % of the mAP50 and {:.1} % of the mAP of the base ({}, {} epochs)",
@@ -148,10 +148,18 @@ pub(super) fn notes(records: &[(Record, bool)]) -> Vec<String> {
         }
         lines.extend(unfair(base, small));
     }
-    if let (Some(float), Some(int8)) = (last("fine-tune").or(find("train")), last("quantize")) {
+    let at = |kind: &str| records.iter().rposition(|(record, _)| record.kind == kind);
+    if let Some(index) = at("quantize")
+        && let Some(float) = records[..index]
+            .iter()
+            .rev()
+            .map(|(record, _)| record)
+            .find(|record| is_model(record))
+    {
         lines.push(format!(
-            "int8: mAP50 {:+.4} against its float parent",
-            int8.map50 - float.map50
+            "int8: mAP50 {:+.4} against its float parent ({})",
+            records[index].0.map50 - float.map50,
+            float.name
         ));
     }
     if let Some(export) = last("export") {
@@ -166,16 +174,39 @@ pub(super) fn notes(records: &[(Record, bool)]) -> Vec<String> {
     lines
 }
 
+/// Whether the stage left the model that the next one starts from.
+fn is_model(record: &Record) -> bool {
+    !matches!(record.kind.as_str(), "reference" | "export" | "bench")
+}
+
+/// The last float model after the last pruning; none without a pruning.
+fn pruned(records: &[(Record, bool)]) -> Option<&Record> {
+    let cut = records.iter().rposition(|(record, _)| record.kind == "prune")?;
+    let after = records[cut..].iter().map(|(record, _)| record);
+    after.filter(|record| is_model(record) && !record.quantized).next_back()
+}
+
 /// What must be said where a model is compared with a base that had fewer epochs, or was still getting better.
 fn unfair(base: &Record, small: &Record) -> Option<String> {
     let rising = base.details["converged"] == false;
-    (small.epochs > base.epochs || rising).then(|| {
-        format!(
-            "compare with care: the base was trained for {} epochs, the pruned model for {} in all{}; a base of as many epochs may be better \
-             (`- reference: {{}}` trains one)",
+    let help = if base.kind == "reference" {
+        ""
+    } else {
+        " (`- reference: {}` trains one)"
+    };
+    match (small.epochs > base.epochs, rising) {
+        (false, false) => None,
+        (false, true) => Some("compare with care: the base was still getting better when its epochs ended".to_owned()),
+        (true, rising) => Some(format!(
+            "compare with care: the base was trained for {} epochs, the pruned model for {} in all{}; a base of as many epochs may be \
+             better{help}",
             base.epochs,
             small.epochs,
-            if rising { ", and the base was still getting better" } else { "" }
-        )
-    })
+            if rising {
+                ", and the base was still getting better"
+            } else {
+                ""
+            }
+        )),
+    }
 }

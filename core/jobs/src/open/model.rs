@@ -214,6 +214,10 @@ fn named_model(
         )));
     }
     weights.anchors_into(session, cfg, &mut graph)?;
+    if let Some(head) = &graph.head {
+        // As the graph has them: those of a file in half precision are rounded.
+        params.insert(head.anchors_key(), head.anchors_in_cells());
+    }
     if let Some(first) = report.dropped.iter().find(|key| !key.ends_with("anchor_grid")) {
         session.say(format!(
             "{}: {} tensors are not in `{cfg}` (`{first}`, ...)",
