@@ -182,8 +182,8 @@ fn is_model(record: &Record) -> bool {
 /// The last float model after the last pruning; none without a pruning.
 fn pruned(records: &[(Record, bool)]) -> Option<&Record> {
     let cut = records.iter().rposition(|(record, _)| record.kind == "prune")?;
-    let after = records[cut..].iter().map(|(record, _)| record);
-    after.filter(|record| is_model(record) && !record.quantized).next_back()
+    let mut after = records[cut..].iter().map(|(record, _)| record);
+    after.rfind(|record| is_model(record) && !record.quantized)
 }
 
 /// What must be said where a model is compared with a base that had fewer epochs, or was still getting better.
