@@ -68,6 +68,9 @@ impl Default for Plan {
 }
 
 /// Times `run` by the plan.
+///
+/// # Errors
+/// The first error of `run`, in the warm-up too; nothing runs after it.
 pub fn time<E>(plan: Plan, mut run: impl FnMut() -> Result<(), E>) -> Result<Vec<Duration>, E> {
     for _ in 0..plan.warm_up {
         run()?;
@@ -83,11 +86,18 @@ pub fn time<E>(plan: Plan, mut run: impl FnMut() -> Result<(), E>) -> Result<Vec
 }
 
 /// Latency of an ONNX file on this CPU for one image of `size` (height, width; used where the file leaves them open).
+///
+/// # Errors
+/// Those of [`onnx_batch`].
 pub fn onnx(path: &Path, size: [i64; 2], threads: usize, plan: Plan) -> Result<Latency> {
     onnx_batch(path, 1, size, threads, plan)
 }
 
 /// As [`onnx`], for `batch` images at once where the file leaves their number open.
+///
+/// # Errors
+/// Those of [`Session::open`] and [`Session::run_slices`]; [`Error::Format`] for a file without an input; [`Error::Unsupported`] for a
+/// plan without a timed run.
 pub fn onnx_batch(path: &Path, batch: i64, size: [i64; 2], threads: usize, plan: Plan) -> Result<Latency> {
     let mut session = Session::open(path, threads)?;
     let (name, sizes) = session.inputs().into_iter().next().ok_or_else(|| Error::Format {

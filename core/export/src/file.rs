@@ -9,12 +9,19 @@ use crate::{Error, Result};
 
 /// Writes `bytes` beside `path`, flushes them to the disk and renames: a reader never sees a part of the file, and a
 /// full disk leaves nothing behind. Makes the folder if it is absent.
+///
+/// # Errors
+/// [`Error::Write`] names `path`, whether its folder can't be made, the disk is full or the name can't be taken.
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
     persist(stage(path, bytes)?, path)
 }
 
 /// As [`write_atomic`] for files that belong together: where one can't be written, none is. The first one comes last: where it is, all
 /// are.
+///
+/// # Errors
+/// [`Error::Write`] names the file. Where its bytes can't be stored, no file has changed; where its name can't be taken, those after it
+/// in the list are there, the first is not.
 pub fn write_together(files: &[(PathBuf, Vec<u8>)]) -> Result<()> {
     let staged = files
         .iter()

@@ -33,7 +33,10 @@ pub(crate) struct Rounding {
 }
 
 impl Rounding {
-    /// Measures it: in single precision, as it is and with its batch norms folded, against double precision.
+    /// Measures it on `images` `[N, C, H, W]`: in single precision, as it is and with its batch norms folded, against double precision.
+    ///
+    /// # Errors
+    /// [`Error::Core`]: a tensor of `params` is absent or of another shape, `images` do not fit the network, or libtorch fails.
     pub fn of(graph: &Graph, params: &Params, images: &Tensor) -> Result<Self> {
         let exact = run(
             graph,
@@ -72,6 +75,9 @@ impl Rounding {
     }
 
     /// What this makes of boxes and scores at most, for a message.
+    ///
+    /// # Errors
+    /// [`Error::Core`] where the head can't decode the maps.
     pub fn limit(&self, graph: &Graph) -> Result<Difference> {
         let mut limit = Difference {
             raw: self.slack.iter().copied().fold(FLOAT.raw, larger),
@@ -87,6 +93,9 @@ impl Rounding {
     }
 
     /// The maps at both ends of what rounding allows. Boxes and scores grow with each raw value, so theirs lie between those of the two.
+    ///
+    /// # Errors
+    /// [`Error::Core`] where libtorch fails.
     pub fn ends(&self) -> Result<[Vec<Tensor>; 2]> {
         let moved = |sign: f64| -> Result<Vec<Tensor>> {
             let pairs = self.maps.iter().zip(&self.slack);

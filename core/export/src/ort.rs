@@ -46,6 +46,10 @@ pub struct Session {
 
 impl Session {
     /// Opens a file. `threads` 0 leaves the number to the engine.
+    ///
+    /// # Errors
+    /// [`Error::Read`] where it can't be read, [`Error::Format`] where the engine refuses it; both name it. [`Error::EngineMissing`]
+    /// where there is no engine.
     pub fn open(path: &Path, threads: usize) -> Result<Self> {
         let bytes = std::fs::read(path).map_err(|source| Error::read(path, source))?;
         Self::from_bytes(&bytes, threads).map_err(|error| match error {
@@ -58,11 +62,17 @@ impl Session {
     }
 
     /// Opens a network from memory.
+    ///
+    /// # Errors
+    /// [`Error::EngineMissing`] where there is no engine, [`Error::Engine`] with what it says against the network.
     pub fn from_bytes(model: &[u8], threads: usize) -> Result<Self> {
         Self::with_level(model, threads, GraphOptimizationLevel::All)
     }
 
     /// Opens a network and runs it node by node as it stands in the file, without fusions: the reference for a comparison.
+    ///
+    /// # Errors
+    /// Those of [`Session::from_bytes`].
     pub fn unoptimized(model: &[u8], threads: usize) -> Result<Self> {
         Self::with_level(model, threads, GraphOptimizationLevel::Disable)
     }
@@ -111,7 +121,11 @@ impl Session {
         self.inner.metadata().ok()?.custom(key)
     }
 
-    /// Runs the network on named tensors (any device and floating kind; a contiguous `f32` CPU tensor is not copied).
+    /// Runs the network on named tensors of the sizes in [`Session::inputs`] (any device and floating kind; a contiguous `f32` CPU tensor
+    /// is not copied). Gives `f32` CPU tensors of the sizes in [`Session::output_sizes`], with their names.
+    ///
+    /// # Errors
+    /// Those of [`Session::run_slices`]; [`Error::Core`] where libtorch can't bring a tensor to the CPU as `f32`.
     pub fn run(&mut self, inputs: &[(&str, &Tensor)]) -> Result<Vec<(String, Tensor)>> {
         let ready = inputs
             .iter()
@@ -143,6 +157,10 @@ impl Session {
     }
 
     /// Runs the network on named slices with their shapes. Outputs of other element types come as `f32`.
+    ///
+    /// # Errors
+    /// [`Error::Engine`] names an input whose values do not fill its shape, or has what the engine says: an input that it does not know
+    /// or that is absent, a shape that the file does not take, an output that is neither `f32` nor an integer of 32 or 64 bits.
     pub fn run_slices(&mut self, inputs: &[(&str, &[i64], &[f32])]) -> Result<Vec<Output>> {
         for (name, shape, values) in inputs {
             if shape.iter().product::<i64>() != values.len() as i64 {
@@ -191,12 +209,18 @@ impl Session {
 }
 
 /// Whether the engine can be used; the error says why not and what to do.
+///
+/// # Errors
+/// [`Error::EngineMissing`]: where the library was looked for, or why it can't be loaded.
 pub fn available() -> Result<PathBuf> {
     environment()?;
     locate()
 }
 
 /// Version of the library, as the name of its file has it.
+///
+/// # Errors
+/// Those of [`locate`].
 pub fn version() -> Result<String> {
     let path = locate()?;
     let path = path.canonicalize().unwrap_or(path);
@@ -214,6 +238,9 @@ pub fn version() -> Result<String> {
 
 /// Path of the library: `ORT_DYLIB_PATH`, else `.onnxruntime/` in the working folder, beside the binary, in the
 /// workspace this binary was built from, or above one of them.
+///
+/// # Errors
+/// [`Error::EngineMissing`] says where there is none: at `ORT_DYLIB_PATH`, if that is set, else in any of these folders.
 pub fn locate() -> Result<PathBuf> {
     let starts = [
         std::env::current_dir().ok(),
@@ -273,6 +300,10 @@ fn library_in(folder: &Path) -> Option<PathBuf> {
 }
 
 /// A network as onnxruntime rewrites it for this machine: which ops it fuses, and which it runs on integers.
+///
+/// # Errors
+/// [`Error::EngineMissing`] where there is no engine, [`Error::Engine`] with what it says against the network; [`Error::Write`] where no
+/// temporary folder can be made, those of [`ModelProto::read`] for what the engine wrote there.
 pub fn fused(model: &[u8]) -> Result<ModelProto> {
     let environment = environment()?;
     let folder = tempfile::tempdir().map_err(|source| Error::write(&std::env::temp_dir(), source))?;

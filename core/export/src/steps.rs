@@ -42,7 +42,7 @@ pub struct Grid {
 const EDGES: f64 = 1e-3;
 
 impl Steps {
-    /// Adds a quantizer whose file made `found` of what the simulation made `wanted`.
+    /// Adds a quantizer whose file made `found` of what the simulation made `wanted`, tensors of one shape.
     ///
     /// # Errors
     /// Where they are apart by more than rounding edges; `name` is the quantizer's.

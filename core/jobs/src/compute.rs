@@ -158,6 +158,9 @@ pub fn precision(asked: Option<Amp>, device: Device) -> Result<Precision> {
 }
 
 /// Makes a device the one that new work goes to; `named` is how it was asked for.
+///
+/// # Errors
+/// [`Error::Failed`] has `named`, and why the device can't be used.
 pub fn use_now(device: Device, named: &str) -> Result {
     device::set_current(device).map_err(|error| unusable(named, &error))
 }

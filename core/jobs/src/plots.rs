@@ -99,6 +99,10 @@ pub fn say_missing(session: Session<'_>, letters: &Letters) {
 }
 
 /// Curves, confusion matrix and pictures of a validation.
+///
+/// # Errors
+/// `Error::Failed` names a drawing that can't be written or a picture that can't be read again, or says that the matrix is of another
+/// number of `names`.
 pub fn validation(
     session: Session<'_>,
     folder: &Path,
@@ -141,6 +145,10 @@ fn confusion(folder: &Path, names: &[String], matrix: &ConfusionMatrix) -> Resul
 }
 
 /// The columns of `results.csv` over the epochs.
+///
+/// # Errors
+/// `Error::Failed` names `results.csv` where it can't be read or `results.svg` where it can't be written, or says what is no table in the
+/// first.
 pub fn training(folder: &Path) -> Result {
     let path = folder.join("results.csv");
     let csv = files::read_text(&path)?;
@@ -148,6 +156,9 @@ pub fn training(folder: &Path) -> Result {
 }
 
 /// What the labels of the training images are like, and the first batch as the network sees it.
+///
+/// # Errors
+/// `Error::Failed` names an image of the batch that can't be read, or a drawing that can't be written.
 pub fn training_data(
     session: Session<'_>,
     folder: &Path,

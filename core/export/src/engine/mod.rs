@@ -44,7 +44,7 @@ pub struct Array {
 }
 
 impl Array {
-    /// Copies a tensor of any device, layout and floating kind.
+    /// Copies a tensor of any shape, device, layout and floating kind.
     ///
     /// # Errors
     /// Those of libtorch.
@@ -62,7 +62,7 @@ impl Array {
         })
     }
 
-    /// As a tensor on the CPU.
+    /// As a tensor of this shape on the CPU.
     ///
     /// # Errors
     /// Those of libtorch.

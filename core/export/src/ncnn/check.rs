@@ -12,6 +12,10 @@ use crate::{
 
 /// Runs `image` `[1, C, H, W]` through the parsed files (on our interpreter of the ncnn layers, as ncnn itself is no part of
 /// this program) and through the network, and compares raw maps, boxes and scores.
+///
+/// # Errors
+/// Those of [`run()`]; [`Error::Unsupported`] names a blob `out0`, `out1`, ... that the files lack; [`Error::Core`] where the network can't
+/// run `image`, or a blob has another size than its map.
 pub fn check(net: &Net, graph: &Graph, params: &Params, image: &Tensor) -> Result<Difference> {
     let outputs = run(net, image)?;
     let maps = tch::no_grad(|| Program::new(graph, params)?.run(image, Mode::Eval))?;

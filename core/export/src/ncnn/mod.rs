@@ -57,6 +57,10 @@ impl Default for Options {
 }
 
 /// Lowers a network.
+///
+/// # Errors
+/// [`Error::Node`] names a node that has no form in ncnn; [`Error::Core`]: a tensor of `params` is absent, or the network takes no image
+/// of this size.
 pub fn export(graph: &Graph, params: &Params, options: &Options) -> Result<Net> {
     let (graph, params) = passes::for_export(graph, params)?;
     lower::lower(&graph, &params, options)
@@ -68,6 +72,10 @@ pub fn paths(path: &Path) -> (PathBuf, PathBuf) {
 }
 
 /// Lowers a network and writes both files; returns it as it was written.
+///
+/// # Errors
+/// Those of [`export`], with nothing written; [`Error::Write`] names the file. The `.bin` file comes first: it may be there without its
+/// `.param` file.
 pub fn write(graph: &Graph, params: &Params, options: &Options, path: &Path) -> Result<Net> {
     let net = export(graph, params, options)?;
     let (param, bin) = paths(path);
@@ -77,6 +85,10 @@ pub fn write(graph: &Graph, params: &Params, options: &Options, path: &Path) -> 
 }
 
 /// Reads both files.
+///
+/// # Errors
+/// [`Error::Read`] names the one that can't be read; [`Error::Format`] names the `.param` file and says what [`Net::parse`] found in
+/// either.
 pub fn read(path: &Path) -> Result<Net> {
     let (param, bin) = paths(path);
     let text = std::fs::read_to_string(&param).map_err(|source| Error::read(&param, source))?;

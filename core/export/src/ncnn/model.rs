@@ -238,6 +238,10 @@ impl Net {
     }
 
     /// Parses the two files.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`]: the line of `param` that is no layer, counts that are not those of its layers, the layer before whose
+    /// weights `bin` ends, or the number of bytes that are left over.
     pub fn parse(param: &str, bin: &[u8]) -> Result<Self> {
         let mut lines = param.lines().enumerate();
         let fail = |line: usize, reason: &str| Error::Unsupported(format!("ncnn .param, line {}: {reason}", line + 1));

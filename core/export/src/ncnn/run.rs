@@ -29,6 +29,10 @@ impl Force for Free {
 }
 
 /// Runs `image` `[1, C, H, W]`; returns every blob that nobody reads, without the batch axis, in file order.
+///
+/// # Errors
+/// [`Error::Unsupported`] names a layer of an unknown kind or setting, and one whose input or weight is absent; [`Error::Core`] where
+/// sizes don't go together.
 pub fn run(net: &Net, image: &Tensor) -> Result<Vec<(String, Tensor)>> {
     run_forced(net, image, &mut Free)
 }

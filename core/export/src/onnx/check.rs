@@ -38,6 +38,10 @@ impl Difference {
 
 /// Runs `image` `[N, C, H, W]` through the file in `session` and through the network, and compares every output that both
 /// have. The image must have the size that the file was written for.
+///
+/// # Errors
+/// [`Error::Engine`]: the file has no input, refuses the image, or gives another shape than the network or nothing to compare;
+/// [`Error::Core`] where the network can't run the image.
 pub fn check(session: &mut Session, graph: &Graph, params: &Params, image: &Tensor) -> Result<Difference> {
     let (input, _) = session.inputs().into_iter().next().ok_or_else(|| Error::Engine {
         engine: "onnxruntime",

@@ -42,6 +42,11 @@ pub(super) struct Lowering<'a> {
 }
 
 impl<'a> Lowering<'a> {
+    /// Starts a lowering of `graph` for images of this height and width: for any number of them where `batch` is absent, in the lowest
+    /// opset that will do where `opset` is.
+    ///
+    /// # Errors
+    /// [`Error::Core`] names the node whose inputs do not fit at this size.
     pub fn new(
         graph: &'a Graph,
         params: &'a Params,
@@ -68,6 +73,9 @@ impl<'a> Lowering<'a> {
     }
 
     /// Lowers every node; afterwards `values` names the result of each.
+    ///
+    /// # Errors
+    /// [`Error::Node`] names a node that has no form in ONNX; [`Error::Core`] names a tensor that is absent.
     pub fn run(&mut self) -> Result<()> {
         let graph = self.graph;
         for value in graph.values() {
@@ -115,6 +123,9 @@ impl<'a> Lowering<'a> {
     }
 
     /// A parameter's values, row-major.
+    ///
+    /// # Errors
+    /// [`Error::Core`] names a key that is absent.
     pub fn param(&self, key: &str) -> Result<Vec<f32>> {
         floats(self.params.require(key)?)
     }

@@ -125,6 +125,11 @@ pub struct Exported {
 }
 
 /// Lowers a network.
+///
+/// # Errors
+/// [`Error::Unsupported`]: an image side that is no multiple of the network's [`Graph::size_step`], a batch of none, an opset that its
+/// operators are not written for, a head that does not fit its maps. [`Error::Node`] names a node or a quantizer that has no form in
+/// ONNX. [`Error::Core`]: a tensor of `params` is absent, or the network takes no image of this size.
 pub fn export(graph: &Graph, params: &Params, options: &Options) -> Result<Exported> {
     let (graph, params) = passes::for_export(graph, params)?;
     // The head's strides alone are not enough: a network may go further down and up again.
@@ -178,6 +183,9 @@ fn check_opset(model: &ModelProto, lowest: i64, opset: i64) -> Result<()> {
 }
 
 /// Lowers a network and writes the file.
+///
+/// # Errors
+/// Those of [`export`] and of [`ModelProto::write`].
 pub fn write(graph: &Graph, params: &Params, options: &Options, path: &Path) -> Result<Exported> {
     let exported = export(graph, params, options)?;
     exported.model.write(path)?;

@@ -259,6 +259,9 @@ pub enum DimensionValue {
 
 impl ModelProto {
     /// Reads a file.
+    ///
+    /// # Errors
+    /// [`Error::Read`] where it can't be read, [`Error::Format`] where it is no ONNX file; both name it.
     pub fn read(path: &Path) -> Result<Self> {
         let bytes = std::fs::read(path).map_err(|source| Error::read(path, source))?;
         Self::decode(bytes.as_slice()).map_err(|error| Error::Format {
@@ -268,6 +271,9 @@ impl ModelProto {
     }
 
     /// The bytes of a file.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for a network of more than 2 GiB.
     pub fn to_bytes(&self) -> Result<Vec<u8>> {
         // Protocol buffers cannot hold more than 2 GiB and every reader refuses such a file.
         if self.encoded_len() > i32::MAX as usize {
@@ -280,6 +286,9 @@ impl ModelProto {
     }
 
     /// Writes a file: all of it or, on an error, nothing.
+    ///
+    /// # Errors
+    /// Those of [`ModelProto::to_bytes`]; [`Error::Write`] names the file.
     pub fn write(&self, path: &Path) -> Result<()> {
         file::write_atomic(path, &self.to_bytes()?)
     }

@@ -106,6 +106,11 @@ pub(crate) struct Quantizers {
 }
 
 impl Quantizers {
+    /// Looks at every node: what grid its value lies on, which bounds it keeps, who reads it.
+    ///
+    /// # Errors
+    /// `Error::Node` names a quantizer whose scale is 0 or not finite, that has more than one, or whose grid ONNX does not have;
+    /// `Error::Core` names a scale or zero point that is absent. Neither of [`Profile::Strip`].
     pub fn new(graph: &Graph, params: &Params, profile: Profile) -> Result<Self> {
         let mut this = Self {
             profile,
@@ -484,6 +489,10 @@ fn clip_weight(node: &Node, params: &Params, spec: &FakeQuantSpec) -> Result<Ten
 }
 
 /// The float network that [`Profile::Strip`] writes: no quantizers, weights within their ranges.
+///
+/// # Errors
+/// `Error::Node` names a layer whose weight quantizer has a scale of 0 or one that is not finite; `Error::Core` names a weight, scale or
+/// zero point that is absent.
 pub fn strip(graph: &Graph, params: &Params) -> Result<(Graph, Params)> {
     let mut stripped = params.shallow_clone();
     let mut rewriter = Rewriter::new(graph);

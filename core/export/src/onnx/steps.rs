@@ -38,8 +38,8 @@ impl Quantizer {
     }
 }
 
-/// Holds each quantizer of `file` against the simulation of the network that it was made from, `exported`, on `images`; and what the
-/// file makes of the last quantizers' values against the network's outputs.
+/// Holds each quantizer of `file` against the simulation of the network that it was made from, `exported`, on `images`
+/// `[N, C, H, W]`; and what the file makes of the last quantizers' values against the network's outputs.
 ///
 /// # Errors
 /// Names the quantizer that the file lacks, or that makes other values.

@@ -67,6 +67,9 @@ pub fn is_of_others(folder: &Path, key: &str) -> bool {
 
 /// Prepares the folder of a stage that will run. Whether it continues what an interrupted run of the same stage left there: only if
 /// that is wanted and nothing that it depends on has changed. Otherwise the remains are removed.
+///
+/// # Errors
+/// `Error::Failed` names the folder that can't be cleared, or the file `stage.key` that can't be written.
 pub fn open_stage(folder: &Path, key: &str, resume: bool) -> Result<bool> {
     let marker = folder.join("stage.key");
     let same = std::fs::read_to_string(&marker).is_ok_and(|old| old == key);
@@ -81,6 +84,9 @@ pub fn open_stage(folder: &Path, key: &str, resume: bool) -> Result<bool> {
 }
 
 /// Writes the record; a stage counts as done from here on.
+///
+/// # Errors
+/// `Error::Failed` names the file `stage.json` that can't be written.
 pub fn store_record(folder: &Path, record: &Record) -> Result {
     let path = folder.join("stage.json");
     let text = serde_json::to_string_pretty(record)?;

@@ -85,6 +85,10 @@ impl<'a> Context<'a> {
     }
 
     /// Reads everything that the stages name: plugins, options, formats, engines. What can't be is said before any of them works.
+    ///
+    /// # Errors
+    /// Begins with the stage, `3-prune`: one that stands in the wrong place, options that make no sense, a plugin, teacher, file, format
+    /// or engine that is not there or does not fit.
     pub fn check(&self) -> Result {
         let mut pruned = false;
         let (mut float, mut integers): (bool, Option<(String, BackendSpec)>) = (self.recipe.weights.is_some(), None);
@@ -219,6 +223,10 @@ impl<'a> Context<'a> {
     }
 
     /// Runs one stage in `place`.
+    ///
+    /// # Errors
+    /// A model, a plugin or images that can't be read; options that the model does not allow; what ended a training; files that do not
+    /// compute what the model computes; [`Error::Interrupted`] where the listener wants it to end.
     pub fn run(
         &self,
         stage: &Stage,
@@ -300,6 +308,10 @@ impl<'a> Context<'a> {
         Ok(model.to_device(self.compute.device))
     }
 
+    /// The validation images at the size of the recipe.
+    ///
+    /// # Errors
+    /// Those of [`open::val_loader`].
     pub fn val_loader(&self, model: &Checkpoint) -> Result<Loader> {
         let r = self.recipe;
         open::val_loader(

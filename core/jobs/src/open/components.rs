@@ -11,6 +11,9 @@ use crate::Session;
 use crate::error::{Error, Result};
 
 /// `slimming` or YAML, with `key=value` options on top, as a plugin configuration.
+///
+/// # Errors
+/// [`Error::Usage`] for a text that is no YAML, or neither a name nor a mapping, and for an option without `=` or whose value is no YAML.
 pub fn configuration(text: &str, options: &[String]) -> Result<Value> {
     let value = Located::parse("<option>", text)?.value;
     let mut value = match value {
@@ -29,16 +32,25 @@ pub fn configuration(text: &str, options: &[String]) -> Result<Value> {
 }
 
 /// `slimming` or YAML as a plugin configuration, for flags.
+///
+/// # Errors
+/// The text of those of [`configuration`].
 pub fn component(text: &str) -> std::result::Result<Value, String> {
     configuration(text, &[]).map_err(|error| error.to_string())
 }
 
 /// A text as a value, for flags that name a file where a configuration may also hold the content.
+///
+/// # Errors
+/// None; flags want a `Result`.
 pub fn text(text: &str) -> std::result::Result<Value, String> {
     Ok(Value::String(text.to_owned()))
 }
 
 /// The value of `--metric`: a name, YAML, or a WASM file.
+///
+/// # Errors
+/// Those of [`component`]. Whether a WASM file is there is not looked at.
 pub fn metric(text: &str) -> std::result::Result<Value, String> {
     if Path::new(text).extension().is_some_and(|e| e == "wasm" || e == "wat") {
         return Ok(json!({ "type": text }));
@@ -47,6 +59,9 @@ pub fn metric(text: &str) -> std::result::Result<Value, String> {
 }
 
 /// Puts a metric into the options of a pruner that takes one.
+///
+/// # Errors
+/// [`Error::Usage`] with those of [`metric`].
 pub fn with_metric(mut pruner: Value, metric: Option<&Value>) -> Result<Value> {
     if let Some(written) = metric {
         let metric = match written {
@@ -60,6 +75,10 @@ pub fn with_metric(mut pruner: Value, metric: Option<&Value>) -> Result<Value> {
 }
 
 /// The pruner of a configuration; `place` is where it stands, for messages.
+///
+/// # Errors
+/// [`Error::Usage`] with `place` for an unknown name or option, and a value that an option does not take; what a plugin says that can't
+/// be loaded.
 pub fn pruner(session: Session<'_>, place: &str, value: &Value) -> Result<Box<dyn Pruner>> {
     Ok(names::read(
         session.plugins,
@@ -70,6 +89,9 @@ pub fn pruner(session: Session<'_>, place: &str, value: &Value) -> Result<Box<dy
 }
 
 /// The distiller of a configuration: its name or `{type: NAME, option: value}`; `logits` where none is named.
+///
+/// # Errors
+/// As for [`pruner`]; those of [`configuration`] for a name.
 pub fn distiller(session: Session<'_>, place: &str, written: Option<&Value>) -> Result<Box<dyn Distiller>> {
     let value = match written {
         None => json!({ "type": "logits" }),
@@ -85,6 +107,10 @@ pub fn distiller(session: Session<'_>, place: &str, written: Option<&Value>) -> 
 }
 
 /// The quantizer of a configuration, if networks can be quantized with it.
+///
+/// # Errors
+/// As for [`pruner`]; [`Error::Usage`] with `place` for a width outside of 2 to 16 bits, and for a placement at an op that
+/// does not exist.
 pub fn quantizer(session: Session<'_>, place: &str, value: &Value) -> Result<Box<dyn Quantizer>> {
     let made: Box<dyn Quantizer> = names::read(
         session.plugins,

@@ -12,11 +12,19 @@ use crate::error::{Error, Result};
 use crate::{Session, files, memory};
 
 /// Opens a data set.
+///
+/// # Errors
+/// [`Error::Failed`] names a file that can't be read; [`Error::Usage`] has file and line of what describes no data set.
 pub fn dataset(path: &Path) -> Result<Dataset> {
     Ok(Dataset::open(path)?)
 }
 
 /// Images and labels of a split; rows that can't be used are reported.
+///
+/// # Errors
+/// [`Error::Failed`]: a split that the data set does not name, an entry that does not exist, a list or label file that can't be read,
+/// class names under other numbers in a list beside the labels, a split without boxes. With `strict`, also the first image or row that
+/// can't be used, with its file and line.
 pub fn samples(session: Session<'_>, dataset: &Dataset, split: Split, strict: bool) -> Result<Samples> {
     let policy = if strict { Policy::Strict } else { Policy::Skip };
     let samples = dataset.samples(split, policy)?;
@@ -66,6 +74,9 @@ fn notes(session: Session<'_>, split: Split, samples: &Samples) {
 }
 
 /// A model and a data set must agree on the number of classes.
+///
+/// # Errors
+/// [`Error::Usage`] has both files and their numbers of classes.
 pub fn same_classes(
     session: Session<'_>,
     weights: &Path,
@@ -125,6 +136,9 @@ pub struct Batching {
 }
 
 /// A loader that augments and shuffles, for training `model`.
+///
+/// # Errors
+/// Those of [`samples`], with `strict`; [`Error::Usage`] for a batch of 0 and a size that is no multiple of the model's stride.
 pub fn train_loader(
     session: Session<'_>,
     dataset: &Dataset,
@@ -176,6 +190,9 @@ fn all_in_memory(session: Session<'_>, samples: &[yolo_data::Sample], size: usiz
 }
 
 /// The loader of a training: as [`train_loader`], unless the images go by their shape.
+///
+/// # Errors
+/// Those of [`train_loader`].
 pub fn loader_of(
     session: Session<'_>,
     dataset: &Dataset,
@@ -210,6 +227,9 @@ fn stride(model: &Checkpoint) -> usize {
 }
 
 /// A loader for measuring `model` on a split.
+///
+/// # Errors
+/// Those of [`samples`], without `strict`; [`Error::Usage`] for a batch of 0 and a size that is no multiple of the model's stride.
 pub fn val_loader(
     session: Session<'_>,
     dataset: &Dataset,
@@ -231,6 +251,9 @@ pub fn val_loader(
 
 /// Up to `count` training images, evenly spread over the split, as validation sees them: for calibration and for comparing
 /// candidates. Squares, so that every batch looks alike.
+///
+/// # Errors
+/// Those of [`val_loader`], for the training images.
 pub fn calib_loader(
     session: Session<'_>,
     dataset: &Dataset,
@@ -262,6 +285,9 @@ pub fn hyp(written: Option<&serde_json::Value>) -> Result<Hyp> {
 }
 
 /// As [`hyp`], before it is read: for options on top.
+///
+/// # Errors
+/// [`Error::Failed`] names a file that can't be read; [`Error::Usage`] has file and line of what is no YAML.
 pub fn located_hyp(written: Option<&serde_json::Value>) -> Result<Located> {
     let mut located = match written {
         Some(serde_json::Value::String(file)) => Located::parse(file, &files::read_text(Path::new(file))?)?,
@@ -275,6 +301,9 @@ pub fn located_hyp(written: Option<&serde_json::Value>) -> Result<Located> {
 }
 
 /// Hyper-parameters whose values are in their ranges.
+///
+/// # Errors
+/// [`Error::Usage`] has the place of an unknown name, a value of another type, or one out of its range.
 pub fn sensible(located: &Located) -> Result<Hyp> {
     let hyp: Hyp = located.read()?;
     match hyp.misfit() {

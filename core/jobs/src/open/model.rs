@@ -25,11 +25,18 @@ pub fn is_safetensors(path: &Path) -> bool {
 }
 
 /// The graph of a published name, a YAML file (ours or Ultralytics'), a graph JSON or a checkpoint.
+///
+/// # Errors
+/// Those of [`graph_with`].
 pub fn graph(session: Session<'_>, name: &str, classes: Option<i64>) -> Result<Graph> {
     graph_with(session, name, classes, &[])
 }
 
 /// As [`graph`], with values of the configuration changed: `scale.width=0.5`.
+///
+/// # Errors
+/// [`Error::Usage`]: `set` for what is no configuration, a checkpoint of other `classes`, a JSON file that is no graph; [`Error::Failed`]
+/// names a JSON file that can't be read. Else those of [`checkpoint()`], [`config_with`] and [`build`].
 pub fn graph_with(session: Session<'_>, name: &str, classes: Option<i64>, set: &[String]) -> Result<Graph> {
     if !set.is_empty() && (is_weights(name) || name.ends_with(".json")) {
         return Err(Error::Usage(format!(
@@ -61,6 +68,9 @@ pub fn graph_with(session: Session<'_>, name: &str, classes: Option<i64>, set: &
 }
 
 /// A configuration with values changed: `scale.width=0.5`.
+///
+/// # Errors
+/// Those of [`config`]; [`Error::Usage`] for an assignment without `=` or whose value is no YAML.
 pub fn config_with(name: &str, set: &[String]) -> Result<Located> {
     let mut config = config(name)?;
     for assignment in set {
@@ -70,6 +80,9 @@ pub fn config_with(name: &str, set: &[String]) -> Result<Located> {
 }
 
 /// A configuration by published name or file.
+///
+/// # Errors
+/// [`Error::Failed`] names a file that can't be read; [`Error::Usage`] has the place of what is no YAML, or the models that there are.
 pub fn config(name: &str) -> Result<Located> {
     let path = Path::new(name);
     if path.is_file() {
@@ -90,6 +103,10 @@ pub fn config(name: &str) -> Result<Located> {
 }
 
 /// Builds a configuration; files in `extends` stand beside the file itself.
+///
+/// # Errors
+/// [`Error::Usage`] has the place of an `extends` that is not there, of an unknown name or option, and what a plugin says that refuses
+/// its options; [`Error::Failed`] for a file that can't be read, and for layers that do not fit each other.
 pub fn build(session: Session<'_>, config: &Located, classes: Option<i64>) -> Result<Graph> {
     let folder = Path::new(&config.file).parent().map(Path::to_owned).unwrap_or_default();
     let config = model::resolve_extends(config.clone(), &mut |base| {
@@ -104,6 +121,10 @@ pub fn build(session: Session<'_>, config: &Located, classes: Option<i64>) -> Re
 }
 
 /// A checkpoint: ours, or an Ultralytics `.pt` that is converted on the way. What is odd about it is said.
+///
+/// # Errors
+/// [`Error::Failed`] names the file: it can't be read, holds no model or that of a newer program, its tensors are those of another model
+/// or not finite. Those of [`convert_pt`] for a `.pt`.
 pub fn checkpoint(session: Session<'_>, path: &Path) -> Result<Checkpoint> {
     if !pt::is_checkpoint(path) {
         return Ok(checkpoint::load(path)?);
@@ -116,6 +137,10 @@ pub fn checkpoint(session: Session<'_>, path: &Path) -> Result<Checkpoint> {
 }
 
 /// An Ultralytics checkpoint as ours: the network of its modules, whatever the model file inside says.
+///
+/// # Errors
+/// [`Error::Failed`] names the file: it is damaged, holds tensors but no model, a module that can't be expressed, a value that is not
+/// finite, or lacks a tensor of its model.
 pub fn convert_pt(session: Session<'_>, path: &Path) -> Result<(Checkpoint, checkpoint::TransferReport)> {
     let source = pt::read(path)?;
     let Some((graph, notes)) = source.graph(path)? else {
@@ -166,6 +191,10 @@ fn described(session: Session<'_>, path: &Path, source: &PtModel) -> Option<Grap
 }
 
 /// A model with weights for one run: a checkpoint that describes itself, or `cfg` and a state dict that fits it exactly.
+///
+/// # Errors
+/// Those of [`checkpoint()`] without `cfg`. With it those of [`graph`]; [`Error::Failed`] names the weights that can't be
+/// read, and the first tensor that is missing in them or has another shape.
 pub fn model_with_weights(
     session: Session<'_>,
     cfg: Option<&str>,
@@ -232,6 +261,9 @@ pub(super) const FOLDED: &str = "batch norms are folded into the convolutions (i
                       the file before `fuse()` is needed";
 
 /// A checkpoint of `cfg` with weights that fit it exactly. Classes have the names that the file holds, else their numbers.
+///
+/// # Errors
+/// Those of [`model_with_weights`] with `cfg`.
 pub fn checkpoint_of(
     session: Session<'_>,
     cfg: &str,
@@ -286,6 +318,10 @@ pub struct Start<'a> {
 }
 
 /// A fresh model for training: `cfg` with what fits of `weights`, or the model of `weights` with this number of classes.
+///
+/// # Errors
+/// [`Error::Usage`]: neither `cfg` nor `weights`, `set` without `cfg`, a model without a head, weights that were saved after `fuse()`,
+/// and such that hold less than half of the model, unless `partial` is set. Else those of [`graph_with`] and [`checkpoint()`].
 pub fn for_training(
     session: Session<'_>,
     Start {

@@ -6,6 +6,9 @@ use crate::Session;
 use crate::error::{Error, Result};
 
 /// The image size of `--img`, or the one that the model was trained for; a multiple of the model's stride.
+///
+/// # Errors
+/// Those of [`multiple_of_stride`].
 pub fn image_size(session: Session<'_>, given: Option<usize>, checkpoint: &Checkpoint) -> Result<usize> {
     let trained = usize::try_from(checkpoint.meta.image_size)
         .ok()
@@ -14,6 +17,9 @@ pub fn image_size(session: Session<'_>, given: Option<usize>, checkpoint: &Check
 }
 
 /// Height and width of `--img SIDE` or `--img HEIGHT WIDTH`, as [`image_size`].
+///
+/// # Errors
+/// Those of [`multiple_of_stride`].
 pub fn image_sides(session: Session<'_>, given: &[usize], checkpoint: &Checkpoint) -> Result<[usize; 2]> {
     match given {
         [height, width] => Ok([
@@ -25,6 +31,9 @@ pub fn image_sides(session: Session<'_>, given: &[usize], checkpoint: &Checkpoin
 }
 
 /// A size that the network can be run at: rounded up, with a note, as YOLOv5 does it.
+///
+/// # Errors
+/// [`Error::Usage`] for a size of 0 or above 16384.
 pub fn multiple_of_stride(session: Session<'_>, size: usize, stride: i64) -> Result<usize> {
     const LARGEST: usize = 1 << 14;
     if size == 0 || size > LARGEST {

@@ -30,6 +30,9 @@ impl std::str::FromStr for BatchSize {
 
 impl BatchSize {
     /// The number of images: the one that was given, or the largest that fits into the memory of the model's device.
+    ///
+    /// # Errors
+    /// None for a number or on the CPU; else those of [`largest_batch`]: not even one image fits, or the device can't be measured.
     pub fn resolve(self, session: Session<'_>, start: &Checkpoint, options: &TrainOptions) -> Result<usize> {
         if let Some(images) = self.0 {
             return Ok(images);

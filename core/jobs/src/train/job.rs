@@ -62,6 +62,9 @@ pub struct Job<'a> {
 
 impl Job<'_> {
     /// Loaders of the training and validation images.
+    ///
+    /// # Errors
+    /// Those of [`open::loader_of`] and of [`open::val_loader`].
     pub fn loaders(&self) -> Result<(Loader, Loader)> {
         let o = &self.options;
         let train = open::loader_of(
@@ -88,6 +91,10 @@ impl Job<'_> {
     }
 
     /// Holds the model's anchors against the boxes to learn from, and fits them where they are far off and `fit` allows it.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for a model without a head, and for one that leaves its anchors to the data where `fit` is not set or the data
+    /// gives none.
     pub fn fit_anchors(&mut self, train: &Loader, fit: bool, say: bool) -> Result<AnchorReport> {
         let o = &self.options;
         let report = anchors::check(&mut self.start, train.samples(), o.size, o.hyp.anchor_t, fit, o.seed)?;
@@ -101,6 +108,10 @@ impl Job<'_> {
     }
 
     /// Whether what is in the folder goes on with these settings and data, before anything is written there.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] has what differs from what the run was started with, or the batch norm that would see a single value
+    /// of each channel; [`Error::Failed`] for a state that can't be read and a teacher that does not fit.
     pub fn check_resume(&self, train: &Loader, val: &Loader) -> Result {
         let start = self.described();
         Ok(yolo_engine::train::check_resume(
@@ -125,12 +136,19 @@ impl Job<'_> {
     }
 
     /// Trains, under the penalty of `sparsify` if there is one.
+    ///
+    /// # Errors
+    /// Those of [`Job::loaders`] and [`Job::run_on`].
     pub fn run(self, label: &str, sparsify: Option<&serde_json::Value>) -> Result<Outcome> {
         let (train, val) = self.loaders()?;
         self.run_on(&train, &val, label, sparsify)
     }
 
     /// As [`Job::run`], on loaders that are there already.
+    ///
+    /// # Errors
+    /// Those of [`Job::attempt`]; what ended the training, with what is kept and the command that goes on: [`Error::Interrupted`] where
+    /// the listener wanted it, else [`Error::Usage`] or [`Error::Failed`].
     pub fn run_on(
         mut self,
         train: &Loader,
@@ -146,6 +164,10 @@ impl Job<'_> {
 
     /// Trains; `place` is where it writes and whether it goes on there, `each` sees the row of every epoch. What ended the training
     /// is left as it is.
+    ///
+    /// # Errors
+    /// Outside, before the training: those of [`penalty`], and a graph whose channels can't be followed. Inside: those of
+    /// [`yolo_engine::train::train`].
     pub fn attempt(
         &mut self,
         (train, val): (&Loader, &Loader),
