@@ -129,6 +129,10 @@ const MOST_BOXES: usize = 50_000;
 const STARTS: usize = 10;
 
 /// `count` anchors for the boxes, smallest first. The same seed gives the same anchors.
+///
+/// # Errors
+/// [`Error::Settings`] where `count` is 0 or `threshold` at most 1, or where too few boxes are left for `count` anchors, with what is in
+/// the way.
 pub fn find(boxes: &[Size], count: usize, threshold: f64, generations: usize, seed: u64) -> Result<Vec<Size>> {
     if count == 0 || threshold <= 1.0 {
         return Err(Error::Settings(format!(

@@ -60,6 +60,10 @@ struct Seen {
 
 /// Looks at every file of a data set. `decode` decodes the pictures too, which finds damage inside of them. `progress` hears the
 /// number of finished images and of all; what it returns says whether to go on.
+///
+/// # Errors
+/// [`Error::Stopped`] where `progress` wants the end; [`Error::Io`] names a folder of labels that can't be looked into. All else that is
+/// wrong with the data set is in the report.
 pub fn check(data: &Dataset, decode: bool, progress: &(dyn Fn(usize, usize) -> bool + Sync)) -> Result<Report> {
     let mut problems = Vec::new();
     let mut splits: Vec<(Split, Vec<PathBuf>)> = Vec::new();

@@ -9,11 +9,17 @@ use crate::endings;
 use crate::{Error, Result};
 
 /// Makes a folder and its parents.
+///
+/// # Errors
+/// [`Error::Io`] names the folder.
 pub fn create_folder(path: &Path) -> Result<()> {
     std::fs::create_dir_all(path).map_err(Error::io(path, "make the folder"))
 }
 
 /// Writes a file beside its place, then moves it there: readers see the old content or the new one, never a part.
+///
+/// # Errors
+/// [`Error::Io`] names the file; what stood there stays.
 pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     let folder = match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
@@ -56,6 +62,9 @@ pub struct Pictures {
 }
 
 /// The pictures in a folder, with `deep` also those in the folders below it. Clutter is passed over.
+///
+/// # Errors
+/// [`Error::Io`] names the folder that can't be looked into, or the link that leads nowhere (unless it has a picture's ending).
 pub fn pictures(folder: &Path, deep: bool) -> Result<Pictures> {
     let mut found = Pictures::default();
     let depth = if deep { usize::MAX } else { 1 };
@@ -90,6 +99,9 @@ pub fn pictures(folder: &Path, deep: bool) -> Result<Pictures> {
 }
 
 /// The entries of a folder without clutter, sorted.
+///
+/// # Errors
+/// [`Error::Io`] names the folder.
 pub fn listing(folder: &Path) -> Result<Vec<PathBuf>> {
     let fail = || Error::io(folder, "look into the folder");
     let mut entries: Vec<PathBuf> = std::fs::read_dir(folder)
@@ -102,6 +114,9 @@ pub fn listing(folder: &Path) -> Result<Vec<PathBuf>> {
 }
 
 /// Makes `to` lead to the file `from`: a symbolic link where the system has them, else a copy. What stood there is replaced.
+///
+/// # Errors
+/// [`Error::Io`] names `from` where it does not exist, `to` where it can't be replaced or made.
 pub fn link(from: &Path, to: &Path) -> Result<()> {
     let source = from.canonicalize().map_err(Error::io(from, "find it"))?;
     if to.symlink_metadata().is_ok() {
@@ -114,6 +129,9 @@ pub fn link(from: &Path, to: &Path) -> Result<()> {
 }
 
 /// Copies a file, whole or not at all.
+///
+/// # Errors
+/// [`Error::Io`] names `from` where it can't be read, `to` where it can't be written.
 pub fn copy(from: &Path, to: &Path) -> Result<()> {
     let bytes = std::fs::read(from).map_err(Error::io(from, "read it"))?;
     write(to, &bytes)

@@ -183,6 +183,10 @@ struct Scratch {
 
 impl Loader {
     /// Prepares the order of the batches.
+    ///
+    /// # Errors
+    /// [`Error::Settings`] where there are no samples, the batch size is 0, or the image size is no multiple of the stride (with the next
+    /// one that is).
     pub fn new(samples: Vec<Sample>, options: LoaderOptions) -> Result<Self> {
         let refuse = |what: &str| Err(Error::Settings(what.to_owned()));
         if samples.is_empty() {

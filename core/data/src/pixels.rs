@@ -40,17 +40,27 @@ impl Image {
     }
 
     /// Reads a file.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where the file can't be read; [`Error::Image`] with the reason of [`Image::decode`].
     pub fn open(path: &Path) -> Result<Self> {
         let bytes = std::fs::read(path).map_err(Error::io(path, "read it"))?;
         Self::decode(&bytes).map_err(|reason| Error::image(path, reason))
     }
 
-    /// Decodes the bytes of a file; the error says what is wrong with them.
+    /// Decodes the bytes of a file.
+    ///
+    /// # Errors
+    /// A sentence: the bytes are empty, no picture (with what they look like), cut off, damaged, of a kind that can't be read or too large,
+    /// or the picture would come out black or flat.
     pub fn decode(bytes: &[u8]) -> Result<Self, String> {
         Ok(Self::decode_with_remark(bytes)?.0)
     }
 
     /// As [`Image::decode`], with what a user should know of the file: that it is damaged, or holds more pictures than the first.
+    ///
+    /// # Errors
+    /// Those of [`Image::decode`].
     pub fn decode_with_remark(bytes: &[u8]) -> Result<(Self, Option<String>), String> {
         match bytes {
             [] => Err("the file is empty".into()),
@@ -61,6 +71,9 @@ impl Image {
 
     /// Width and height of the upright image; the file is read, and refused if it is incomplete. JPEG, WebP and PNG of 8 bits tell
     /// without being decoded; what others would become is known only afterwards.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where the file can't be read; [`Error::Image`] says why it is no picture that can be used.
     pub fn size_of(path: &Path) -> Result<(usize, usize)> {
         let bytes = std::fs::read(path).map_err(Error::io(path, "read it"))?;
         let refused = |reason| Error::image(path, reason);
@@ -73,6 +86,9 @@ impl Image {
     }
 
     /// Writes a JPEG (`.jpg`, `.jpeg`, quality 95) or, for any other ending, a PNG; whole or not at all.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where the file can't be written; [`Error::Image`] with the reason of [`Image::to_jpeg`] or [`Image::to_png`].
     pub fn save(&self, path: &Path) -> Result<()> {
         let jpeg = path
             .extension()
@@ -83,6 +99,9 @@ impl Image {
     }
 
     /// The bytes of a JPEG file.
+    ///
+    /// # Errors
+    /// A sentence where a side is 0 or above 65535 pixels.
     pub fn to_jpeg(&self, quality: u8) -> Result<Vec<u8>, String> {
         let mut bytes = Vec::new();
         self.encode(image::codecs::jpeg::JpegEncoder::new_with_quality(&mut bytes, quality))?;
@@ -90,6 +109,9 @@ impl Image {
     }
 
     /// The bytes of a PNG file.
+    ///
+    /// # Errors
+    /// A sentence where a side is 0.
     pub fn to_png(&self) -> Result<Vec<u8>, String> {
         let mut bytes = Vec::new();
         self.encode(image::codecs::png::PngEncoder::new(&mut bytes))?;

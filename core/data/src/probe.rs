@@ -26,12 +26,19 @@ impl Head {
     }
 }
 
-/// Width and height of the upright image; the error says what is wrong with the file.
+/// Width and height of the upright image.
+///
+/// # Errors
+/// Those of [`head`].
 pub fn probe(bytes: &[u8]) -> Result<[usize; 2], String> {
     head(bytes).map(|head| head.upright())
 }
 
-/// The head of an image file; the error says what is wrong with the file.
+/// The head of an image file.
+///
+/// # Errors
+/// A sentence: the bytes are empty, no picture (with what they look like), cut off, damaged where the structure shows it, of a kind that
+/// can't be read, or of a size that no image may have.
 pub fn head(bytes: &[u8]) -> Result<Head, String> {
     match bytes {
         [] => Err("the file is empty".into()),

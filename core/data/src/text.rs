@@ -18,6 +18,9 @@ pub struct NoText {
 }
 
 /// Reads a text file; `action` says what for (`read the data set`).
+///
+/// # Errors
+/// [`Error::Io`] where the file can't be read; [`Error::Label`] names file and line of what is no text.
 pub fn read(path: &Path, action: &'static str) -> Result<String> {
     let bytes = std::fs::read(path).map_err(Error::io(path, action))?;
     match decode(&bytes) {
@@ -27,6 +30,9 @@ pub fn read(path: &Path, action: &'static str) -> Result<String> {
 }
 
 /// UTF-8 or UTF-16 without its byte order mark.
+///
+/// # Errors
+/// [`NoText`] where bytes are no text in that encoding, or a file of UTF-8 holds zero bytes; with the line (1 for UTF-16).
 pub fn decode(bytes: &[u8]) -> Result<Cow<'_, str>, NoText> {
     let (encoding, rest) = marked(bytes);
     match encoding {
@@ -36,6 +42,9 @@ pub fn decode(bytes: &[u8]) -> Result<Cow<'_, str>, NoText> {
 }
 
 /// As [`decode`], but XML may declare its encoding, and what it declares counts.
+///
+/// # Errors
+/// As [`decode`], and where the declared encoding is not known.
 pub fn decode_xml(bytes: &[u8]) -> Result<Cow<'_, str>, NoText> {
     let (marked, rest) = marked(bytes);
     match (marked, declared(rest)) {

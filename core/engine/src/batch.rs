@@ -9,6 +9,9 @@ use yolo_torch::native::device::Carrier;
 use crate::Result;
 
 /// `[N, 3, H, W]` in 0..1, channels last: one copy of the bytes, one pass that converts and lays them out.
+///
+/// # Errors
+/// `Error::Torch` where the host or the device has no memory left.
 pub fn image_tensor(batch: &Batch, device: Device) -> Result<Tensor> {
     let bytes = Tensor::f_from_data_size(&batch.pixels, &shape(batch), Kind::Uint8)?;
     to_shares(&bytes.f_to_device(device)?, Kind::Float)
@@ -24,12 +27,18 @@ pub struct Feeder {
 
 impl Feeder {
     /// Images on `device` in `kind` (that of mixed precision, so that nothing is converted twice).
+    ///
+    /// # Errors
+    /// `Error::Torch` where `device` is a CUDA device that this process does not have.
     pub fn new(device: Device, kind: Kind) -> Result<Self> {
         let carrier = device.is_cuda().then(|| Carrier::new(device)).transpose()?;
         Ok(Self { device, carrier, kind })
     }
 
     /// `[N, 3, H, W]` in 0..1, channels last. Does not wait for the device.
+    ///
+    /// # Errors
+    /// `Error::Torch` where the host or the device has no memory left.
     pub fn images(&self, batch: &Batch) -> Result<Tensor> {
         let bytes = match &self.carrier {
             Some(carrier) => carrier.carry(&shape(batch), |pinned| copy(&batch.pixels, pinned))?,

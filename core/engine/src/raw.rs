@@ -17,7 +17,10 @@ pub struct RawTensor {
 }
 
 impl RawTensor {
-    /// Copies a tensor out of libtorch (from any device and memory format).
+    /// Copies a tensor of any shape out of libtorch (from any device and memory format).
+    ///
+    /// # Errors
+    /// `Error::Settings` names a kind that no file holds (complex, quantized); `Error::Torch` where memory is short.
     pub fn from_tensor(tensor: &Tensor) -> Result<Self> {
         let tensor = tensor.detach().f_to_device(tch::Device::Cpu)?.f_contiguous()?;
         let kind = tensor.f_kind()?;
@@ -30,7 +33,10 @@ impl RawTensor {
         Ok(Self { dtype, shape, bytes })
     }
 
-    /// A new libtorch tensor with these values.
+    /// A new libtorch tensor with these values and this shape, on the CPU.
+    ///
+    /// # Errors
+    /// Those of [`tensor_from_bytes`].
     pub fn to_tensor(&self) -> Result<Tensor> {
         tensor_from_bytes(self.dtype, &self.shape, &self.bytes)
     }
@@ -58,7 +64,11 @@ impl RawTensor {
     }
 }
 
-/// A new libtorch tensor from little-endian bytes (one copy).
+/// A new libtorch tensor of this shape, on the CPU, from little-endian bytes (one copy). They must be as many as the shape needs, or none
+/// for zeros.
+///
+/// # Errors
+/// `Error::Settings` names a type that libtorch does not have; `Error::Torch` where memory is short.
 pub fn tensor_from_bytes(dtype: Dtype, shape: &[usize], bytes: &[u8]) -> Result<Tensor> {
     let kind =
         kind_of(dtype).ok_or_else(|| crate::Error::Settings(format!("tensors of type {dtype:?} are not supported")))?;

@@ -164,6 +164,14 @@ pub struct Converted {
 }
 
 /// Converts into a folder; `progress` gets the number of finished images and of all.
+///
+/// # Errors
+/// - [`Error::Settings`]: a share for validation outside of 0..1, a class without a name or one that is named twice, names for VisDrone,
+///   whose classes are fixed.
+/// - [`Error::Dataset`]: the source or the folder of the images does not exist or holds nothing of the format, `out` has a `data.yaml`
+///   already, COCO files contradict themselves or each other, no image or no box can be used (with the first problem).
+/// - [`Error::Label`] names file and line of a COCO file that can't be read, where it is the only one.
+/// - [`Error::Io`] names what can't be read or written.
 pub fn convert(settings: &Settings, out: &Path, progress: &(dyn Fn(usize, usize) + Sync)) -> Result<Converted> {
     if !(0.0..1.0).contains(&settings.val_share) {
         return Err(Error::Settings(format!(

@@ -120,6 +120,11 @@ pub struct Samples {
 
 impl Dataset {
     /// Reads `path, train, val, test, nc, names`; `train` may be a folder, a list file, an image or a list of them.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where the file can't be read, [`Error::Label`] with the line where it is no text. [`Error::Config`] with the place of
+    /// what is no YAML, of a key that is misspelt or a value that makes no sense, and of names that are missing, repeated or not as many as
+    /// `nc`.
     pub fn open(file: &Path) -> Result<Self> {
         yaml::open(file)
     }
@@ -148,11 +153,19 @@ impl Dataset {
     }
 
     /// Paths of the images of a split, sorted, each once.
+    ///
+    /// # Errors
+    /// Those of [`Dataset::list`].
     pub fn images(&self, split: Split) -> Result<Vec<PathBuf>> {
         Ok(self.list(split)?.images)
     }
 
     /// As [`Dataset::images`], with what was found on the way.
+    ///
+    /// # Errors
+    /// [`Error::Dataset`] where the file does not name the split, where a place does not exist (with all that were looked at) or is a file
+    /// that can't be read as a picture, and where there are no images. [`Error::Io`] names a folder or list file that can't be read,
+    /// [`Error::Label`] the line of a list file that is no text.
     pub fn list(&self, split: Split) -> Result<Listed> {
         let Source { line, entries, .. } = self
             .sources
@@ -278,6 +291,12 @@ impl Dataset {
 
     /// Images and labels of a split. Every file is read and checked as far as it can be without decoding pictures. An image that has
     /// a row which can't be used is left out: with a part of its boxes it would teach that the others are none.
+    ///
+    /// # Errors
+    /// Those of [`Dataset::list`]. [`Error::Label`] where a list of names beside the labels has them in another order. [`Error::Io`] names
+    /// a label file that can't be read. [`Error::Dataset`] where the split has no box that can be used, with the reason. With
+    /// [`Policy::Strict`] also the first problem: [`Error::Label`] names file and line, [`Error::Image`] or [`Error::Io`] an image that
+    /// can't be used.
     pub fn samples(&self, split: Split, policy: Policy) -> Result<Samples> {
         let Listed { images, problems } = self.list(split)?;
         // Names under wrong numbers concern every image, so there is nothing to leave out.

@@ -72,6 +72,10 @@ fn picture_of(classes: usize, size: usize, seed: u64, index: u64) -> (Image, Vec
 
 /// Writes a data set into a folder: `images/{train,val,test}`, `labels/...` and, last, `data.yaml`. A folder that has a
 /// `data.yaml` is refused. `progress` gets the number of finished images.
+///
+/// # Errors
+/// [`Error::Settings`] names a number of images, a size or a number of classes that can't be, with those that can. [`Error::Dataset`] where
+/// there is a `data.yaml` already. [`Error::Io`] names what can't be written.
 pub fn write(folder: &Path, settings: &Settings, progress: &(dyn Fn(usize) + Sync)) -> Result<Made> {
     let Settings {
         images,

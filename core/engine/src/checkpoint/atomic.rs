@@ -9,6 +9,9 @@ pub const TEMPORARY: &str = ".writing-";
 
 /// Lets `write` fill a temporary file beside `path`, then moves it there: a crash or a full disk leaves the old file as it
 /// was. Missing folders are made.
+///
+/// # Errors
+/// [`Error::Io`] names the folder that can't be made, or the file that can't be written.
 pub fn write_atomically(path: &Path, write: impl FnOnce(&mut std::fs::File) -> std::io::Result<()>) -> Result<()> {
     let folder = path
         .parent()

@@ -10,8 +10,12 @@ use super::{Checkpoint, HistoryEntry, Meta, TransferReport, refuse_integers, tra
 use crate::pt::PtModel;
 use crate::{Error, Result};
 
-/// Puts the weights of a `.pt` file into the graph of its modules ([`PtModel::graph`]). Class names come from the file. An error if
-/// tensors of the model are missing in the file; what the file has beyond the model is in the report.
+/// Puts the weights of a `.pt` file into the graph of its modules ([`PtModel::graph`]). Class names come from the file. What the file has
+/// beyond the model is in the report.
+///
+/// # Errors
+/// [`Error::File`] names the first tensor of the model that is missing in the file or has another shape there, or that holds integers where
+/// the model has weights. [`Error::Settings`] names a type that libtorch does not have.
 pub fn adopt(path: &Path, source: &PtModel, graph: Graph, image_size: i64) -> Result<(Checkpoint, TransferReport)> {
     let params = Params::init(&graph, 0);
     let tensors: Vec<(&str, Tensor)> = source
@@ -64,6 +68,9 @@ pub fn adopt(path: &Path, source: &PtModel, graph: Graph, image_size: i64) -> Re
 
 /// Writes the tensors alone, under their Ultralytics names: a plain state dict that `safetensors.torch.load_file` and
 /// `load_state_dict` take.
+///
+/// # Errors
+/// Those of [`write_tensors`].
 pub fn state_dict(path: &Path, checkpoint: &Checkpoint) -> Result<()> {
     let names = serde_json::to_string(&checkpoint.meta.names).map_err(|e| Error::Core(e.into()))?;
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned()), ("names".to_owned(), names)]);

@@ -41,7 +41,11 @@ pub struct TensorFile {
     pub metadata: HashMap<String, String>,
 }
 
-/// Reads any `.safetensors` file. A tensor with a value that is not finite is an error that names it.
+/// Reads any `.safetensors` file; its tensors have the shapes of the file and are on the CPU.
+///
+/// # Errors
+/// [`Error::Io`] where the file can't be read. [`Error::File`] where it is empty, cut off or of another format (with what it looks like);
+/// it names a tensor with a value that is not finite, or of a type that libtorch does not have.
 pub fn read_tensors(path: &Path) -> Result<TensorFile> {
     let bytes = std::fs::read(path).map_err(Error::io(path, "read it"))?;
     let damaged = |error: safetensors::SafeTensorError| Error::file(path, explain(path, &bytes, &error));
@@ -83,8 +87,11 @@ fn explain(path: &Path, bytes: &[u8], error: &safetensors::SafeTensorError) -> S
     }
 }
 
-/// Writes tensors and metadata as `.safetensors`, atomically. A tensor with a value that is not finite is an error that names it, and
-/// nothing is written.
+/// Writes tensors of any shape and metadata as `.safetensors`, atomically.
+///
+/// # Errors
+/// [`Error::File`] names a tensor with a value that is not finite; [`Error::Settings`] a kind that no file holds; [`Error::Io`] the file or
+/// folder that can't be written. In all cases nothing is written.
 pub fn write_tensors<'a>(
     path: &Path,
     tensors: impl IntoIterator<Item = (&'a str, &'a Tensor)>,
@@ -120,6 +127,9 @@ fn sort_metadata(bytes: &mut [u8]) -> Option<()> {
 }
 
 /// Writes a model, atomically.
+///
+/// # Errors
+/// Those of [`write_tensors`].
 pub fn save(path: &Path, checkpoint: &Checkpoint) -> Result<()> {
     write_tensors(
         path,
@@ -141,6 +151,10 @@ pub(super) fn describe(graph: &Graph, meta: &Meta) -> Result<HashMap<String, Str
 }
 
 /// Reads a model. Floating tensors become f32.
+///
+/// # Errors
+/// Those of [`read_tensors`]. [`Error::File`] where the file holds tensors but no model, is of a later version, has a graph or metadata
+/// that can't be read, or tensors of another model: it names the first that is missing, has another shape, or holds integers.
 pub fn load(path: &Path) -> Result<Checkpoint> {
     let file = read_tensors(path)?;
     model_from(path, file.tensors, &file.metadata)

@@ -45,6 +45,9 @@ const EMA: &str = "ema/";
 const OPTIMIZER: &str = "optimizer/";
 
 /// Writes trained weights, average and optimizer with the numbers of the run, atomically in one file.
+///
+/// # Errors
+/// Those of [`write_tensors`].
 pub fn save_state(
     path: &Path,
     model: &Checkpoint,
@@ -65,6 +68,9 @@ pub fn save_state(
 }
 
 /// The numbers of a state alone, without its tensors.
+///
+/// # Errors
+/// [`Error::Io`] where the file can't be read, [`Error::File`] where it is damaged, or a model and not the state of a training.
 pub fn state_numbers(path: &Path) -> Result<TrainState> {
     use std::io::Read as _;
     let mut file = std::fs::File::open(path).map_err(Error::io(path, "read it"))?;
@@ -89,6 +95,9 @@ fn numbers(path: &Path, text: Option<&str>) -> Result<TrainState> {
 }
 
 /// What [`save_state`] wrote: the trained model, the average, the optimizer's tensors and the numbers.
+///
+/// # Errors
+/// Those of [`read_tensors`] and [`load`](super::load); [`Error::File`] where the file is a model and not the state of a training.
 pub fn load_state(path: &Path) -> Result<(Checkpoint, Params, IndexMap<String, Tensor>, TrainState)> {
     let file = read_tensors(path)?;
     let state = numbers(path, file.metadata.get("train_state").map(String::as_str))?;

@@ -89,6 +89,9 @@ pub fn is_folded<'a>(target: &Params, source: impl IntoIterator<Item = &'a str>)
 }
 
 /// Refuses integers where `target` has weights: copied as numbers they would be the codes of another scale.
+///
+/// # Errors
+/// [`Error::File`] names the first such tensor and its kind.
 pub fn refuse_integers<'a>(
     path: &Path,
     target: &Params,
@@ -114,6 +117,9 @@ pub(super) fn integers(key: &str, tensor: &Tensor) -> String {
 
 /// Copies the values of `source` into the tensors of `target` that have the same key and shape. Keys for which `skip` is true
 /// are neither taken nor reported. Kind and device of the target stay.
+///
+/// # Errors
+/// [`Error::Torch`] where libtorch can't copy. What does not fit is in the report and no error.
 pub fn transfer<'a>(
     target: &Params,
     source: impl IntoIterator<Item = (&'a str, &'a Tensor)>,

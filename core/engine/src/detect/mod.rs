@@ -11,6 +11,9 @@ use crate::val::Detector;
 
 /// Finds objects in an image: letterboxed into `size` (height, width; multiples of the detector's stride) with as little border as its
 /// stride allows, boxes in pixels of the image, best first.
+///
+/// # Errors
+/// Those of [`Detector::predict`]; `Error::NotFinite` where the network gives values that are not finite.
 pub fn detect(detector: &Detector, image: &Image, size: [usize; 2], options: &NmsOptions) -> Result<Vec<Detection>> {
     let into = Letterbox {
         size,
@@ -22,6 +25,9 @@ pub fn detect(detector: &Detector, image: &Image, size: [usize; 2], options: &Nm
 
 /// As [`detect`], with anything that turns images `[N, 3, H, W]` on `device` into boxes `[N, M, 5 + classes]` in pixels of them (f32, on
 /// the CPU, contiguous), and with a letterbox of its own.
+///
+/// # Errors
+/// Those of `run`; `Error::Torch` where its boxes are not f32, or memory is short.
 pub fn detect_with(
     run: &mut dyn FnMut(&Tensor) -> Result<Tensor>,
     device: Device,

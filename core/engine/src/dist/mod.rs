@@ -153,7 +153,7 @@ impl World {
         Ok(())
     }
 
-    /// Each tensor becomes its sum over all ranks, with the same bits everywhere.
+    /// Each tensor, of any shape, but the same on all ranks, becomes its sum over all ranks, with the same bits everywhere.
     ///
     /// # Errors
     /// [`Error::Lost`].
@@ -163,7 +163,7 @@ impl World {
             .map_or(Ok(()), |link| link.call(|group| group.sum(tensors)))
     }
 
-    /// Each tensor becomes that of rank 0.
+    /// Each tensor, of any shape, but the same on all ranks, becomes that of rank 0.
     ///
     /// # Errors
     /// [`Error::Lost`].

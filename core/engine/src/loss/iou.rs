@@ -8,6 +8,9 @@ const EPS: f64 = 1e-7;
 
 /// Complete IoU (arXiv 1911.08287, equations 10 and 11) of boxes `[n, 4]` given by centre and size, pairwise: `[n]`. The weight
 /// of the aspect term is not differentiated, as in the paper.
+///
+/// # Errors
+/// `Error::Torch` where the shapes are others.
 pub fn ciou_xywh(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     let centre = |t: &Tensor| t.f_narrow(1, 0, 2);
     let size = |t: &Tensor| t.f_narrow(1, 2, 2);

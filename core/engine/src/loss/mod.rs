@@ -88,7 +88,7 @@ pub struct Counts {
 }
 
 impl Counts {
-    /// Those of a batch.
+    /// Those of a batch with maps `[N, A * (5 + classes), h, w]`.
     pub fn of(maps: &[Tensor], assigned: &[LevelTargets]) -> Self {
         Self {
             images: maps.first().map_or(0, |m| m.size()[0]) as f64,
@@ -136,15 +136,22 @@ impl Loss {
         assign_level(targets, &self.anchors[level], h, w, self.options.anchor_t as f32)
     }
 
-    /// The loss, in f32 at least, of raw maps `[N, A * (5 + classes), h, w]` of any kind for targets (image, class, centre x, centre y, width, height),
-    /// normalised to 0..1.
+    /// The loss, in f32 at least, of raw maps `[N, A * (5 + classes), h, w]` of any kind for targets (image, class, centre x, centre y,
+    /// width, height), normalised to 0..1.
+    ///
+    /// # Errors
+    /// Those of [`Loss::assign`] and [`Loss::compute_part`].
     pub fn compute(&self, maps: &[Tensor], targets: &[[f32; 6]]) -> Result<LossValue> {
         let assigned = self.assign(maps, targets)?;
         let counts = Counts::of(maps, &assigned);
         self.compute_part(maps, &assigned, &counts)
     }
 
-    /// Targets of all levels, for [`Loss::compute_part`].
+    /// Targets of all levels, for [`Loss::compute_part`], from maps `[N, A * (5 + classes), h, w]`.
+    ///
+    /// # Errors
+    /// [`Error::Settings`] names a label that has a number which is not finite, an image outside of the batch, or a class that the head
+    /// does not have. [`Error::Torch`] where a map has not four dimensions.
     pub fn assign(&self, maps: &[Tensor], targets: &[[f32; 6]]) -> Result<Vec<LevelTargets>> {
         let batch = maps.first().map_or(0, |m| m.size()[0]);
         self.check_targets(targets, batch)?;

@@ -26,6 +26,9 @@ pub(super) struct Placed {
 impl Placed {
     /// Places the targets of maps that have `lengths` rows; `positives` counts the targets of each level in the whole batch. `None` where
     /// there are no targets.
+    ///
+    /// # Errors
+    /// `Error::Torch` where the device has no memory left.
     pub fn new(
         assigned: &[LevelTargets],
         lengths: &[i64],

@@ -30,6 +30,10 @@ pub(super) struct Host<'a> {
 }
 
 impl<'a> Host<'a> {
+    /// A host that works on `model`, which must share no tensors with others: a pruner may train it.
+    ///
+    /// # Errors
+    /// Those of [`ChannelGroups::of`] and [`CostModel::of`]: a graph whose shapes do not fit, at the image size of `data.calib`.
     pub fn new(
         model: Checkpoint,
         data: PruneData<'a>,

@@ -55,6 +55,10 @@ pub struct Pruned {
 }
 
 /// Lets `pruner` decide, then removes the channels.
+///
+/// # Errors
+/// [`Error::Settings`] where the model is quantized. [`Error::Core`] names a share of the budget outside of 0 to 1, why the pruner gave up,
+/// or a group that its plan does not fit. Those of [`recalibrate`], and of the trainings and validations that the pruner asks for.
 pub fn prune(
     model: &Checkpoint,
     pruner: &dyn Pruner,
@@ -75,6 +79,10 @@ pub fn prune(
 }
 
 /// Removes what the plan does not keep and measures the statistics of the batch norms anew.
+///
+/// # Errors
+/// [`Error::Settings`] where the model is quantized. [`Error::Core`] names the group of the plan that the model does not have, whose
+/// channels are listed wrongly, or of which nothing would be left. Those of [`recalibrate`].
 pub fn apply_plan(
     model: &Checkpoint,
     plan: &PrunePlan,

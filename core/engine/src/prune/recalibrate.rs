@@ -10,6 +10,10 @@ use crate::batch::image_tensor;
 
 /// Replaces the running statistics in `params` (in place) by averages over `batches` batches of `images`. The old ones have no
 /// weight. Nothing else changes.
+///
+/// # Errors
+/// `Error::Core` names a tensor of a batch norm that is missing, or the node that can't be run. `Error::Data` names an image that can't be
+/// read.
 pub fn recalibrate(graph: &Graph, params: &Params, images: &Loader, batches: usize) -> Result<()> {
     let norms: Vec<&str> = graph
         .nodes

@@ -76,8 +76,10 @@ impl PtModel {
         model::scalars(&self.state)
     }
 
-    /// The graph that its modules compute, with their own settings; `None` for a plain state dict. Errors name the module whose
-    /// computation is not known or can't be expressed. Notes are for people.
+    /// The graph that its modules compute, with their own settings; `None` for a plain state dict. Notes are for people.
+    ///
+    /// # Errors
+    /// [`Error::File`] names the module whose computation is not known or can't be expressed, with what is in the way.
     pub fn graph(&self, path: &Path) -> Result<Option<(Graph, Vec<String>)>> {
         self.tree
             .as_ref()
@@ -88,6 +90,10 @@ impl PtModel {
 
 /// Reads a checkpoint. Modules of unknown classes are data like all others; see [`PtModel::graph`]. Every tensor is checked for being
 /// finite.
+///
+/// # Errors
+/// [`Error::Io`] where the file can't be read. [`Error::File`] where it is no checkpoint (with what it looks like), is damaged or cut off,
+/// or holds no weights; it names the tensor or module that is broken, and the first tensor with a value that is not finite.
 pub fn read(path: &Path) -> Result<PtModel> {
     let mut archive = archive::Archive::open(path)?;
     let bytes = archive.pickle()?;

@@ -38,6 +38,10 @@ pub fn weakness(images: &Loader) -> Option<String> {
 }
 
 /// Post-training quantization: ranges from `batches` batches of `images`. `progress` hears of finished batches and may end it.
+///
+/// # Errors
+/// [`Error::Settings`] where the model is quantized already. [`Error::Core`] names an option of the backend that can't be, the layer whose
+/// values are not finite, or is [`yolo_core::Error::Cancelled`]. [`Error::Data`] names an image that can't be read.
 pub fn calibrate(
     model: &Checkpoint,
     quantizer: &dyn Quantizer,

@@ -304,7 +304,8 @@ impl Teacher {
         })
     }
 
-    /// The parts of the loss `[parts]`, each a mean over `images`, of a student that made `raw` and `necks` of them.
+    /// The parts of the loss `[parts]`, each a mean over `images` `[N, 3, H, W]`, of a student that made of them `raw` (the maps of its
+    /// head) and `necks` (what its head reads, `[N, C, h, w]`), finest stride first.
     ///
     /// # Errors
     /// Those of the teacher's network and of the distiller.

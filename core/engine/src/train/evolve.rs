@@ -175,6 +175,9 @@ fn normal(rng: &mut ChaCha8Rng) -> f64 {
 }
 
 /// Hyper-parameters by name, in the order of [`Hyp`].
+///
+/// # Errors
+/// [`Error::Core`] where JSON can't hold a value; it can hold all of [`Hyp`]'s.
 pub fn values(hyp: &Hyp) -> Result<Map<String, Value>> {
     match serde_json::to_value(hyp).map_err(yolo_core::Error::from)? {
         Value::Object(values) => Ok(values),
@@ -188,6 +191,9 @@ pub fn mutates(key: &str) -> bool {
 }
 
 /// Writes `evolve.csv`, all of it or nothing. Numbers are written so that they are read back as they were.
+///
+/// # Errors
+/// [`Error::Io`] names the file or folder that can't be written; the old file stays then.
 pub fn write(path: &Path, done: &[Generation]) -> Result<()> {
     let header = columns()?.join(",");
     let mut lines = Vec::with_capacity(done.len());

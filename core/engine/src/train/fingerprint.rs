@@ -42,6 +42,9 @@ pub struct Fingerprint {
 
 impl Fingerprint {
     /// Of a run that starts from `weights`.
+    ///
+    /// # Errors
+    /// `Error::Settings` where weights are of a kind that no file holds; `Error::Torch` where they can't be copied to the host.
     pub fn of(train: &Loader, val: Option<&Loader>, names: &[String], weights: &Params) -> Result<Self> {
         Ok(Self {
             train: Images::of(train.samples()),

@@ -93,7 +93,7 @@ impl Scaler {
         })
     }
 
-    /// The loss to differentiate.
+    /// The loss `[]` to differentiate, from the loss `[]`.
     ///
     /// # Errors
     /// Those of libtorch.

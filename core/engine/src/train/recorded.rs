@@ -93,7 +93,11 @@ impl Recorded {
         })
     }
 
-    /// Runs the forward; the maps are leaves that collect their gradients.
+    /// Runs the forward on images `[N, 3, H, W]` of the recorded size; the maps `[N, A * (5 + classes), h, w]` are leaves that collect
+    /// their gradients.
+    ///
+    /// # Errors
+    /// `Error::Torch` where CUDA fails.
     pub fn forward(&self, images: &Tensor) -> Result<Vec<Tensor>> {
         tch::no_grad(|| self.images.shallow_clone().f_copy_(images))?;
         self.forward.replay()?;
@@ -104,7 +108,10 @@ impl Recorded {
             .collect())
     }
 
-    /// Runs the backward from the gradients that `leaves` have collected.
+    /// Runs the backward from the gradients that `leaves`, the maps of [`Recorded::forward`], have collected.
+    ///
+    /// # Errors
+    /// `Error::Torch` where CUDA fails.
     pub fn backward(&self, leaves: &[Tensor]) -> Result<()> {
         tch::no_grad(|| -> Result<()> {
             for (slot, leaf) in self.gradients.iter().zip(leaves) {

@@ -24,6 +24,17 @@ use crate::{Error, Result, val};
 
 /// Trains `start`. With `folder`, writes `weights/{last,best}.safetensors`, `state.safetensors` and `results.csv` there, and continues
 /// an unfinished run of the same settings if `resume` is set. The same seed gives the same run, interrupted or not.
+///
+/// # Errors
+/// - [`Error::Settings`]: a batch norm would see one value (it is named, with what would do), nothing is left to train, the unfinished run
+///   in `folder` has other settings or data (what differs is named), or the ranks have different models.
+/// - [`Error::Diverged`] names the loss or the tensor that is not finite, with epoch and batch.
+/// - [`Error::OutOfMemory`] names the batch, and one that fits where that is known.
+/// - [`Error::Lost`] where another rank is gone.
+/// - [`Error::Data`] names an image that can't be read.
+/// - [`Error::Io`] and [`Error::File`] name the file of `folder` that can't be written, or not be understood.
+/// - [`Error::Core`]: the model can't be run, has no head or lacks a tensor, does not fit its teacher, a hook failed, or the listener
+///   wanted the end ([`yolo_core::Error::Cancelled`]).
 pub fn train(
     start: Checkpoint,
     options: &TrainOptions,
@@ -607,6 +618,9 @@ fn diverged(what: &str, epoch: usize, batch: usize) -> Error {
 }
 
 /// Rows of a finished or unfinished run, for plots.
+///
+/// # Errors
+/// [`Error::Io`] where `results.csv` can't be read, [`Error::File`] with the line that is no row of a training. A missing file has no rows.
 pub fn history(folder: &std::path::Path) -> Result<Vec<EpochRow>> {
     results::read(&folder.join("results.csv"))
 }

@@ -49,9 +49,9 @@ pub(super) fn class_maps(metrics: &Metrics, classes: usize) -> Vec<f64> {
     maps
 }
 
-/// The batch at a random size: a multiple of the stride from half to one and a half of the size of the training (the longer side of
-/// rectangles; the shorter one in proportion, to a multiple of the stride). The size is a function of seed and iteration, so that a
-/// resumed run sees the same.
+/// The batch `[N, 3, H, W]` at a random size: a multiple of the stride from half to one and a half of the size of the training (the
+/// longer side of rectangles; the shorter one in proportion, to a multiple of the stride). The size is a function of seed and iteration,
+/// so that a resumed run sees the same.
 pub(super) fn rescaled(
     images: &tch::Tensor,
     options: &TrainOptions,

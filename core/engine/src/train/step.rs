@@ -179,7 +179,7 @@ impl Stepper {
         &self.loss
     }
 
-    /// The images of a batch on its device, in its precision.
+    /// The images `[N, 3, H, W]` of a batch in 0..1, on its device, in its precision.
     ///
     /// # Errors
     /// Where the device has no memory left.
@@ -187,7 +187,7 @@ impl Stepper {
         self.feeder.images(batch)
     }
 
-    /// Raw maps of images in training mode.
+    /// Raw maps `[N, A * (5 + classes), h, w]` of images `[N, 3, H, W]` in training mode.
     ///
     /// # Errors
     /// Those of the network.
@@ -196,8 +196,9 @@ impl Stepper {
         self.precision.run(self.device(), || Ok(program.run(images, mode)?))
     }
 
-    /// Adds the gradients of a batch to those that are there. Returns box, objectness and class loss `[3]` of the batch, on the device.
-    /// With several processes: those of this one's part (which may be empty) to those of its parts; the losses are those of the whole.
+    /// Adds the gradients of a batch `[N, 3, H, W]` to those that are there. Returns box, objectness and class loss `[3]` of the batch, on
+    /// the device. With several processes: those of this one's part (which may be empty) to those of its parts; the losses are those of
+    /// the whole.
     ///
     /// # Errors
     /// Those of the network, of labels that the head has no class for, and of hooks; a lost process.
@@ -423,7 +424,8 @@ impl LossMean {
         })
     }
 
-    /// Adds the losses of a batch; `last` is the last of an epoch. Returns the means as last read, or `None` where a loss was not finite.
+    /// Adds the losses `[losses]` of a batch; `last` is the last of an epoch. Returns the means as last read, or `None` where a loss was
+    /// not finite.
     ///
     /// # Errors
     /// Those of libtorch.

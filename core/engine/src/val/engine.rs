@@ -13,6 +13,9 @@ use crate::eval::{Metrics, NmsOptions};
 
 /// Measures `run`, which turns images `[N, 3, H, W]` into boxes `[N, M, 5 + classes]` in pixels of the input (f32, on the CPU,
 /// contiguous).
+///
+/// # Errors
+/// Those of [`measure_engine`].
 pub fn validate_engine(
     run: &mut dyn FnMut(&Tensor) -> Result<Tensor>,
     classes: usize,
@@ -26,6 +29,10 @@ pub fn validate_engine(
 }
 
 /// As [`validate_engine`], on any batches and with all that [`super::measure`] reports; every image is shown to `each`.
+///
+/// # Errors
+/// Those of `run` and `each`. `Error::Data` names an image that can't be read; `Error::Torch` where the boxes are not f32;
+/// [`yolo_core::Error::Cancelled`] where `progress` wants the end.
 pub fn measure_engine(
     run: &mut dyn FnMut(&Tensor) -> Result<Tensor>,
     classes: usize,

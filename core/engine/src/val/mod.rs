@@ -55,6 +55,9 @@ pub struct Detector {
 
 impl Detector {
     /// Prepares a model (the given tensors are not changed).
+    ///
+    /// # Errors
+    /// [`Error::Settings`] where the model has no detection head; [`Error::Core`] names a tensor that is missing or has another shape.
     pub fn new(graph: &Graph, params: &Params) -> Result<Self> {
         let head = graph
             .head
@@ -73,17 +76,23 @@ impl Detector {
         })
     }
 
-    /// Boxes `[N, M, 5 + classes]` in pixels of the input.
+    /// Boxes `[N, M, 5 + classes]` in pixels of the input, from images `[N, 3, H, W]` in 0..1: f32, on the CPU, contiguous.
+    ///
+    /// # Errors
+    /// Those of [`Detector::maps`] and [`Detector::decode`].
     pub fn predict(&self, images: &Tensor) -> Result<Tensor> {
         self.decode(&self.maps(images)?)
     }
 
-    /// The raw maps of the head, finest stride first.
+    /// The raw maps `[N, A * (5 + classes), h, w]` of the head, finest stride first, of images `[N, 3, H, W]` in 0..1.
+    ///
+    /// # Errors
+    /// [`Error::Core`] names the node that can't be run on these images: the input where they have other channels than the model.
     pub fn maps(&self, images: &Tensor) -> Result<Vec<Tensor>> {
         Ok(tch::no_grad(|| self.program.run(images, Mode::Eval))?)
     }
 
-    /// Boxes `[N, M, 5 + classes]` from raw maps, in pixels of the input.
+    /// Boxes `[N, M, 5 + classes]` from raw maps `[N, A * (5 + classes), h, w]`, in pixels of the input.
     ///
     /// # Errors
     /// Where the network gave values that are not finite: they would look like an image without objects.
@@ -127,6 +136,9 @@ pub struct ImageResult<'a> {
 }
 
 /// Measures a model. `progress` hears of finished batches and may end it.
+///
+/// # Errors
+/// Those of [`Detector::new`] and [`measure`].
 pub fn validate(
     graph: &Graph,
     params: &Params,
@@ -140,6 +152,9 @@ pub fn validate(
 }
 
 /// As [`validate`], on any batches (a part of the data, for searches).
+///
+/// # Errors
+/// Those of [`measure`].
 pub fn validate_with(
     detector: &Detector,
     batches: &mut dyn Iterator<Item = yolo_data::Result<Batch>>,
@@ -151,6 +166,10 @@ pub fn validate_with(
 }
 
 /// As [`validate_with`]: also the mean loss, and every image is shown to `each`.
+///
+/// # Errors
+/// Those of [`Detector::maps`], [`Detector::decode`] and [`Loss::compute`], and those of `each`. [`Error::Data`] names an image that can't
+/// be read; [`yolo_core::Error::Cancelled`] where `progress` wants the end.
 pub fn measure(
     detector: &Detector,
     batches: &mut dyn Iterator<Item = yolo_data::Result<Batch>>,

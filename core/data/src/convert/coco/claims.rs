@@ -10,7 +10,11 @@ use crate::{Error, Result};
 pub(super) struct Claims(HashMap<PathBuf, PathBuf>);
 
 impl Claims {
-    /// An image that two files list would come twice, even into two splits, each time with a part of its boxes.
+    /// Adds the images that `file` lists. One that two files list would come twice, even into two splits, each time with a part of its
+    /// boxes.
+    ///
+    /// # Errors
+    /// [`Error::Dataset`] names both files, how many images they share and the first of these.
     pub fn add<'a>(&mut self, file: &Path, images: impl Iterator<Item = &'a Path>) -> Result<()> {
         let mut shared: Option<(usize, &Path, PathBuf)> = None;
         for image in images {
