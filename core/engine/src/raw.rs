@@ -64,17 +64,25 @@ impl RawTensor {
     }
 }
 
-/// A new libtorch tensor of this shape, on the CPU, from little-endian bytes (one copy). They must be as many as the shape needs, or none
-/// for zeros.
+/// A new libtorch tensor of this shape, on the CPU, from little-endian bytes (one copy): as many as the shape needs, or none for zeros.
 ///
 /// # Errors
-/// `Error::Settings` names a type that libtorch does not have; `Error::Torch` where memory is short.
+/// `Error::Settings` names a type that libtorch does not have, or a number of bytes that is not the shape's; `Error::Torch` where memory is
+/// short.
 pub fn tensor_from_bytes(dtype: Dtype, shape: &[usize], bytes: &[u8]) -> Result<Tensor> {
     let kind =
         kind_of(dtype).ok_or_else(|| crate::Error::Settings(format!("tensors of type {dtype:?} are not supported")))?;
     let size: Vec<i64> = shape.iter().map(|d| *d as i64).collect();
     if bytes.is_empty() {
         return Ok(Tensor::f_zeros(size.as_slice(), (kind, tch::Device::Cpu))?);
+    }
+    // libtorch is not told how many there are.
+    let needed = (shape.iter()).try_fold(dtype_size(dtype), |bytes, side| bytes.checked_mul(*side));
+    if needed != Some(bytes.len()) {
+        return Err(crate::Error::Settings(format!(
+            "a tensor of shape {shape:?} and type {dtype:?} can't be made of {} bytes",
+            bytes.len()
+        )));
     }
     Ok(Tensor::f_from_data_size(bytes, &size, kind)?)
 }
@@ -116,4 +124,19 @@ pub fn kind_of(dtype: Dtype) -> Option<Kind> {
         Dtype::BOOL => Kind::Bool,
         _ => return None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_must_be_those_of_the_shape() {
+        let made = |shape: &[usize], bytes: usize| tensor_from_bytes(Dtype::F32, shape, &vec![0; bytes]);
+        assert_eq!(made(&[2, 2], 16).expect("a tensor").size(), [2, 2]);
+        for (shape, bytes) in [(&[2, 2][..], 15), (&[2, 2], 17), (&[usize::MAX, 2], 8)] {
+            let error = made(shape, bytes).expect_err("another number of bytes").to_string();
+            assert!(error.contains(&format!("{bytes} bytes")), "{error}");
+        }
+    }
 }
