@@ -212,7 +212,7 @@ fn files_that_are_something_else_are_named() {
             "damaged or cut off",
         ),
         ("noise.pt", b"hello", "not a PyTorch checkpoint"),
-        ("onnx.pt", b"\x08\x08\x12\x07pytorch", "yolo bench --weights"),
+        ("onnx.pt", b"\x08\x08\x12\x07pytorch", "`yolo bench` run it"),
     ] {
         let path = folder.path().join(name);
         std::fs::write(&path, bytes).unwrap();
