@@ -40,7 +40,11 @@ mod tests {
     fn files_of_other_programs_are_known_by_content_or_ending() {
         let told = |name: &str, head: &[u8]| describe(Path::new(name), head).unwrap_or_default();
         for (name, head, wanted) in [
-            ("d.onnx", &b"\x08\x08\x12\x07pytorch"[..], "`yolo val`, `yolo detect` and `yolo bench` run it"),
+            (
+                "d.onnx",
+                &b"\x08\x08\x12\x07pytorch"[..],
+                "`yolo val`, `yolo detect` and `yolo bench` run it",
+            ),
             ("d.safetensors", b"\x08\x08\x12\x07pytorch", "ONNX"),
             ("d.ONNX", b"?", "ONNX"),
             ("x.param", b"7767517\n3 3\n", "ncnn"),
