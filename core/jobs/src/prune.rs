@@ -96,11 +96,7 @@ impl PruneSettings {
     /// # Errors
     /// A metric that is no configuration.
     pub fn component(&self) -> Result<Value> {
-        let pruner = match &self.pruner {
-            Value::String(name) => open::configuration(name, &[])?,
-            other => other.clone(),
-        };
-        open::with_metric(pruner, self.metric.as_ref())
+        open::with_metric(open::written(&self.pruner)?, self.metric.as_ref())
     }
 
     /// Reads all that it names; `place` is where the pruner stands, for messages.
@@ -148,40 +144,26 @@ impl Pruning<'_> {
         }
     }
 
+    /// How images come in batches.
+    fn batching(&self) -> open::Batching {
+        open::Batching {
+            size: self.img,
+            batch: self.settings.batch_size,
+            workers: self.settings.workers,
+        }
+    }
+
     /// mAP50 and mAP of a model on the validation images.
     ///
     /// # Errors
     /// Those of [`measure::validate`].
     pub fn measure(&self, model: &Checkpoint, label: &str) -> Result<[f64; 2]> {
-        let s = self.settings;
-        let loader = open::val_loader(
-            self.session,
-            self.dataset,
-            Split::Val,
-            model,
-            open::Batching {
-                size: self.img,
-                batch: s.batch_size,
-                workers: s.workers,
-            },
-            false,
-        )?;
+        let loader = open::val_loader(self.session, self.dataset, Split::Val, model, self.batching(), false)?;
         measure::validate(self.session, model, &loader, label)
     }
 
     fn still(&self, model: &Checkpoint, images: usize) -> Result<Loader> {
-        let s = self.settings;
-        open::calib_loader(
-            self.session,
-            self.dataset,
-            model,
-            open::Batching {
-                size: self.img,
-                batch: s.batch_size,
-                workers: s.workers,
-            },
-            images,
-        )
+        open::calib_loader(self.session, self.dataset, model, self.batching(), images)
     }
 
     fn calib(&self, model: &Checkpoint) -> Result<Loader> {
@@ -192,18 +174,7 @@ impl Pruning<'_> {
         let (session, s) = (self.session, self.settings);
         let pruner = open::pruner(session, place, &s.component()?)?;
         let hyp = open::hyp(s.hyp.as_ref())?;
-        let train = open::train_loader(
-            session,
-            self.dataset,
-            model,
-            open::Batching {
-                size: self.img,
-                batch: s.batch_size,
-                workers: s.workers,
-            },
-            &hyp,
-            s.seed,
-        )?;
+        let train = open::train_loader(session, self.dataset, model, self.batching(), &hyp, s.seed)?;
         let (calib, select) = (self.calib(model)?, self.still(model, s.select_images)?);
         let options = PruneOptions {
             budget: s.budget(),

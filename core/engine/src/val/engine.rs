@@ -56,14 +56,7 @@ pub fn measure_engine(
             images,
             seconds: [ready - start, inferred - ready, inferred.elapsed()].map(|time| time.as_secs_f64()),
         };
-        tally.add(&part);
-        for (origin, (detections, truths)) in batch.images.iter().zip(&part.images) {
-            each(ImageResult {
-                origin,
-                detections,
-                truths,
-            })?;
-        }
+        tally.take(&batch, &part, each)?;
         progress.step(done + 1, total, "")?;
     }
     Ok(tally.report(false))

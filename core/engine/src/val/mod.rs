@@ -183,14 +183,7 @@ pub fn measure(
     for (done, batch) in batches.enumerate() {
         let batch = batch?;
         let part = measure_batch(detector, &batch, options, loss)?;
-        tally.add(&part);
-        for (origin, (detections, truths)) in batch.images.iter().zip(&part.images) {
-            each(ImageResult {
-                origin,
-                detections,
-                truths,
-            })?;
-        }
+        tally.take(&batch, &part, each)?;
         progress.step(done + 1, total, "")?;
     }
     Ok(tally.report(loss.is_some()))
@@ -240,6 +233,19 @@ impl Tally {
         }
         self.seconds[2] += start.elapsed().as_secs_f64();
         self.batches += 1;
+    }
+
+    /// As [`Tally::add`], and shows every image to `each`.
+    fn take(&mut self, batch: &Batch, part: &Part, each: &mut dyn FnMut(ImageResult<'_>) -> Result<()>) -> Result<()> {
+        self.add(part);
+        for (origin, (detections, truths)) in batch.images.iter().zip(&part.images) {
+            each(ImageResult {
+                origin,
+                detections,
+                truths,
+            })?;
+        }
+        Ok(())
     }
 
     fn report(self, with_loss: bool) -> Report {

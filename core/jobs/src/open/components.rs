@@ -39,6 +39,17 @@ pub fn component(text: &str) -> std::result::Result<Value, String> {
     configuration(text, &[]).map_err(|error| error.to_string())
 }
 
+/// A component as a recipe has it: its name, or a configuration.
+///
+/// # Errors
+/// A text that is neither.
+pub fn written(value: &Value) -> Result<Value> {
+    match value {
+        Value::String(text) => configuration(text, &[]),
+        other => Ok(other.clone()),
+    }
+}
+
 /// A text as a value, for flags that name a file where a configuration may also hold the content.
 ///
 /// # Errors
@@ -92,11 +103,10 @@ pub fn pruner(session: Session<'_>, place: &str, value: &Value) -> Result<Box<dy
 ///
 /// # Errors
 /// As for [`pruner`]; those of [`configuration`] for a name.
-pub fn distiller(session: Session<'_>, place: &str, written: Option<&Value>) -> Result<Box<dyn Distiller>> {
-    let value = match written {
+pub fn distiller(session: Session<'_>, place: &str, named: Option<&Value>) -> Result<Box<dyn Distiller>> {
+    let value = match named {
         None => json!({ "type": "logits" }),
-        Some(Value::String(name)) => configuration(name, &[])?,
-        Some(other) => other.clone(),
+        Some(value) => written(value)?,
     };
     Ok(names::read(
         session.plugins,

@@ -9,7 +9,7 @@ mod model;
 mod size;
 mod tensors;
 
-pub use components::{component, configuration, distiller, metric, pruner, quantizer, text, with_metric};
+pub use components::{component, configuration, distiller, metric, pruner, quantizer, text, with_metric, written};
 pub use data::{
     Batching, Cache, calib_loader, dataset, hyp, loader_of, located_hyp, other_names, same_classes, samples, sensible,
     train_loader, val_loader,

@@ -84,10 +84,7 @@ impl QuantizeSettings {
     /// # Errors
     /// A text that is none.
     pub fn component(&self) -> Result<Value> {
-        match &self.backend {
-            Value::String(name) => open::configuration(name, &[]),
-            other => Ok(other.clone()),
-        }
+        open::written(&self.backend)
     }
 
     /// What the result depends on.
@@ -179,18 +176,7 @@ impl Quantization<'_> {
     pub fn run(&self, model: &Checkpoint, quantizer: &dyn Quantizer) -> Result<Quantized> {
         let s = self.settings;
         let mut calibrated = self.calibrate(model, quantizer)?;
-        let loader = open::val_loader(
-            self.session,
-            self.dataset,
-            Split::Val,
-            model,
-            open::Batching {
-                size: self.img,
-                batch: s.batch_size,
-                workers: s.workers,
-            },
-            true,
-        )?;
+        let loader = open::val_loader(self.session, self.dataset, Split::Val, model, self.batching(), true)?;
         let ptq = measure::validate(self.session, &calibrated, &loader, "val PTQ")?;
         note_metrics(&mut calibrated, ptq);
         if s.qat_epochs > 0 {
@@ -213,17 +199,22 @@ impl Quantization<'_> {
         })
     }
 
+    /// How images come in batches.
+    fn batching(&self) -> open::Batching {
+        open::Batching {
+            size: self.img,
+            batch: self.settings.batch_size,
+            workers: self.settings.workers,
+        }
+    }
+
     fn calibrate(&self, model: &Checkpoint, quantizer: &dyn Quantizer) -> Result<Checkpoint> {
         let s = self.settings;
         let calib = open::calib_loader(
             self.session,
             self.dataset,
             model,
-            open::Batching {
-                size: self.img,
-                batch: s.batch_size,
-                workers: s.workers,
-            },
+            self.batching(),
             s.calib_batches.max(1) * s.batch_size,
         )?;
         let task = self.session.progress.task("calibrate", calib.batches());

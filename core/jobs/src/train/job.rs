@@ -33,11 +33,7 @@ pub(super) fn description(value: &serde_json::Value) -> Result<serde_json::Value
 
 /// A name or a configuration.
 fn pruner(value: &serde_json::Value) -> Result<Box<dyn Pruner>> {
-    let value = match value {
-        serde_json::Value::String(name) => open::configuration(name, &[])?,
-        other => other.clone(),
-    };
-    Ok(Located::from_value("sparsify", value).read()?)
+    Ok(Located::from_value("sparsify", open::written(value)?).read()?)
 }
 
 /// A training.
