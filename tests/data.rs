@@ -353,5 +353,11 @@ fn anchors_fit_the_boxes_better_than_the_usual_ones() {
         said.contains("best possible recall") && said.contains("  anchors:\n    - ["),
         "{said}"
     );
-    yolo(dir.path(), &["data", "anchors", "set/data.yaml", "--count", "100000"]).fails(2, &["too few"]);
+    yolo(dir.path(), &["data", "anchors", "set/data.yaml", "--count", "99999"]).fails(2, &["too few"]);
+    // A head has no level with fewer anchors than the others.
+    let count = |more: &[&str]| yolo(dir.path(), &[&["data", "anchors", "set/data.yaml", "--count"], more].concat());
+    count(&["10"]).fails(2, &["--count 10", "multiple of 3", "--levels"]);
+    count(&["10", "--levels", "4"]).fails(2, &["--count 10", "multiple of 4"]);
+    let said = count(&["8", "--levels", "4", "--generations", "10"]).ok().out;
+    assert_eq!(said.matches("    - [").count(), 4, "{said}");
 }

@@ -137,6 +137,9 @@ struct AnchorsArgs {
     /// Side of the images in training
     #[arg(long, visible_aliases = ["imgsz", "img-size"], default_value_t = 640)]
     img: usize,
+    /// Levels of the head (default: as many as have three anchors each)
+    #[arg(long)]
+    levels: Option<usize>,
     /// Anchors of all levels together
     #[arg(long, default_value_t = 9)]
     count: usize,
@@ -345,6 +348,9 @@ fn synth(args: &SynthArgs) -> CliResult {
     Ok(())
 }
 
+/// As many anchors have YOLOv5's heads at each level.
+const USUAL_PER_LEVEL: usize = 3;
+
 /// YOLOv5's anchors, made for COCO at 640.
 const USUAL: [anchors::Size; 9] = [
     [10.0, 13.0],
@@ -358,7 +364,24 @@ const USUAL: [anchors::Size; 9] = [
     [373.0, 326.0],
 ];
 
+impl AnchorsArgs {
+    /// Anchors of each level.
+    fn per_level(&self) -> CliResult<usize> {
+        let levels = self.levels.unwrap_or(self.count / USUAL_PER_LEVEL).max(1);
+        if self.count > 0 && self.count % levels == 0 && (self.levels.is_some() || self.count % USUAL_PER_LEVEL == 0) {
+            return Ok(self.count / levels);
+        }
+        Err(CliError::Usage(format!(
+            "--count {}: every level of a head has as many anchors as the others, so a multiple of {} is needed{}",
+            self.count,
+            self.levels.unwrap_or(USUAL_PER_LEVEL),
+            if self.levels.is_some() { "" } else { ", or --levels" }
+        )))
+    }
+}
+
 fn find_anchors(args: &AnchorsArgs) -> CliResult {
+    let per_level = args.per_level()?;
     let data = open::dataset(&args.data)?;
     let samples = open::samples(ui::session()?, &data, Split::Train, false)?;
     let boxes = anchors::box_sizes(&samples.items, args.img);
@@ -394,7 +417,7 @@ fn find_anchors(args: &AnchorsArgs) -> CliResult {
     say("these anchors", own);
     let sizes: Vec<String> = found.iter().map(|[w, h]| format!("{w:.0},{h:.0}")).collect();
     let levels: Vec<String> = sizes
-        .chunks(3)
+        .chunks(per_level)
         .map(|level| format!("    - [{}]", level.join(", ")))
         .collect();
     println!("head:\n  anchors:\n{}", levels.join("\n"));

@@ -42,12 +42,16 @@ pub fn option<'a>(arguments: &'a [String], name: &str) -> Option<&'a str> {
     arguments.get(at + 1).map(String::as_str)
 }
 
-/// Builds the release binary and returns a command that runs it.
+/// Builds the release binary and returns a command that runs it; that of the variable `YOLO_BINARY` instead, where there is one.
 fn yolo() -> Outcome<impl Fn() -> Command> {
-    setup::setup()?;
-    run(cargo().args(["build", "--release"]))?;
-    Ok(|| {
-        let mut yolo = Command::new(root().join("target/release/yolo"));
+    let given = std::env::var_os("YOLO_BINARY").map(std::path::PathBuf::from);
+    if given.is_none() {
+        setup::setup()?;
+        run(cargo().args(["build", "--release"]))?;
+    }
+    let binary = given.unwrap_or_else(|| root().join("target/release/yolo"));
+    Ok(move || {
+        let mut yolo = Command::new(&binary);
         yolo.current_dir(root());
         yolo
     })

@@ -45,10 +45,14 @@ pub fn compress(yolo: &dyn Fn() -> Command, protocol: &Protocol<'_>) -> Outcome 
         "| model | epochs | minutes | FLOPs | split | base mAP50 | mAP50 | difference | base mAP | mAP | difference |\n\
          |---|---:|---:|---:|---|---:|---:|---|---:|---:|---|"
     );
+    let bases = (0..protocol.seeds)
+        .map(|seed| Bases::train(yolo, protocol, seed))
+        .collect::<Outcome<Vec<Bases>>>()?;
     for pruner in &protocol.pruners {
         for flops in &protocol.flops {
             let found = (0..protocol.seeds)
-                .map(|seed| one(yolo, protocol, pruner, flops, seed))
+                .zip(&bases)
+                .map(|(seed, bases)| bases.pruned(yolo, protocol, (pruner, flops, seed)))
                 .collect::<Outcome<Vec<Found>>>()?;
             print(protocol, &format!("{pruner} {flops}"), &found);
         }
@@ -56,56 +60,146 @@ pub fn compress(yolo: &dyn Fn() -> Command, protocol: &Protocol<'_>) -> Outcome 
     Ok(())
 }
 
-/// One recipe: base, pruning, fine-tuning, and the reference that has had as many epochs.
-fn one(yolo: &dyn Fn() -> Command, protocol: &Protocol<'_>, pruner: &str, flops: &str, seed: u32) -> Outcome<Found> {
-    let folder = root().join(format!("runs/bench/compress/{}-{pruner}-{flops}-{seed}", protocol.cfg));
-    std::fs::create_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
-    let recipe = folder.join("recipe.yaml");
-    std::fs::write(&recipe, text(protocol, pruner, flops, seed, &folder))
-        .map_err(|error| format!("{}: {error}", recipe.display()))?;
-    run(yolo().arg("compress").arg(&recipe).arg("--resume"))?;
-    let results = folder.join("out/results.json");
-    let results = std::fs::read_to_string(&results).map_err(|error| format!("{}: {error}", results.display()))?;
-    let [gflops, seconds] = ["gflops", "seconds"].map(|key| numbers(&results, key));
-    // train, prune, fine-tune, reference: in this order.
-    let (&[before, .., after, _], true) = (gflops.as_slice(), seconds.len() == gflops.len()) else {
-        return fail(format!("the table of {} has other stages", recipe.display()));
-    };
-    let splits = ["val", "test"].map(|split| compared(yolo, protocol, &folder, split));
-    Ok(Found {
-        gflops: after / before,
-        minutes: seconds[..seconds.len() - 1].iter().sum::<f64>() / 60.0,
-        splits: splits.into_iter().collect::<Outcome<Vec<_>>>()?,
-    })
+/// The models of one seed: a base, and the reference that has had as many epochs as the base and a pruned model after it. Trained once for
+/// all pruners and shares.
+struct Bases {
+    folder: PathBuf,
+    gflops: f64,
+    minutes: f64,
 }
 
-fn text(protocol: &Protocol<'_>, pruner: &str, flops: &str, seed: u32, folder: &Path) -> String {
-    let absolute = |file: &str| std::path::absolute(root().join(file)).unwrap_or_else(|_| PathBuf::from(file));
-    let [base, tune] = protocol.epochs;
+impl Bases {
+    fn train(yolo: &dyn Fn() -> Command, protocol: &Protocol<'_>, seed: u32) -> Outcome<Self> {
+        let folder = std::path::absolute(root().join(format!("runs/bench/compress/{}-{seed}", protocol.cfg)))
+            .map_err(|error| format!("runs: {error}"))?;
+        let [base, tune] = protocol.epochs;
+        let start = format!(
+            "cfg: {}\nweights: {}\n",
+            protocol.cfg,
+            absolute(protocol.weights).display()
+        );
+        let stages = format!(
+            "  - train: {{epochs: {base}}}\n  - reference: {{epochs: {}}}\n",
+            base + tune
+        );
+        let results = recipe(
+            yolo,
+            protocol,
+            (&folder, "base", seed),
+            &(start + "stages:\n" + &stages),
+        )?;
+        let [gflops, seconds] = ["gflops", "seconds"].map(|key| numbers(&results, key));
+        match (gflops.as_slice(), seconds.as_slice()) {
+            ([gflops, _], [base, _]) => Ok(Self {
+                folder,
+                gflops: *gflops,
+                minutes: base / 60.0,
+            }),
+            _ => fail(format!("the table of {} has other stages", folder.display())),
+        }
+    }
+
+    fn base(&self) -> PathBuf {
+        self.folder.join("base/1-train/weights/best.safetensors")
+    }
+
+    fn reference(&self) -> PathBuf {
+        self.folder.join("base/2-reference/weights/best.safetensors")
+    }
+
+    /// Prunes and tunes the base.
+    fn pruned(
+        &self,
+        yolo: &dyn Fn() -> Command,
+        protocol: &Protocol<'_>,
+        (pruner, flops, seed): (&str, &str, u32),
+    ) -> Outcome<Found> {
+        let name = format!("{pruner}-{flops}");
+        let text = format!(
+            "weights: {}\nstages:\n{}",
+            self.base().display(),
+            stages(protocol, pruner, flops)
+        );
+        let results = recipe(yolo, protocol, (&self.folder, &name, seed), &text)?;
+        let [gflops, seconds] = ["gflops", "seconds"].map(|key| numbers(&results, key));
+        let (Some(after), Some(last)) = (gflops.last(), seconds.len().checked_sub(1)) else {
+            return fail(format!("the table of {name} is empty"));
+        };
+        let tuned = self
+            .folder
+            .join(&name)
+            .join(format!("{}-fine-tune/weights/best.safetensors", last + 1));
+        let splits = ["val", "test"].map(|split| compared(yolo, protocol, [&self.reference(), &tuned], split));
+        Ok(Found {
+            gflops: after / self.gflops,
+            minutes: self.minutes + seconds.iter().sum::<f64>() / 60.0,
+            splits: splits.into_iter().collect::<Outcome<Vec<_>>>()?,
+        })
+    }
+}
+
+fn absolute(file: &str) -> PathBuf {
+    std::path::absolute(root().join(file)).unwrap_or_else(|_| PathBuf::from(file))
+}
+
+/// From the base to the pruned model: slimming spends a sixth of the epochs on sparsity.
+fn stages(protocol: &Protocol<'_>, pruner: &str, flops: &str) -> String {
+    let tune = protocol.epochs[1];
+    let sparse = if pruner == "slimming" { tune / 6 } else { 0 };
+    let sparsify = match sparse {
+        0 => String::new(),
+        epochs => format!("  - sparsify: {{epochs: {epochs}, pruner: {{type: slimming, sparse_rate: 0.005}}}}\n"),
+    };
     let teacher = match protocol.distiller {
         "none" => String::new(),
         distiller => format!(", teacher: base, distiller: {distiller}"),
     };
     format!(
-        "name: compress\ndata: {}\ncfg: {}\nweights: {}\nimg: {}\nnominal-batch: {}\nseed: {seed}\nout: {}\nstages:\n  - train: {{epochs: \
-         {base}}}\n  - prune: {{pruner: {{type: {pruner}}}, flops: {flops}}}\n  - fine-tune: {{epochs: {tune}{teacher}}}\n  - reference: {{}}\n",
-        absolute(protocol.data).display(),
-        protocol.cfg,
-        absolute(protocol.weights).display(),
-        protocol.img,
-        protocol.nominal,
-        folder.join("out").display(),
+        "{sparsify}  - prune: {{pruner: {{type: {pruner}}}, flops: {flops}}}\n  - fine-tune: {{epochs: {}{teacher}}}\n",
+        tune - sparse
     )
 }
 
+/// Runs a recipe into `folder/name`, as far as it has not been before; what its `results.json` says.
+fn recipe(
+    yolo: &dyn Fn() -> Command,
+    protocol: &Protocol<'_>,
+    (folder, name, seed): (&Path, &str, u32),
+    rest: &str,
+) -> Outcome<String> {
+    let out = folder.join(name);
+    let text = format!(
+        "name: compress\ndata: {}\nimg: {}\nnominal-batch: {}\nseed: {seed}\nout: {}\n{rest}",
+        absolute(protocol.data).display(),
+        protocol.img,
+        protocol.nominal,
+        out.display(),
+    );
+    std::fs::create_dir_all(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+    let path = folder.join(format!("{name}.yaml"));
+    std::fs::write(&path, text).map_err(|error| format!("{}: {error}", path.display()))?;
+    // The table belongs to standard output, the progress of recipes does not.
+    let mut command = yolo();
+    command
+        .arg("compress")
+        .arg(&path)
+        .arg("--resume")
+        .stdout(std::process::Stdio::null());
+    run(&mut command)?;
+    let results = out.join("results.json");
+    std::fs::read_to_string(&results).map_err(|error| format!("{}: {error}", results.display()))
+}
+
 /// `yolo compare` of the reference and the fine-tuned model.
-fn compared(yolo: &dyn Fn() -> Command, protocol: &Protocol<'_>, folder: &Path, split: &str) -> Outcome<[[f64; 3]; 6]> {
+fn compared(
+    yolo: &dyn Fn() -> Command,
+    protocol: &Protocol<'_>,
+    models: [&Path; 2],
+    split: &str,
+) -> Outcome<[[f64; 3]; 6]> {
     let mut compare = yolo();
     compare.args(["compare", "--json", "--task", split, "--data", protocol.data]);
-    compare.args(["--img", protocol.img, "--weights"]);
-    for stage in ["4-reference", "3-fine-tune"] {
-        compare.arg(folder.join("out").join(stage).join("weights/best.safetensors"));
-    }
+    compare.args(["--img", protocol.img, "--weights"]).args(models);
     let said = output(&mut compare)?;
     let [values, lows, highs] = ["value", "low", "high"].map(|key| numbers(&said, key));
     let mut found = [[0.0; 3]; 6];

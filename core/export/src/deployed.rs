@@ -68,8 +68,13 @@ impl Deployed {
             Decoding::RawOnnx(head, _) | Decoding::RawNcnn(head, _) => head.strides.iter().max().copied(),
         };
         let mut names = known.classes;
-        if names.len() != classes && known.package.is_none() {
+        if names.is_empty() {
             names = (0..classes).map(|class| class.to_string()).collect();
+        } else if names.len() != classes {
+            return Err(wrong(format!(
+                "{} classes are named in it or beside it, its output has {classes}: they don't belong together",
+                names.len()
+            )));
         }
         let size = |axis: usize| shape[axis].filter(|size| *size > 0);
         Ok(Self {
@@ -250,12 +255,20 @@ fn input_shape(port: &Port, package: Option<&Package>) -> Result<[Option<i64>; 4
             .any(|(said, own)| matches!((said, own), (Some(a), Some(b)) if a != b));
         if apart {
             return Err(format!(
-                "its input has the sizes {own:?}, the description beside it says {said:?}: they don't belong together"
+                "its input has the sizes {}, the description beside it says {}: they don't belong together",
+                sizes(&own),
+                sizes(&said)
             ));
         }
         return Ok([0, 1, 2, 3].map(|axis| own[axis].or(said[axis])));
     }
     Ok(own)
+}
+
+/// `1 x 3 x any x any`.
+fn sizes(shape: &[Option<i64>]) -> String {
+    let texts = shape.iter().map(|size| size.map_or("any".to_owned(), |size| size.to_string()));
+    texts.collect::<Vec<_>>().join(" x ")
 }
 
 /// What the description says.
@@ -369,7 +382,7 @@ mod tests {
         let input = |shape: &[i64]| input_shape(&port("images", shape), Some(&package));
         assert_eq!(input(&[-1, 3, 64, 64]).unwrap(), [Some(1), Some(3), Some(64), Some(64)]);
         assert_eq!(input(&[]).unwrap()[3], Some(64));
-        assert!(input(&[1, 3, 64, 96]).unwrap_err().contains("don't belong together"));
+        assert!(input(&[1, 3, 64, 96]).unwrap_err().contains("1 x 3 x 64 x 96"));
         assert!(input(&[1, 4, 64, 64]).unwrap_err().contains("channels"));
         assert!(input_shape(&port("in0", &[]), None).unwrap_err().contains("FILE.json"));
         assert!(described(&package, &[port("output", &[1, 252, 7])]).is_ok());

@@ -4,9 +4,12 @@
 //!
 //! What must not be here: how a file is run.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use sha2::{Digest as _, Sha256};
 use yolo_core::graph::DetectHead;
 
 use crate::onnx::proto::ModelProto;
@@ -14,6 +17,9 @@ use crate::{Error, Result};
 
 /// Version of this format; it grows when what is there changes its meaning.
 pub const VERSION: u32 = 1;
+
+/// More classes than any detector has: a number above is no class.
+const MOST_CLASSES: usize = 100_000;
 
 /// Everything about a file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -32,6 +38,10 @@ pub struct Package {
     pub classes: Vec<String>,
     /// What detection uses where nobody says something else.
     pub thresholds: Thresholds,
+    /// Of `input`, `letterbox` and `output` as they were written: they belong to the file beside them, and nothing else tells a wrong
+    /// anchor or stride. Who changed them on purpose takes this line out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checksum: Option<String>,
 }
 
 /// The input of a file.
@@ -116,7 +126,7 @@ impl Default for Thresholds {
 impl Package {
     /// A file whose pictures are prepared as YOLOv5 does it.
     pub fn new(input: &str, shape: [Option<i64>; 4], output: Output, classes: &[String]) -> Self {
-        Self {
+        let mut package = Self {
             version: VERSION,
             task: "detect".to_owned(),
             input: Input {
@@ -133,7 +143,17 @@ impl Package {
             output,
             classes: classes.to_vec(),
             thresholds: Thresholds::default(),
-        }
+            checksum: None,
+        };
+        package.checksum = Some(package.sum());
+        package
+    }
+
+    /// SHA-256 of what belongs to the file, 16 hexadecimal digits.
+    fn sum(&self) -> String {
+        let text = serde_json::json!([self.input, self.letterbox, self.output]).to_string();
+        let digest = Sha256::digest(text.as_bytes());
+        digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
     }
 
     /// The text of `FILE.json`.
@@ -151,13 +171,11 @@ impl Package {
     /// Where it can't be read, or is of another format.
     pub fn read(path: &Path) -> Result<Self> {
         let bytes = std::fs::read(path).map_err(|source| Error::read(path, source))?;
-        let wrong = |reason: String| Error::Format {
-            path: path.to_owned(),
-            reason,
-        };
+        let wrong = |reason: String| wrong(path, reason);
         let package: Self = serde_json::from_slice(&bytes).map_err(|error| {
             wrong(format!(
-                "it does not describe a file of `yolo export`: {error}; write the file again"
+                "it does not describe a file of `yolo export`: {}; write the file again",
+                yolo_core::config::in_words(&error)
             ))
         })?;
         if package.version != VERSION {
@@ -166,6 +184,14 @@ impl Package {
                 package.version
             );
             return Err(wrong(reason));
+        }
+        if package.task != "detect" {
+            return Err(wrong(format!("its task is `{}`; this program has `detect`", package.task)));
+        }
+        if package.checksum.as_ref().is_some_and(|sum| *sum != package.sum()) {
+            let reason = "its `input`, `letterbox` or `output` was changed after `yolo export` wrote it: write the file again, or take the \
+                          line `checksum` out if the change is meant";
+            return Err(wrong(reason.to_owned()));
         }
         let usual = Self::new("", [None; 4], package.output.clone(), &[]);
         let (input, known) = (&package.input, &usual.input);
@@ -217,6 +243,13 @@ pub struct Known {
     pub stride: Option<i64>,
 }
 
+fn wrong(path: &Path, reason: String) -> Error {
+    Error::Format {
+        path: path.to_owned(),
+        reason,
+    }
+}
+
 /// Looks for what is known about a file: `FILE.json`; the same of the ONNX file that an `.xml` was converted from; the metadata in an
 /// ONNX file; Ultralytics' `metadata.yaml`. Nothing of it has to be there.
 ///
@@ -243,7 +276,7 @@ pub fn known(file: &Path) -> Result<Known> {
         };
         return Ok(Known {
             package: None,
-            classes: entry("names").and_then(names).unwrap_or_default(),
+            classes: entry("names").map(names).transpose().map_err(|reason| wrong(file, reason))?.unwrap_or_default(),
             stride: entry("stride").and_then(|text| text.trim().parse().ok()),
         });
     }
@@ -258,34 +291,36 @@ pub fn known(file: &Path) -> Result<Known> {
         })?;
     Ok(Known {
         package: None,
-        classes: located.value.get("names").map(listed).unwrap_or_default(),
-        stride: located.value.get("stride").and_then(serde_json::Value::as_i64),
+        classes: located.value.get("names").map(listed).transpose().map_err(|reason| wrong(&beside, reason))?.unwrap_or_default(),
+        stride: located.value.get("stride").and_then(Value::as_i64),
     })
 }
 
 /// Names in metadata: a list in JSON (ours), or a mapping from numbers as Python prints it (Ultralytics'), which is YAML, too.
-fn names(text: &str) -> Option<Vec<String>> {
-    let value = serde_json::from_str(text).ok().or_else(|| {
-        let located = yolo_core::config::Located::parse("names", text).ok()?;
-        Some(located.value)
-    })?;
-    Some(listed(&value)).filter(|names| !names.is_empty())
+fn names(text: &str) -> Result<Vec<String>, String> {
+    match serde_json::from_str(text) {
+        Ok(value) => listed(&value),
+        Err(_) => listed(&yolo_core::config::Located::parse("names", text).map_err(|error| error.to_string())?.value),
+    }
 }
 
-/// Names from a list, or from a mapping in the order of its numbers.
-fn listed(value: &serde_json::Value) -> Vec<String> {
-    let text = |value: &serde_json::Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+/// Names from a list, or from a mapping by their numbers; a number without a name is its own.
+fn listed(value: &Value) -> Result<Vec<String>, String> {
+    let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
     match value {
-        serde_json::Value::Array(names) => names.iter().map(text).collect(),
-        serde_json::Value::Object(names) => {
-            let mut rows: Vec<(usize, String)> = names
-                .iter()
-                .filter_map(|(number, name)| Some((number.parse().ok()?, text(name))))
-                .collect();
-            rows.sort_unstable();
-            rows.into_iter().map(|(_, name)| name).collect()
+        Value::Array(names) => Ok(names.iter().map(text).collect()),
+        Value::Object(names) => {
+            let mut rows = BTreeMap::new();
+            for (key, name) in names {
+                let number = key.parse::<usize>().ok().filter(|number| *number < MOST_CLASSES);
+                let number = number.ok_or_else(|| format!("`names` has `{key}`, which is no number of a class"))?;
+                rows.insert(number, text(name));
+            }
+            let count = rows.keys().next_back().map_or(0, |last| last + 1);
+            let name = |number: usize| rows.remove(&number).unwrap_or_else(|| number.to_string());
+            Ok((0..count).map(name).collect())
         }
-        _ => Vec::new(),
+        _ => Err("`names` is neither a list nor a mapping from numbers".to_owned()),
     }
 }
 
@@ -334,6 +369,11 @@ mod tests {
         assert!(json(&|v| v["input"]["divisor"] = 1.0.into()).contains("another way"));
         assert!(json(&|v| v["input"]["channels"] = "bgr".into()).contains("another way"));
         assert!(json(&|v| v["letterbox"]["border"] = 0.into()).contains("another way"));
+        // What would give other boxes without a word.
+        assert!(json(&|v| v["output"]["strides"][0] = 16.into()).contains("`checksum`"));
+        assert!(json(&|v| v["output"]["anchors"][0][0][1] = 14.0.into()).contains("was changed"));
+        assert!(json(&|v| v["input"]["shape"][2] = 96.into()).contains("was changed"));
+        assert!(json(&|v| v["task"] = "segment".into()).contains("`segment`"));
         let error = json(&|v| v["output"]["kind"] = "else".into());
         assert!(
             error.contains("net.onnx.json") && error.contains("write the file again"),
@@ -348,10 +388,13 @@ mod tests {
             ["person", "traffic light"]
         );
         assert_eq!(
-            names("{0: 'person', 10: 'bus', 2: \"b c\"}").unwrap(),
-            ["person", "b c", "bus"]
+            names("{0: 'person', 3: 'bus', 2: \"b c\"}").unwrap(),
+            ["person", "1", "b c", "bus"]
         );
-        assert_eq!(names("person"), None);
+        for (text, word) in [("person", "neither"), ("{0: a, b: c}", "`b`"), ("{-1: a}", "`-1`")] {
+            let error = names(text).unwrap_err();
+            assert!(error.contains(word), "{error}");
+        }
     }
 
     #[test]

@@ -244,3 +244,47 @@ fn what_a_recipe_cannot_say_is_refused_with_its_place() {
         assert!(!dir.path().join("out").exists(), "nothing is written for {stages}");
     }
 }
+
+#[test]
+fn what_a_later_stage_cannot_do_is_said_before_the_first_one_works() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let train = "  - train: {epochs: 1}\n";
+    for (stages, place, word) in [
+        ("  - fine-tune: {epochs: 1, freeze: 99}\n", "recipe.yaml:12:5: 2-fine-tune", "`freeze` 99"),
+        ("  - export: {formats: [onnx], opset: 5}\n", "recipe.yaml:12:5: 2-export", "opset 5"),
+        (
+            "  - quantize: {backend: tensorrt}\n  - export: {formats: [onnx-qdq], opset: 12}\n",
+            "recipe.yaml:13:5: 3-export",
+            "13 or more",
+        ),
+        ("  - quantize: {backend: {type: tensorrd}}\n", "recipe.yaml:12:5: 2-quantize", "tensorrt"),
+        ("  - prune: {pruner: {type: slimming, rati: 1}}\n", "recipe.yaml:12:5: 2-prune", "`rati`"),
+    ] {
+        let recipe = Recipe::read(&write(dir.path(), &format!("{train}{stages}")), &[]).expect("a recipe");
+        let end = compress::run(session(&Log::default()), &recipe, Mode::Keep, Compute::cpu());
+        let text = end.expect_err(stages).to_string();
+        assert!(text.contains(place) && text.contains(word), "{stages}: {text}");
+        assert!(!dir.path().join("out").exists(), "{stages}: nothing was begun");
+    }
+    let recipe = Recipe::read(&write(dir.path(), "  - bench: {}\n"), &[]).expect("a recipe");
+    let end = compress::run(session(&Log::default()), &recipe, Mode::Keep, Compute::cpu());
+    let text = end.expect_err("there is no model").to_string();
+    assert!(text.contains("1-bench") && text.contains("yolo bench"), "{text}");
+}
+
+#[test]
+fn what_an_earlier_form_of_the_recipe_left_is_said() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let old = dir.path().join("out/2-export");
+    std::fs::create_dir_all(&old).expect("a folder");
+    std::fs::write(old.join("stage.key"), "of another recipe").expect("a file");
+    let recipe = Recipe::read(&write(dir.path(), "  - train: {epochs: 1, noautoanchor: true}\n"), &[]).expect("a recipe");
+    let log = Log::default();
+    compress::run(session(&log), &recipe, Mode::Keep, Compute::cpu()).expect("it runs");
+    let lines = log.lines.borrow();
+    assert!(
+        lines.iter().any(|line| line.contains("2-export") && line.contains("no stage of this recipe")),
+        "{lines:?}"
+    );
+    assert!(old.join("stage.key").is_file(), "it is not ours to remove");
+}

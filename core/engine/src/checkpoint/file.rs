@@ -195,7 +195,8 @@ pub(super) fn model_from(
     })?;
     graph.validate().map_err(|error| fail(error.to_string()))?;
     let meta: Meta =
-        serde_json::from_str(field("meta")?).map_err(|error| fail(format!("its metadata can't be read ({error})")))?;
+        serde_json::from_str(field("meta")?).map_err(|error| fail(format!("its metadata can't be read ({})", yolo_core::config::in_words(&error))))?;
+    meta_agrees(&meta, &graph).map_err(fail)?;
 
     let mut params = Params::new();
     let (mut missing, mut reshaped) = (Vec::new(), Vec::new());
@@ -248,6 +249,22 @@ pub(super) fn model_from(
     Ok(Checkpoint { graph, params, meta })
 }
 
+/// What the metadata says about the graph beside it: a file where they differ was changed by hand.
+fn meta_agrees(meta: &Meta, graph: &Graph) -> Result<(), String> {
+    let changed = "the file was changed after it was written; use the original";
+    let classes = graph.head.as_ref().map_or(0, |head| head.classes);
+    if !meta.names.is_empty() && graph.head.is_some() && meta.names.len() as i64 != classes {
+        return Err(format!(
+            "its metadata names {} classes, its head has {classes}: {changed}",
+            meta.names.len()
+        ));
+    }
+    if meta.image_size < 0 {
+        return Err(format!("its metadata says images of {} pixels: {changed}", meta.image_size));
+    }
+    Ok(())
+}
+
 /// The anchors stand in the graph and, as in any state dict, in a tensor: a file where they differ was changed by hand, and one of them
 /// is wrong.
 fn anchors_agree(key: &str, head: &DetectHead, tensor: &Tensor) -> Result<(), String> {
@@ -265,6 +282,41 @@ fn anchors_agree(key: &str, head: &DetectHead, tensor: &Tensor) -> Result<(), St
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn metadata_of_another_network_are_refused() {
+        let mut graph = Graph {
+            version: 1,
+            nodes: Vec::new(),
+            outputs: Vec::new(),
+            layers: Vec::new(),
+            head: None,
+        };
+        let head = DetectHead {
+            prefix: "model.24".into(),
+            classes: 2,
+            anchors: vec![vec![[10.0, 13.0]]],
+            strides: vec![8],
+            unfitted: false,
+        };
+        let of = |names: &[&str], image_size| Meta {
+            names: names.iter().map(|name| (*name).to_owned()).collect(),
+            image_size,
+            ..Meta::default()
+        };
+        assert_eq!(meta_agrees(&of(&["a"], 640), &graph), Ok(()), "without a head there are no classes");
+        graph.head = Some(head);
+        assert_eq!(meta_agrees(&of(&["a", "b"], 640), &graph), Ok(()));
+        assert_eq!(meta_agrees(&of(&[], 0), &graph), Ok(()), "nobody said");
+        for (meta, word) in [
+            (of(&["a"], 640), "names 1 classes, its head has 2"),
+            (of(&["a", "b", "c"], 640), "names 3 classes"),
+            (of(&["a", "b"], -640), "-640 pixels"),
+        ] {
+            let error = meta_agrees(&meta, &graph).unwrap_err();
+            assert!(error.contains(word) && error.contains("changed"), "{error}");
+        }
+    }
 
     #[test]
     fn the_same_tensors_are_the_same_file() {

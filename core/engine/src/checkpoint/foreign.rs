@@ -20,7 +20,9 @@ pub(crate) fn describe(path: &Path, head: &[u8]) -> Option<String> {
          `.safetensors` that it was made from"
             .to_owned()
     } else if ncnn {
-        "this is a file of ncnn, an exported network: use the `.pt` or `.safetensors` that it was made from".to_owned()
+        "this is a file of ncnn, an exported network: `yolo val`, `yolo detect` and `yolo bench` run the `.param`, all else needs the `.pt` or \
+         `.safetensors` that it was made from"
+            .to_owned()
     } else if darknet {
         "these are weights of Darknet (YOLOv2 to YOLOv4), which are not read: YOLOv5 has weights of its own, `.pt`"
             .to_owned()

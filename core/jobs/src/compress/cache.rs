@@ -65,6 +65,20 @@ pub fn is_of_others(folder: &Path, key: &str) -> bool {
     std::fs::read_to_string(folder.join("stage.key")).is_ok_and(|old| old != key)
 }
 
+/// Folders of stages (`6-export`, with their key) that come after the last of `stages` stages: of another recipe, or of an earlier form of
+/// this one. Those of the same number are seen where their stage is prepared.
+pub fn left_behind(folder: &Path, stages: usize) -> Vec<PathBuf> {
+    let later = |place: &PathBuf| {
+        let name = place.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let number = name.split_once('-').and_then(|(number, _)| number.parse::<usize>().ok());
+        number.is_some_and(|number| number > stages) && place.join("stage.key").is_file()
+    };
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let mut places: Vec<PathBuf> = entries.map(|entry| entry.path()).filter(later).collect();
+    places.sort();
+    places
+}
+
 /// Prepares the folder of a stage that will run. Whether it continues what an interrupted run of the same stage left there: only if
 /// that is wanted and nothing that it depends on has changed. Otherwise the remains are removed.
 ///

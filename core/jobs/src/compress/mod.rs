@@ -70,6 +70,12 @@ pub fn run(session: Session<'_>, recipe: &Recipe, mode: Mode, compute: Compute) 
         recipe.name,
         folder.display()
     ));
+    for left in cache::left_behind(&folder, recipe.stages.len()) {
+        session.say(format!(
+            "note: {} is of no stage of this recipe: it stays, and nothing in the table is from there",
+            left.display()
+        ));
+    }
     for (index, stage) in recipe.stages.iter().enumerate() {
         let name = format!("{}-{}", index + 1, stage.kind());
         key = cache::stage_key(&key, &stage.key()?, &common);

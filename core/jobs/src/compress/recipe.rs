@@ -64,6 +64,9 @@ pub struct Recipe {
     pub out: Option<PathBuf>,
     /// What to do.
     pub stages: Vec<Stage>,
+    /// Where each stage stands in the file, `bccd.yaml:12:5`; empty where there is no file.
+    #[serde(skip)]
+    places: Vec<String>,
 }
 
 fn default_img() -> i64 {
@@ -174,6 +177,7 @@ impl Recipe {
         let value = filled(path, &located.value, &written, hyp.as_ref())?;
         let mut recipe: Self = Located::from_value(&located.file, value).read()?;
         recipe.hyp = hyp;
+        recipe.places = recipe.stages.iter().enumerate().map(|(index, stage)| placed(&located, index, stage)).collect();
         recipe.check(path, &located)?;
         Ok(recipe)
     }
@@ -219,11 +223,28 @@ impl Recipe {
         }
     }
 
+    /// What a complaint about a stage begins with: `bccd.yaml:12:5: 3-prune`, or `3-prune` without a file.
+    pub(super) fn stage_name(&self, index: usize) -> String {
+        let name = format!("{}-{}", index + 1, self.stages[index].kind());
+        match self.places.get(index) {
+            Some(place) => format!("{place}: {name}"),
+            None => name,
+        }
+    }
+
     /// Folder of everything that the recipe makes.
     pub fn folder(&self) -> PathBuf {
         self.out
             .clone()
             .unwrap_or_else(|| Path::new("runs/compress").join(&self.name))
+    }
+}
+
+/// File, line and column of a stage.
+fn placed(located: &Located, index: usize, stage: &Stage) -> String {
+    match located.place(&format!("stages.{index}.{}", stage.kind())) {
+        Some(place) => format!("{}:{}:{}", located.file, place.line, place.column),
+        None => located.file.clone(),
     }
 }
 

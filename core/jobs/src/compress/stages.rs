@@ -4,8 +4,10 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 use yolo_core::quant::BackendSpec;
+use yolo_core::{Graph, Params};
 use yolo_data::{Dataset, Loader, Split};
 use yolo_engine::Checkpoint;
+use yolo_engine::checkpoint::Meta;
 use yolo_engine::train::TrainOptions;
 use yolo_export::checked::Format;
 use yolo_export::{ncnn, onnx};
@@ -17,8 +19,11 @@ use crate::error::{Error, Result};
 use crate::export::Target;
 use crate::prune::{PruneSettings, Pruning, write_plan};
 use crate::quantize::{Artifacts, Quantization, QuantizeSettings};
-use crate::train::{Job, TrainSettings, penalty, teacher};
+use crate::train::{Job, TrainSettings, layers_exist, penalty, teacher};
 use crate::{Compute, Session, compute, measure, open};
+
+/// ONNX has quantizers per channel since then.
+const QDQ_OPSET: i64 = 13;
 
 /// What stages share.
 pub(super) struct Context<'a> {
@@ -90,14 +95,22 @@ impl<'a> Context<'a> {
     /// Begins with the stage, `3-prune`: one that stands in the wrong place, options that make no sense, a plugin, teacher, file, format
     /// or engine that is not there or does not fit.
     pub fn check(&self) -> Result {
+        let network = self.network()?;
+        self.size_fits(&network)?;
         let mut pruned = false;
         let (mut float, mut integers): (bool, Option<(String, BackendSpec)>) = (self.recipe.weights.is_some(), None);
         for (index, stage) in self.recipe.stages.iter().enumerate() {
-            let name = format!("{}-{}", index + 1, stage.kind());
+            let name = self.recipe.stage_name(index);
             if let (Some((before, _)), Stage::Sparsify(_) | Stage::Prune(_) | Stage::Quantize(_)) = (&integers, stage) {
                 return Err(Error::Usage(format!(
                     "{name}: the model is quantized by {before}; put {} before it",
                     stage.kind()
+                )));
+            }
+            if index == 0 && matches!(stage, Stage::Bench(_)) {
+                return Err(Error::Usage(format!(
+                    "{name}: it measures the models of the stages before it, and there are none\n  help: put stages before it, or measure \
+                     a file with `yolo bench --weights FILE`"
                 )));
             }
             let backend = integers.as_ref().map(|(_, backend)| backend);
@@ -112,6 +125,7 @@ impl<'a> Context<'a> {
                 )));
             }
             self.check_stage(stage, &name, (float, pruned), backend)
+                .and_then(|()| self.check_against(stage, &network.graph))
                 .map_err(|error| {
                     error.map(|text| {
                         let text = in_words_of_recipes(&text);
@@ -187,6 +201,54 @@ impl<'a> Context<'a> {
                 settings.check()?;
                 settings.engines(self.session).map(drop)
             }
+        }
+    }
+
+    /// The network that the recipe starts from, with or without weights: pruning changes widths, no layers and no ops.
+    fn network(&self) -> Result<Checkpoint> {
+        let (session, recipe) = (self.session, self.recipe);
+        let classes = Some(self.dataset.names.len() as i64);
+        match (&recipe.cfg, &recipe.weights) {
+            (Some(cfg), _) => {
+                let graph = open::graph_with(session, cfg, classes, &recipe.set)?;
+                Ok(Checkpoint::new(graph, Params::new(), Meta::default()))
+            }
+            (None, Some(weights)) => open::checkpoint(session, weights),
+            (None, None) => Err(Error::Usage("give `cfg`, `weights` or both".into())),
+        }
+    }
+
+    fn size_fits(&self, network: &Checkpoint) -> Result {
+        let (size, stride) = (self.recipe.img, network.max_stride());
+        if size >= 1 && size % stride == 0 {
+            return Ok(());
+        }
+        Err(Error::Usage(format!(
+            "the recipe's `img: {size}` is no multiple of the model's stride {stride}; use {}",
+            (size.max(1) + stride - 1) / stride * stride
+        )))
+    }
+
+    /// What a stage asks of the network.
+    fn check_against(&self, stage: &Stage, network: &Graph) -> Result {
+        match stage {
+            Stage::Train(settings) | Stage::FineTune(settings) | Stage::Sparsify(settings) | Stage::Reference(settings) => {
+                layers_exist(&settings.freeze, network.layers.len())
+            }
+            Stage::Export(settings) => {
+                let Some(opset) = settings.opset else { return Ok(()) };
+                if opset < QDQ_OPSET && settings.targets()?.iter().any(|target| target.integers) {
+                    return Err(Error::Usage(format!("opset {opset} has no integers: {QDQ_OPSET} or more is needed")));
+                }
+                let options = onnx::Options {
+                    opset: Some(opset),
+                    image: [self.recipe.img; 2],
+                    ..onnx::Options::default()
+                };
+                onnx::export(network, &Params::init(network, 0), &options)?;
+                Ok(())
+            }
+            Stage::Prune(_) | Stage::Quantize(_) | Stage::Bench(_) => Ok(()),
         }
     }
 
@@ -296,14 +358,6 @@ impl<'a> Context<'a> {
             open::other_names(session, weights, &model.meta.names, &recipe.data, &self.dataset.names);
         }
         model.meta.names.clone_from(&self.dataset.names);
-        let stride = model.max_stride();
-        if recipe.img < 1 || recipe.img % stride != 0 {
-            return Err(Error::Usage(format!(
-                "the recipe's `img: {}` is no multiple of the model's stride {stride}; use {}",
-                recipe.img,
-                (recipe.img.max(1) + stride - 1) / stride * stride
-            )));
-        }
         model.meta.image_size = recipe.img;
         Ok(model.to_device(self.compute.device))
     }

@@ -5,6 +5,9 @@ use yolo_engine::Checkpoint;
 use crate::Session;
 use crate::error::{Error, Result};
 
+/// YOLOv5's size.
+const USUAL: usize = 640;
+
 /// The image size of `--img`, or the one that the model was trained for; a multiple of the model's stride.
 ///
 /// # Errors
@@ -13,7 +16,11 @@ pub fn image_size(session: Session<'_>, given: Option<usize>, checkpoint: &Check
     let trained = usize::try_from(checkpoint.meta.image_size)
         .ok()
         .filter(|size| *size > 0);
-    multiple_of_stride(session, given.or(trained).unwrap_or(640), checkpoint.max_stride())
+    let size = given.or(trained).unwrap_or_else(|| {
+        session.say(format!("the model does not say what size it was trained for: using --img {USUAL}"));
+        USUAL
+    });
+    multiple_of_stride(session, size, checkpoint.max_stride())
 }
 
 /// Height and width of `--img SIDE` or `--img HEIGHT WIDTH`, as [`image_size`].

@@ -215,6 +215,9 @@ impl Job<'_> {
                 Error::Interrupted(format!("stopped; every finished epoch is kept, continue with {again}"))
             }
             // The same settings would end in the same place.
+            Engine::Diverged { .. } | Engine::OutOfMemory { .. } if !last.is_file() => Error::Failed(format!(
+                "{error}\n  help: no epoch is finished yet: start the run again with other settings"
+            )),
             Engine::Diverged { .. } | Engine::OutOfMemory { .. } => Error::Failed(format!(
                 "{error}\n  help: every finished epoch is kept: start from there with other settings, `yolo train --weights {} ...`, or \
                  repeat this one with {again}",

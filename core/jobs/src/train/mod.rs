@@ -215,7 +215,7 @@ impl Training<'_> {
             dataset.names.len() as i64,
         )?;
         fits_pictures(&start)?;
-        layers_exist(&self.settings.freeze, &start)?;
+        layers_exist(&self.settings.freeze, start.graph.layers.len())?;
         if self.resume {
             return Ok(start);
         }
@@ -348,8 +348,7 @@ fn fits_pictures(start: &Checkpoint) -> Result {
 }
 
 /// Layers to freeze must be there.
-fn layers_exist(freeze: &[usize], start: &Checkpoint) -> Result {
-    let layers = start.graph.layers.len();
+pub(crate) fn layers_exist(freeze: &[usize], layers: usize) -> Result {
     let absent = match freeze {
         // One number counts layers.
         [count] => (*count > layers).then_some(*count),
