@@ -44,22 +44,26 @@ class Row:
     ours: list[float]
     reference: list[float] = field(default_factory=list)
     note: str = ""
+    before: list[float] = field(default_factory=list)
 
     @classmethod
-    def faster(cls, name, unit, ours, reference, goal, note=""):
-        """Ours must be `goal` times as fast. Samples are medians of one turn each."""
+    def faster(cls, name, unit, samples, goal, note=""):
+        """Ours must be `goal` times as fast. Samples of the reference, of ours and perhaps of an earlier program of ours, each the median
+        of one turn."""
+        reference, ours, *before = samples
         ratio = median(reference) / median(ours)
-        return cls(name, unit, f">= {goal:g}x", ratio >= goal, ratio, ours, reference, note)
+        return cls(name, unit, f">= {goal:g}x", ratio >= goal, ratio, ours, reference, note, *before)
 
     @classmethod
-    def below(cls, name, unit, ours, goal):
+    def below(cls, name, unit, samples, goal):
         """Ours must stay below `goal`; the reference has nothing like it."""
-        return cls(name, unit, f"< {goal:g} {unit}", median(ours) < goal, None, ours)
+        ours, *before = samples
+        return cls(name, unit, f"< {goal:g} {unit}", median(ours) < goal, None, ours, [], "", *before)
 
     def document(self):
         """For JSON: everything, and the medians."""
-        medians = {"ours_median": median(self.ours), "reference_median": median(self.reference) if self.reference else None}
-        return asdict(self) | medians
+        samples = {"ours": self.ours, "reference": self.reference, "before": self.before}
+        return asdict(self) | {f"{name}_median": median(own) if own else None for name, own in samples.items()}
 
 
 def arguments():
@@ -67,6 +71,7 @@ def arguments():
     parser.add_argument("--repo", type=Path, required=True, help="checkout of ultralytics/yolov5 (tag v7.0)")
     parser.add_argument("--repo2", type=Path, help="checkout of Gumpest/YOLOv5-Multibackbone-Compression, for the light networks")
     parser.add_argument("--yolo", type=Path, required=True, help="our release binary")
+    parser.add_argument("--before", type=Path, help="an earlier program of ours, measured in the same turns")
     parser.add_argument("--weights", type=Path, default=Path("../shared/data/weights/yolov5n.pt"), help="Ultralytics checkpoint")
     parser.add_argument("--image", type=Path, default=Path("../shared/data/images/bus.jpg"), help="picture for detect")
     parser.add_argument("--data", type=Path, default=Path("../shared/data/bccd/bccd.yaml"), help="data set to train on")
@@ -86,7 +91,7 @@ def arguments():
             parser.error(f"--only {part}: there are {', '.join(MEASUREMENTS)}")
     if given.epochs < 2:
         parser.error("--epochs must be at least 2: the first epoch only warms up")
-    for name in ("repo", "repo2", "yolo", "weights", "image", "data"):
+    for name in ("repo", "repo2", "yolo", "before", "weights", "image", "data"):
         path = getattr(given, name)
         if path is not None:
             setattr(given, name, path.resolve())
@@ -94,6 +99,8 @@ def arguments():
         parser.error(f"--repo {given.repo}: this is no checkout of YOLOv5 (it has no detect.py)")
     if not os.access(given.yolo, os.X_OK):
         parser.error(f"--yolo {given.yolo}: there is no such program; build it with `cargo build --release`")
+    if given.before is not None and not os.access(given.before, os.X_OK):
+        parser.error(f"--before {given.before}: there is no such program")
     return given
 
 
@@ -103,8 +110,12 @@ def list_plugins(given, work):
 
 def detect(given, work):
     measure.need(given.weights, given.image)
-    ours, reference = measure.detect(given, work)
-    yield Row.faster(f"detect {given.image.name}, cold start", "s", ours, reference, 8)
+    yield Row.faster(f"detect {given.image.name}, cold start", "s", measure.detect(given, work), 8)
+
+
+def sides(times, engine):
+    """Samples of a forward: the reference's, ours on this engine, and those of an earlier program."""
+    return [times[side] for side in ("reference", engine, f"{engine}-before") if side in times]
 
 
 def forward(given, work):
@@ -113,14 +124,14 @@ def forward(given, work):
         reference.ask("load", name="network", weights=str(given.weights))
         times, note, _ = measure.forward(given, work, reference, given.weights, seconds=4)
     name = f"{given.weights.stem} forward"
-    yield Row.faster(f"{name}, torch", "ms", times["torch"], times["reference"], 1, note)
-    yield Row.faster(f"{name}, onnxruntime", "ms", times["ort"], times["reference"], 1.8, note)
+    yield Row.faster(f"{name}, torch", "ms", sides(times, "torch"), 1, note)
+    yield Row.faster(f"{name}, onnxruntime", "ms", sides(times, "ort"), 1.8, note)
 
 
 def train(given, work):
     measure.need(given.weights, given.data)
-    ours, reference, note = measure.train(given, work)
-    yield Row.faster(f"train {given.data.stem}, one epoch", "s", ours, reference, 1, note)
+    samples, note = measure.train(given, work)
+    yield Row.faster(f"train {given.data.stem}, one epoch", "s", samples, 1, note)
 
 
 def light(given, work):
@@ -140,9 +151,9 @@ def light(given, work):
             times, note, gflops = measure.forward(given, work, reference, weights, seconds=8, int8=int8)
             bound = median(times["reference"]) / (1e3 * gflops / peak)
             bound = f"{bound:.2f}x if all {gflops:.1f} GFLOPs ran at the {peak:.0f} GFLOP/s of the fastest dense convolution"
-            yield Row.faster(f"{ours} forward, torch", "ms", times["torch"], times["reference"], 1, note)
-            yield Row.faster(f"{ours} forward, onnxruntime", "ms", times["ort"], times["reference"], 1.5, bound)
-            yield Row.faster(f"{ours} forward, onnxruntime int8", "ms", times["ort-int8"], times["reference"], 1.5)
+            yield Row.faster(f"{ours} forward, torch", "ms", sides(times, "torch"), 1, note)
+            yield Row.faster(f"{ours} forward, onnxruntime", "ms", sides(times, "ort"), 1.5, bound)
+            yield Row.faster(f"{ours} forward, onnxruntime int8", "ms", sides(times, "ort-int8"), 1.5)
 
 
 MEASUREMENTS = {"list": list_plugins, "detect": detect, "forward": forward, "train": train, "light": light}
@@ -173,10 +184,15 @@ def table(rows):
     def spread(samples):
         return f"{median(samples):.3g} ({min(samples):.3g} to {max(samples):.3g})" if samples else ""
 
-    cells = [["what", "unit", "ours", "reference", "times as fast", "goal", ""]]
+    earlier = any(row.before for row in rows)
+    cells = [["what", "unit", "ours", "reference", "times as fast", "goal", ""] + ["before", "times as fast as before"] * earlier]
     for row in rows:
         ratio = f"{row.ratio:.2f}" if row.ratio is not None else ""
         cells.append([row.name, row.unit, spread(row.ours), spread(row.reference), ratio, row.goal, "met" if row.met else "MISSED"])
+        if earlier:
+            # Turn by turn: a slow spell of the machine meets both.
+            turns = [before / now for before, now in zip(row.before, row.ours)]
+            cells[-1] += [spread(row.before), spread(turns) if turns else ""]
     widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
     lines = ["| " + " | ".join(text.ljust(width) for text, width in zip(line, widths)) + " |" for line in cells]
     lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")

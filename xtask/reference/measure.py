@@ -75,24 +75,32 @@ def in_turns(turns, *sides):
     return taken
 
 
+def programs(given):
+    """Our program, and an earlier one of ours if that is given."""
+    return [given.yolo] if given.before is None else [given.yolo, given.before]
+
+
 def list_plugins(given, work):
-    command = [given.yolo, "list-plugins"]
-    seconds(command, work)
-    return in_turns(given.runs, lambda: seconds(command, work))[0]
+    """Per program of ours."""
+    sides = [lambda yolo=yolo: seconds([yolo, "list-plugins"], work) for yolo in programs(given)]
+    for side in sides:
+        side()
+    return in_turns(given.runs, *sides)
 
 
 def detect(given, work):
-    """Seconds from the start of the process to its end; both write the picture with boxes and labels."""
+    """Seconds from the start of the process to its end; all write the picture with boxes and labels. The reference's, then ours."""
     picture = given.image.name
-    ours = [given.yolo, "detect", "--weights", given.weights, "--source", given.image, "--save-dir", work / "ours"]
+
+    def ours(yolo):
+        return [yolo, "detect", "--weights", given.weights, "--source", given.image, "--save-dir", work / "ours"]
+
     theirs = driver(
         given.repo, "detect", "--weights", given.weights, "--source", given.image, "--device", "cpu",
         "--project", work, "--name", "theirs", "--exist-ok",
     )  # fmt: skip
-    sides = (
-        lambda: seconds(ours, work, work / "ours" / picture),
-        lambda: seconds(theirs, work, work / "theirs" / picture),
-    )
+    sides = [lambda: seconds(theirs, work, work / "theirs" / picture)]
+    sides += [lambda yolo=yolo: seconds(ours(yolo), work, work / "ours" / picture) for yolo in programs(given)]
     # The first call reads the files from the disk and compiles the Python modules.
     for side in sides:
         side()
@@ -144,16 +152,16 @@ def same_function(given, work, reference, weights):
 
 def forward(given, work, reference, weights, seconds, int8=None):
     """Milliseconds of a forward of one image at 640 with decoded boxes: medians per turn, by engine. `ort-int8` runs the checkpoint
-    `int8` on onnxruntime. Also billions of operations of our float network."""
+    `int8` on onnxruntime, `torch-before` and `ort-before` are an earlier program of ours. Also billions of operations of our float network."""
     note = same_function(given, work, reference, weights)
     gflops = {}
 
     def theirs():
         return median(reference.ask("time", name="network", size=640, warm_up=3, runs=5, seconds=seconds)["ms"])
 
-    def ours(engine, weights=weights):
+    def ours(engine, weights=weights, yolo=given.yolo):
         command = [
-            given.yolo, "bench", "--weights", weights, "--engine", engine, "--img", "640", "--threads", given.threads, "--json",
+            yolo, "bench", "--weights", weights, "--engine", engine, "--img", "640", "--threads", given.threads, "--json",
         ]  # fmt: skip
         done = subprocess.run(list(map(str, command)), cwd=work, capture_output=True, text=True)
         if done.returncode != 0:
@@ -167,6 +175,8 @@ def forward(given, work, reference, weights, seconds, int8=None):
     sides = {"torch": lambda: ours("torch"), "reference": theirs, "ort": lambda: ours("ort")}
     if int8 is not None:
         sides["ort-int8"] = lambda: ours("ort", int8)
+    if given.before is not None:
+        sides |= {f"{engine}-before": lambda engine=engine: ours(engine, yolo=given.before) for engine in ("torch", "ort")}
     taken = in_turns(given.runs, *sides.values())
     return dict(zip(sides, taken)), note, gflops[weights]
 
@@ -228,7 +238,7 @@ def epochs(command, work, is_end):
 
 
 def train(given, work):
-    """Seconds of one epoch at 320 pixels and batch 16 with the default hyper-parameters."""
+    """Seconds of one epoch at 320 pixels and batch 16 with the default hyper-parameters: the reference's, then ours."""
     data, workers = mirror(given.data, work), min(len(os.sched_getaffinity(0)), 8)
     common = [
         "--data", data, "--weights", given.weights, "--img", "320", "--batch-size", "16", "--epochs", given.epochs,
@@ -244,12 +254,12 @@ def train(given, work):
         say(f"  {Path(str(command[0])).name}: " + " ".join(f"{s:.1f} s" for s in taken))
         return median(taken)
 
-    def ours():
+    def ours(yolo):
         shutil.rmtree(work / "train/ours", ignore_errors=True)
-        return checked([given.yolo, "train", *common, "ours"], re.compile(r"train +\d+/\d+ ").match)
+        return checked([yolo, "train", *common, "ours"], re.compile(r"train +\d+/\d+ ").match)
 
     def theirs():
         return checked(driver(given.repo, "train", *common, "theirs", "--device", "cpu"), lambda line: line == "epoch-end\n")
 
-    taken = in_turns(given.train_runs, ours, theirs)
-    return *taken, f"{workers} workers each, the reference on {'/'.join(sorted(threads))} threads"
+    sides = [theirs, *(lambda yolo=yolo: ours(yolo) for yolo in programs(given))]
+    return in_turns(given.train_runs, *sides), f"{workers} workers each, the reference on {'/'.join(sorted(threads))} threads"

@@ -17,7 +17,7 @@ cargo xtask bench NAME
   load [--data YAML] [--weights PT] [--epochs N]
                                       an epoch alone and beside one busy process
   kill [--times N] [--seed N]         a training killed at N random moments ends in the bits of one that was not
-  reference --repo CHECKOUT [--repo2 CHECKOUT] [--python PYTHON] [--only PART,PART] [--json] [...]
+  reference --repo CHECKOUT [--repo2 CHECKOUT] [--python PYTHON] [--only PART,PART] [--before PROGRAM] [--json] [...]
                                       ours and the Python YOLOv5 side by side on this machine: docs/benchmarks.md";
 
 /// Runs a benchmark by name.
@@ -163,8 +163,9 @@ fn kill(arguments: &[String]) -> Outcome {
 }
 
 /// The options of compare.py, besides `--repo`, `--yolo` and `--json`.
-const REFERENCE_OPTIONS: [&str; 9] = [
+const REFERENCE_OPTIONS: [&str; 10] = [
     "--repo2",
+    "--before",
     "--data",
     "--weights",
     "--image",

@@ -250,15 +250,15 @@ fn what_a_later_stage_cannot_do_is_said_before_the_first_one_works() {
     let dir = tempfile::tempdir().expect("a folder");
     let train = "  - train: {epochs: 1}\n";
     for (stages, place, word) in [
-        ("  - fine-tune: {epochs: 1, freeze: 99}\n", "recipe.yaml:12:5: 2-fine-tune", "`freeze` 99"),
-        ("  - export: {formats: [onnx], opset: 5}\n", "recipe.yaml:12:5: 2-export", "opset 5"),
+        ("  - fine-tune: {epochs: 1, freeze: 99}\n", "recipe.yaml:11:5: 2-fine-tune", "`freeze` 99"),
+        ("  - export: {formats: [onnx], opset: 5}\n", "recipe.yaml:11:5: 2-export", "opset 5"),
         (
             "  - quantize: {backend: tensorrt}\n  - export: {formats: [onnx-qdq], opset: 12}\n",
-            "recipe.yaml:13:5: 3-export",
+            "recipe.yaml:12:5: 3-export",
             "13 or more",
         ),
-        ("  - quantize: {backend: {type: tensorrd}}\n", "recipe.yaml:12:5: 2-quantize", "tensorrt"),
-        ("  - prune: {pruner: {type: slimming, rati: 1}}\n", "recipe.yaml:12:5: 2-prune", "`rati`"),
+        ("  - quantize: {backend: {type: tensorrd}}\n", "recipe.yaml:11:5: 2-quantize", "tensorrt"),
+        ("  - prune: {pruner: {type: slimming, rati: 1}}\n", "recipe.yaml:11:5: 2-prune", "`rati`"),
     ] {
         let recipe = Recipe::read(&write(dir.path(), &format!("{train}{stages}")), &[]).expect("a recipe");
         let end = compress::run(session(&Log::default()), &recipe, Mode::Keep, Compute::cpu());
