@@ -475,9 +475,11 @@ fn a_pruner_that_trains_is_taught() {
             select: &calib,
         };
         let options = PruneOptions {
+            time: None,
             budget: Budget {
                 flops: Some(0.7),
                 params: None,
+                latency: None,
             },
             rounding: Rounding {
                 multiple: 4,

@@ -323,9 +323,11 @@ fn every_pruner_and_every_metric_works_there() {
         select: &calib,
     };
     let options = PruneOptions {
+        time: None,
         budget: Budget {
             flops: Some(0.7),
             params: None,
+            latency: None,
         },
         rounding: Rounding {
             multiple: 4,

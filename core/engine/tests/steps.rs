@@ -434,6 +434,7 @@ impl PruneHost for Bench {
         Budget {
             flops: None,
             params: None,
+            latency: None,
         }
     }
     fn rounding(&self) -> Rounding {

@@ -44,6 +44,7 @@ pub mod deployed;
 pub mod error;
 pub mod export;
 pub mod files;
+pub mod latency;
 pub mod limits;
 pub mod measure;
 pub mod memory;

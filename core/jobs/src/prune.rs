@@ -11,6 +11,8 @@ use yolo_engine::prune::{PruneData, PruneOptions, Pruned};
 use yolo_engine::train::{Precision, TrainOptions};
 
 use crate::error::{Error, Result};
+use crate::bench::{Engine, all_cores};
+use crate::latency::{self, Clock};
 use crate::{Session, files, measure, open};
 
 /// Settings of a pruning: flags of `yolo prune` and keys of a recipe's `prune` stage.
@@ -29,6 +31,18 @@ pub struct PruneSettings {
     /// Largest share of the parameters that may stay
     #[arg(long)]
     pub params: Option<f64>,
+    /// Largest share of an image's time on `--engine` that may stay: measured on this machine, or taken from `--op-times`
+    #[arg(long)]
+    pub latency: Option<f64>,
+    /// Engine of `--latency`: `ort`, `openvino`, `ncnn`, `torch`, or `auto`: onnxruntime where it is installed, else libtorch
+    #[arg(long, default_value = "auto", value_name = "NAME")]
+    pub engine: String,
+    /// Its threads (default: one per core)
+    #[arg(long)]
+    pub threads: Option<usize>,
+    /// Times of the network's convolutions: read if the file is there, which may come from another machine, else measured and written
+    #[arg(long, value_name = "FILE", requires = "latency")]
+    pub op_times: Option<PathBuf>,
     /// Widths become multiples of this
     #[arg(long, default_value_t = Rounding::default().multiple)]
     pub multiple: usize,
@@ -36,7 +50,7 @@ pub struct PruneSettings {
     #[arg(long, default_value_t = Rounding::default().max_ratio)]
     pub max_ratio: f64,
     /// Replay a plan instead of searching
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["pruner", "metric", "flops", "params"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["pruner", "metric", "flops", "params", "latency"])]
     pub plan: Option<PathBuf>,
     /// Training batches for the statistics of batch norms
     #[arg(long, default_value_t = 50)]
@@ -68,6 +82,10 @@ impl Default for PruneSettings {
             metric: None,
             flops: None,
             params: None,
+            latency: None,
+            engine: "auto".to_owned(),
+            threads: None,
+            op_times: None,
             multiple: Rounding::default().multiple,
             max_ratio: Rounding::default().max_ratio,
             plan: None,
@@ -88,6 +106,7 @@ impl PruneSettings {
         Budget {
             flops: self.flops,
             params: self.params,
+            latency: self.latency,
         }
     }
 
@@ -112,6 +131,11 @@ impl PruneSettings {
             Some(plan) => files::read_text(plan).map(drop),
             None => {
                 self.budget().check()?;
+                if self.latency.is_some() {
+                    crate::limits::at_least_one("--threads", self.threads.unwrap_or(1))?;
+                    Engine::named(&self.engine)?;
+                    self.op_times.as_deref().filter(|file| file.exists()).map(latency::read).transpose()?;
+                }
                 open::pruner(session, place, &self.component()?).map(drop)
             }
         }
@@ -170,18 +194,38 @@ impl Pruning<'_> {
         self.still(model, self.settings.calib_batches.max(1) * self.settings.batch_size)
     }
 
+    /// What measures times, where they are a budget.
+    fn clock(&self) -> Result<Option<Clock>> {
+        let s = self.settings;
+        let clock = |_| {
+            Ok(Clock {
+                engine: Engine::named(&s.engine)?,
+                threads: s.threads.unwrap_or_else(all_cores),
+                img: self.img,
+            })
+        };
+        s.latency.map(clock).transpose()
+    }
+
     fn search(&self, model: &Checkpoint, place: &str) -> Result<Pruned> {
         let (session, s) = (self.session, self.settings);
+        let clock = self.clock()?;
+        let rounding = Rounding {
+            multiple: s.multiple.max(1),
+            max_ratio: s.max_ratio,
+        };
+        let time = match &clock {
+            Some(clock) => Some(clock.model(session, model, s.op_times.as_deref(), rounding)?),
+            None => None,
+        };
         let pruner = open::pruner(session, place, &s.component()?)?;
         let hyp = open::hyp(s.hyp.as_ref())?;
         let train = open::train_loader(session, self.dataset, model, self.batching(), &hyp, s.seed)?;
         let (calib, select) = (self.calib(model)?, self.still(model, s.select_images)?);
         let options = PruneOptions {
             budget: s.budget(),
-            rounding: Rounding {
-                multiple: s.multiple.max(1),
-                max_ratio: s.max_ratio,
-            },
+            time,
+            rounding,
             seed: s.seed,
             calib_batches: s.calib_batches,
             train: TrainOptions {
@@ -196,13 +240,21 @@ impl Pruning<'_> {
             calib: &calib,
             select: &select,
         };
-        Ok(yolo_engine::prune::prune(
-            model,
-            pruner.as_ref(),
-            data,
-            &options,
-            &*task,
-        )?)
+        let mut pruned = yolo_engine::prune::prune(model, pruner.as_ref(), data, &options, &*task)?;
+        drop(task);
+        if let (Some(clock), Some(time), Some(asked)) = (clock, &options.time, s.latency) {
+            let measured = clock.check(time, model, &pruned.model, &pruned.plan)?;
+            session.say(measured.sentence(asked));
+            if let Some(entry) = pruned.model.meta.history.last_mut() {
+                entry.settings["latency"] = measured.note();
+            }
+        }
+        Ok(pruned)
+    }
+
+    /// What a pruning by time has measured.
+    pub fn measured_time(pruned: &Checkpoint) -> Option<&Value> {
+        pruned.meta.history.last()?.settings.get("latency")
     }
 
     /// Cuts by a plan that was saved.

@@ -140,6 +140,7 @@ impl Bench {
             budget: Budget {
                 flops: Some(flops),
                 params: None,
+                latency: None,
             },
         })
     }

@@ -3,26 +3,64 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{ChannelGroups, PrunePlan};
+use super::{ChannelGroups, PrunePlan, TimeModel};
 use crate::graph::Graph;
 use crate::ops::{Follows, OwnTensor, Work};
 use crate::{ParamRole, Result};
 
 /// A width: fixed channels plus, per group, how many channels each kept one counts for.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
-struct Width {
+pub(super) struct Width {
     fixed: i64,
     terms: Vec<(u32, i64)>,
 }
 
 impl Width {
-    fn at(&self, kept: &[usize]) -> i64 {
+    pub(super) fn at(&self, kept: &[usize]) -> i64 {
         self.fixed
             + self
                 .terms
                 .iter()
                 .map(|(group, count)| count * kept[*group as usize] as i64)
                 .sum::<i64>()
+    }
+}
+
+/// Which group each channel is of.
+pub(super) struct Channels<'a> {
+    groups: &'a ChannelGroups,
+    owner: Vec<Option<u32>>,
+}
+
+impl<'a> Channels<'a> {
+    pub(super) fn of(groups: &'a ChannelGroups) -> Self {
+        let mut owner = vec![None; groups.atoms.frozen.len()];
+        for (index, group) in groups.groups.iter().enumerate() {
+            for atom in &group.atoms {
+                owner[*atom as usize] = Some(index as u32);
+            }
+        }
+        Self { groups, owner }
+    }
+
+    /// Counts channels per group; exact because the channels of a group are alike everywhere.
+    pub(super) fn width(&self, value: crate::ValueId) -> Width {
+        let mut width = Width::default();
+        let mut counts: Vec<(u32, i64)> = Vec::new();
+        for atom in self.groups.atoms.of(value) {
+            match self.owner[*atom as usize] {
+                None => width.fixed += 1,
+                Some(group) => match counts.iter_mut().find(|(g, _)| *g == group) {
+                    Some((_, count)) => *count += 1,
+                    None => counts.push((group, 1)),
+                },
+            }
+        }
+        width.terms = counts
+            .into_iter()
+            .map(|(g, count)| (g, count / self.groups.groups[g as usize].len() as i64))
+            .collect();
+        width
     }
 }
 
@@ -47,38 +85,17 @@ pub struct CostModel {
     params: Vec<Term>,
     fixed_macs: i64,
     widths: Vec<usize>,
+    /// Time, where it was measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    time: Option<TimeModel>,
 }
 
 impl CostModel {
     /// For a square image of `size` pixels.
     pub fn of(graph: &Graph, groups: &ChannelGroups, size: i64) -> Result<Self> {
         let shapes = graph.shapes([1, graph.input_channels(), size, size])?;
-        let atoms = &groups.atoms;
-        let mut owner = vec![None; atoms.frozen.len()];
-        for (index, group) in groups.groups.iter().enumerate() {
-            for atom in &group.atoms {
-                owner[*atom as usize] = Some(index as u32);
-            }
-        }
-        // Counts channels per group; exact because the channels of a group are alike everywhere.
-        let width = |value: crate::ValueId| -> Width {
-            let mut width = Width::default();
-            let mut counts: Vec<(u32, i64)> = Vec::new();
-            for atom in atoms.of(value) {
-                match owner[*atom as usize] {
-                    None => width.fixed += 1,
-                    Some(group) => match counts.iter_mut().find(|(g, _)| *g == group) {
-                        Some((_, count)) => *count += 1,
-                        None => counts.push((group, 1)),
-                    },
-                }
-            }
-            width.terms = counts
-                .into_iter()
-                .map(|(g, count)| (g, count / groups.groups[g as usize].len() as i64))
-                .collect();
-            width
-        };
+        let channels = Channels::of(groups);
+        let width = |value| channels.width(value);
         let constant = |n: i64| Width {
             fixed: n,
             terms: Vec::new(),
@@ -132,12 +149,30 @@ impl CostModel {
             params,
             fixed_macs,
             widths,
+            time: None,
         })
+    }
+
+    /// The same with times.
+    #[must_use]
+    pub fn timed(mut self, time: TimeModel) -> Self {
+        self.time = Some(time);
+        self
+    }
+
+    /// Milliseconds of an image with these widths, where times were measured.
+    pub fn milliseconds(&self, kept: &[usize]) -> Option<f64> {
+        self.time.as_ref().map(|time| time.milliseconds(kept))
     }
 
     /// Multiply-adds with these widths (by group).
     pub fn macs(&self, kept: &[usize]) -> i64 {
         self.fixed_macs + self.macs.iter().map(|term| term.at(kept)).sum::<i64>()
+    }
+
+    /// Time with these widths as a share of the unpruned one's, where times were measured.
+    pub fn time_share(&self, kept: &[usize]) -> Option<f64> {
+        Some(self.milliseconds(kept)? / self.milliseconds(&self.widths)?)
     }
 
     /// Trainable parameters with these widths.

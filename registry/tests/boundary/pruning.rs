@@ -34,6 +34,7 @@ impl Host {
         let budget = Budget {
             flops: Some(0.6),
             params: None,
+            latency: None,
         };
         Self {
             graph,

@@ -42,7 +42,10 @@ impl<'a> Host<'a> {
     ) -> Result<Self> {
         let groups = ChannelGroups::of(&model.graph)?;
         let size = data.calib.options().size as i64;
-        let cost = CostModel::of(&model.graph, &groups, size)?;
+        let mut cost = CostModel::of(&model.graph, &groups, size)?;
+        if let Some(time) = &options.time {
+            cost = cost.timed(time.clone());
+        }
         Ok(Self {
             model,
             groups,

@@ -12,7 +12,7 @@ pub use recalibrate::recalibrate;
 
 use serde_json::json;
 use yolo_core::Progress;
-use yolo_core::prune::{Budget, ChannelGroups, CostModel, PrunePlan, Pruner, Rounding, apply};
+use yolo_core::prune::{Budget, ChannelGroups, CostModel, PrunePlan, Pruner, Rounding, TimeModel, apply};
 use yolo_data::Loader;
 
 use crate::checkpoint::{Checkpoint, HistoryEntry};
@@ -24,6 +24,8 @@ use crate::{Error, Result};
 pub struct PruneOptions {
     /// What the pruned model may cost.
     pub budget: Budget,
+    /// What an image takes, for a budget of time.
+    pub time: Option<TimeModel>,
     /// How widths are rounded.
     pub rounding: Rounding,
     /// Seed of everything random.
@@ -68,6 +70,9 @@ pub fn prune(
 ) -> Result<Pruned> {
     refuse_quantized(model)?;
     options.budget.check()?;
+    if options.budget.latency.is_some() && options.time.is_none() {
+        return Err(Error::Settings("a budget of time needs times of the model's convolutions".to_owned()));
+    }
     let mut host = host::Host::new(model.deep_clone(), data, options, progress)?;
     let plan = pruner.plan(&mut host)?;
     // A pruner may have trained the model.

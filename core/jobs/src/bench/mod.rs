@@ -8,11 +8,12 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use tch::Device;
-use yolo_core::passes;
+use yolo_core::{Graph, Mode, Params, Program, passes};
 use yolo_engine::Checkpoint;
 use yolo_engine::val::Detector;
 use yolo_export::bench::{self, Latency, Plan};
-use yolo_export::engine::{Ncnn, OnnxRuntime, OpenVino};
+use yolo_export::engine::{Array, Ncnn, OnnxRuntime, OpenVino};
+use yolo_export::ncnn;
 use yolo_export::onnx::{self, proto::ModelProto};
 use yolo_export::ort;
 
@@ -399,6 +400,68 @@ pub(crate) fn latency(
 }
 
 /// Batch norm folded, channels last, a fixed number of threads.
+/// Milliseconds of the fastest run of a network that may have no head, on one image of this height and width.
+///
+/// # Errors
+/// A network that the engine has no form for; what the engine says.
+pub(crate) fn fastest(
+    engine: Engine,
+    graph: &Graph,
+    params: &Params,
+    (sides, threads, plan): ([i64; 2], usize, Plan),
+) -> Result<f64> {
+    let image = yolo_core::testing::input(1, graph.input_channels(), sides[0], sides[1]);
+    let Some(port) = engine.port() else {
+        return fastest_on_torch(graph, params, &image, (threads, plan));
+    };
+    let folder = tempfile::tempdir().map_err(|error| io_error("can't make a folder", &std::env::temp_dir(), &error))?;
+    let path = match engine {
+        Engine::Ncnn => {
+            let path = folder.path().join("network.param");
+            let options = ncnn::Options {
+                image: sides,
+                ..ncnn::Options::default()
+            };
+            ncnn::write(graph, params, &options, &path)?;
+            path
+        }
+        _ => {
+            let path = folder.path().join("network.onnx");
+            let options = onnx::Options {
+                image: sides,
+                outputs: onnx::Outputs::Raw,
+                ..onnx::Options::default()
+            };
+            onnx::write(graph, params, &options, &path)?;
+            path
+        }
+    };
+    let mut network = port.open(&path, threads)?;
+    let input = match network.inputs() {
+        [input] => Array::of(&input.name, &image)?,
+        other => return Err(Error::Failed(format!("bench: {} inputs", other.len()))),
+    };
+    let mut least = f64::INFINITY;
+    bench::time(plan, || {
+        network.run(std::slice::from_ref(&input))?;
+        least = least.min(network.milliseconds());
+        Ok::<(), Error>(())
+    })?;
+    Ok(least)
+}
+
+fn fastest_on_torch(graph: &Graph, params: &Params, image: &tch::Tensor, (threads, plan): (usize, Plan)) -> Result<f64> {
+    let (graph, params) = passes::for_inference(graph, params)?;
+    let program = Program::new(&graph, &params)?;
+    let image = yolo_core::exec::channels_last(&image.to_device(program.device()));
+    let before = tch::get_num_threads();
+    tch::set_num_threads(threads as i32);
+    let times = bench::time(plan, || tch::no_grad(|| program.run(&image, Mode::Eval)).map(drop));
+    tch::set_num_threads(before);
+    let least = times?.into_iter().min().ok_or_else(|| Error::Failed("bench: no run was timed".into()))?;
+    Ok(least.as_secs_f64() * 1e3)
+}
+
 fn torch_batch(model: &Checkpoint, img: i64, batch: usize, threads: usize, plan: Plan) -> Result<Latency> {
     let before = tch::get_num_threads();
     tch::set_num_threads(threads as i32);

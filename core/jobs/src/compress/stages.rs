@@ -485,7 +485,7 @@ impl<'a> Context<'a> {
         let metrics = measure::validate(self.session, &pruned.model, &self.val_loader(&pruned.model)?, "val")?;
         let plan = place.join("plan.json");
         write_plan(&plan, &pruned.plan, &model)?;
-        let details = json!({ "plan": plan });
+        let details = json!({ "plan": plan, "latency": Pruning::measured_time(&pruned.model) });
         self.save(
             pruned.model,
             place.join("pruned.safetensors"),
