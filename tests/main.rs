@@ -19,6 +19,7 @@ mod export;
 mod golden_loss;
 mod habits;
 mod kill;
+mod latency;
 mod not_finite;
 mod plugins;
 mod pruning;

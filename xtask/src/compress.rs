@@ -37,13 +37,15 @@ struct Found {
     minutes: f64,
     /// Per split (val, test): base, pruned and difference of mAP50 and mAP, each `[value, low, high]`.
     splits: Vec<[[f64; 3]; 6]>,
+    /// What calibration alone changes of mAP50 and mAP on the validation images.
+    int8: [f64; 2],
 }
 
 /// Trains what is not there yet, compares, prints the table.
 pub fn compress(yolo: &dyn Fn() -> Command, protocol: &Protocol<'_>) -> Outcome {
     println!(
-        "| model | epochs | minutes | FLOPs | split | base mAP50 | mAP50 | difference | base mAP | mAP | difference |\n\
-         |---|---:|---:|---:|---|---:|---:|---|---:|---:|---|"
+        "| model | epochs | minutes | FLOPs | split | base mAP50 | mAP50 | difference | base mAP | mAP | difference | int8 \
+         mAP50, mAP |\n|---|---:|---:|---:|---|---:|---:|---|---:|---:|---|---|"
     );
     let bases = (0..protocol.seeds)
         .map(|seed| Bases::train(yolo, protocol, seed))
@@ -121,19 +123,26 @@ impl Bases {
             stages(protocol, pruner, flops)
         );
         let results = recipe(yolo, protocol, (&self.folder, &name, seed), &text)?;
-        let [gflops, seconds] = ["gflops", "seconds"].map(|key| numbers(&results, key));
-        let (Some(after), Some(last)) = (gflops.last(), seconds.len().checked_sub(1)) else {
-            return fail(format!("the table of {name} is empty"));
+        let [gflops, seconds, maps, map50s] = ["gflops", "seconds", "map", "map50"].map(|key| numbers(&results, key));
+        // The last two: fine-tune, quantize.
+        let Some(tuned) = seconds.len().checked_sub(2).filter(|_| seconds.len() == maps.len()) else {
+            return fail(format!("the table of {name} has other stages"));
         };
+        let (after, int8) = (
+            gflops[tuned],
+            [map50s[tuned + 1] - map50s[tuned], maps[tuned + 1] - maps[tuned]],
+        );
+        let seconds = &seconds[..=tuned];
         let tuned = self
             .folder
             .join(&name)
-            .join(format!("{}-fine-tune/weights/best.safetensors", last + 1));
+            .join(format!("{}-fine-tune/weights/best.safetensors", tuned + 1));
         let splits = ["val", "test"].map(|split| compared(yolo, protocol, [&self.reference(), &tuned], split));
         Ok(Found {
             gflops: after / self.gflops,
             minutes: self.minutes + seconds.iter().sum::<f64>() / 60.0,
             splits: splits.into_iter().collect::<Outcome<Vec<_>>>()?,
+            int8,
         })
     }
 }
@@ -155,7 +164,8 @@ fn stages(protocol: &Protocol<'_>, pruner: &str, flops: &str) -> String {
         distiller => format!(", teacher: base, distiller: {distiller}"),
     };
     format!(
-        "{sparsify}  - prune: {{pruner: {{type: {pruner}}}, flops: {flops}}}\n  - fine-tune: {{epochs: {}{teacher}}}\n",
+        "{sparsify}  - prune: {{pruner: {{type: {pruner}}}, flops: {flops}}}\n  - fine-tune: {{epochs: {}{teacher}}}\n  - quantize: {{backend: {{type: \
+         onnxruntime}}}}\n",
         tune - sparse
     )
 }
@@ -230,7 +240,7 @@ fn print(protocol: &Protocol<'_>, name: &str, found: &[Found]) {
         };
         // In the order of `yolo compare`: both models, then the difference; each mAP50, then mAP.
         println!(
-            "| {name} | {} | {:.0} | {:.1} % | {label} | {:.3} | {:.3} | {} | {:.3} | {:.3} | {} |",
+            "| {name} | {} | {:.0} | {:.1} % | {label} | {:.3} | {:.3} | {} | {:.3} | {:.3} | {} | {} |",
             base + tune,
             of(&|own| own.minutes),
             100.0 * of(&|own| own.gflops),
@@ -240,6 +250,11 @@ fn print(protocol: &Protocol<'_>, name: &str, found: &[Found]) {
             value(1),
             value(3),
             difference(5),
+            if split == 0 {
+                format!("{:+.3}, {:+.3}", of(&|own| own.int8[0]), of(&|own| own.int8[1]))
+            } else {
+                String::new()
+            },
         );
     }
 }

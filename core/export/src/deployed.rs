@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use tch::{Kind, Tensor};
+use tch::Tensor;
 use yolo_core::graph::DetectHead;
 
 use crate::engine::{Array, Engine, Network, Port};
@@ -158,7 +158,7 @@ impl Deployed {
             parts.push(boxes.f_narrow(0, 0, own.size()[0])?);
         }
         let boxes = Tensor::f_cat(&parts, 0)?.f_contiguous()?;
-        if boxes.f_sum(Kind::Double)?.f_double_value(&[])?.is_finite() {
+        if yolo_core::exec::all_finite(&boxes)? {
             Ok(boxes)
         } else {
             Err(self.wrong("it gives values that are not finite on this engine".to_owned()))

@@ -75,7 +75,12 @@ impl Clock {
     /// # Errors
     /// A network that the engine has no form for; what the engine says.
     pub fn network(&self, graph: &Graph, params: &Params) -> Result<f64> {
-        bench::fastest(self.engine, graph, params, ([self.img as i64; 2], self.threads, OF_NETWORKS))
+        bench::fastest(
+            self.engine,
+            graph,
+            params,
+            ([self.img as i64; 2], self.threads, OF_NETWORKS),
+        )
     }
 
     /// Milliseconds of a convolution on a grid of widths up to the widest of the network.
@@ -91,12 +96,21 @@ impl Clock {
         let run = |cin: i64, cout: i64, copies: usize| {
             let graph = conv.network(cin, cout, copies)?;
             let params = Params::init(&graph, 0);
-            bench::fastest(self.engine, &graph, &params, (conv.input, self.threads, OF_CONVOLUTIONS))
+            bench::fastest(
+                self.engine,
+                &graph,
+                &params,
+                (conv.input, self.threads, OF_CONVOLUTIONS),
+            )
         };
         let copies = |cin: i64, cout: i64| (ENOUGH_MACS / conv.macs(cin, cout).max(1)).clamp(3, 16) as usize;
         // What a run takes without any convolution, from the narrowest.
         let (least_in, least_out) = (inputs[0], outputs.first().copied().unwrap_or(inputs[0]));
-        let (one, several, count) = (run(least_in, least_out, 1)?, copies(least_in, least_out), copies(least_in, least_out) as f64);
+        let (one, several, count) = (
+            run(least_in, least_out, 1)?,
+            copies(least_in, least_out),
+            copies(least_in, least_out) as f64,
+        );
         let each = ((run(least_in, least_out, several)? - one) / (count - 1.0)).max(0.0);
         let around = (one - each).max(0.0);
         let mut ms = Vec::new();
@@ -147,7 +161,13 @@ impl Clock {
     ///
     /// # Errors
     /// A file that is no table, or of another network; those of [`Clock::op_times`].
-    pub fn model(&self, session: Session<'_>, model: &Checkpoint, file: Option<&Path>, rounding: Rounding) -> Result<TimeModel> {
+    pub fn model(
+        &self,
+        session: Session<'_>,
+        model: &Checkpoint,
+        file: Option<&Path>,
+        rounding: Rounding,
+    ) -> Result<TimeModel> {
         let table = match file.filter(|file| file.exists()) {
             Some(file) => read(file)?,
             None => {
@@ -159,9 +179,15 @@ impl Clock {
             }
         };
         let groups = ChannelGroups::of(&model.graph)?;
-        let time = TimeModel::of(&model.graph, &groups, self.img as i64, &table)
-            .map_err(|error| Error::Usage(format!("{}{error}", file.map_or(String::new(), |file| format!("{}: ", file.display())))))?;
-        if (table.machine.as_str(), table.engine.as_str(), table.threads) != (machine().as_str(), self.engine.name(), self.threads) {
+        let time = TimeModel::of(&model.graph, &groups, self.img as i64, &table).map_err(|error| {
+            Error::Usage(format!(
+                "{}{error}",
+                file.map_or(String::new(), |file| format!("{}: ", file.display()))
+            ))
+        })?;
+        if (table.machine.as_str(), table.engine.as_str(), table.threads)
+            != (machine().as_str(), self.engine.name(), self.threads)
+        {
             session.say(format!(
                 "times of {} on {} threads of {}: nothing is measured here",
                 table.engine, table.threads, table.machine
@@ -172,7 +198,10 @@ impl Clock {
         let half = uniform_widths(&groups, 0.5, rounding);
         let flat = full.iter().map(|width| vec![0.0; *width]).collect();
         let (small, params) = apply(&model.graph, &model.params, &groups, &top(&groups, &flat, &half))?;
-        let measured = [(full.as_slice(), self.network(&model.graph, &model.params)?), (half.as_slice(), self.network(&small, &params)?)];
+        let measured = [
+            (full.as_slice(), self.network(&model.graph, &model.params)?),
+            (half.as_slice(), self.network(&small, &params)?),
+        ];
         Ok(time.fitted(measured))
     }
 
@@ -180,7 +209,13 @@ impl Clock {
     ///
     /// # Errors
     /// Those of [`Clock::network`].
-    pub fn check(&self, time: &TimeModel, before: &Checkpoint, after: &Checkpoint, plan: &PrunePlan) -> Result<Measured> {
+    pub fn check(
+        &self,
+        time: &TimeModel,
+        before: &Checkpoint,
+        after: &Checkpoint,
+        plan: &PrunePlan,
+    ) -> Result<Measured> {
         let groups = ChannelGroups::of(&before.graph)?;
         let full: Vec<usize> = groups.groups.iter().map(|group| group.len()).collect();
         let kept: Vec<usize> = groups.groups.iter().map(|group| plan.kept(group)).collect();
@@ -207,7 +242,10 @@ impl Measured {
     /// In a sentence, against the share that was asked for.
     pub fn sentence(&self, asked: f64) -> String {
         let missed = if self.measured > 1.02 * asked {
-            format!("; more than asked for: try `latency` {:.2}", asked * asked / self.measured)
+            format!(
+                "; more than asked for: try `latency` {:.2}",
+                asked * asked / self.measured
+            )
         } else {
             String::new()
         };
@@ -240,6 +278,8 @@ pub fn read(file: &Path) -> Result<OpTimes> {
 /// This machine's processor, as the system names it.
 fn machine() -> String {
     let about = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let name = about.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
+    let name = about
+        .lines()
+        .find_map(|line| line.strip_prefix("model name")?.split_once(':'));
     name.map_or_else(|| std::env::consts::ARCH.to_owned(), |(_, name)| name.trim().to_owned())
 }

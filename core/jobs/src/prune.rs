@@ -10,8 +10,8 @@ use yolo_engine::Checkpoint;
 use yolo_engine::prune::{PruneData, PruneOptions, Pruned};
 use yolo_engine::train::{Precision, TrainOptions};
 
-use crate::error::{Error, Result};
 use crate::bench::{Engine, all_cores};
+use crate::error::{Error, Result};
 use crate::latency::{self, Clock};
 use crate::{Session, files, measure, open};
 
@@ -134,7 +134,11 @@ impl PruneSettings {
                 if self.latency.is_some() {
                     crate::limits::at_least_one("--threads", self.threads.unwrap_or(1))?;
                     Engine::named(&self.engine)?;
-                    self.op_times.as_deref().filter(|file| file.exists()).map(latency::read).transpose()?;
+                    self.op_times
+                        .as_deref()
+                        .filter(|file| file.exists())
+                        .map(latency::read)
+                        .transpose()?;
                 }
                 open::pruner(session, place, &self.component()?).map(drop)
             }

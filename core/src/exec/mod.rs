@@ -270,6 +270,18 @@ impl Program {
     }
 }
 
+/// Whether all elements of a floating tensor are finite. One pass over memory and no copy, as long as they are; the sum of finite elements
+/// may leave the range of their type, so that only a sum that is not finite has the elements looked at one by one.
+///
+/// # Errors
+/// Those of libtorch.
+pub fn all_finite(tensor: &Tensor) -> Result<bool> {
+    if tensor.f_sum(tensor.kind())?.f_double_value(&[])?.is_finite() {
+        return Ok(true);
+    }
+    Ok(tensor.f_isfinite()?.f_all()?.f_int64_value(&[])? != 0)
+}
+
 /// The same tensor laid out with channels last (NHWC in memory, NCHW in shape): convolutions on CPUs run faster on it and hand
 /// the layout on.
 pub fn channels_last(tensor: &Tensor) -> Tensor {
@@ -277,5 +289,24 @@ pub fn channels_last(tensor: &Tensor) -> Tensor {
         tensor.permute([0, 2, 3, 1]).contiguous().permute([0, 3, 1, 2])
     } else {
         tensor.shallow_clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sums_that_overflow_are_looked_at_one_by_one() {
+        let finite = |values: &[f32]| all_finite(&Tensor::from_slice(values)).unwrap();
+        assert!(finite(&[1.0, -2.0, 0.0]) && finite(&[]));
+        assert!(finite(&[f32::MAX; 8]), "the sum is infinite, no element is");
+        let mut many = vec![0.5f32; 10_000];
+        for (at, value) in [(0, f32::NAN), (9_999, f32::INFINITY), (5_000, f32::NEG_INFINITY)] {
+            many[at] = value;
+            assert!(!finite(&many), "{value} at {at}");
+            many[at] = 0.5;
+        }
+        assert!(!finite(&[f32::INFINITY, f32::NEG_INFINITY]));
     }
 }

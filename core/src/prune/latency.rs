@@ -37,7 +37,10 @@ impl std::fmt::Display for ConvShape {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let ([kh, kw], [sh, sw], [h, w]) = (self.kernel, self.stride, self.input);
         let kind = if self.depthwise { "depthwise " } else { "" };
-        write!(f, "{kind}{kh}x{kw} convolution of stride {sh}x{sw} on maps of {h} x {w}")
+        write!(
+            f,
+            "{kind}{kh}x{kw} convolution of stride {sh}x{sw} on maps of {h} x {w}"
+        )
     }
 }
 
@@ -100,9 +103,12 @@ pub struct OpTime {
 impl OpTime {
     fn check(&self) -> Result<(), String> {
         let conv = &self.conv;
-        let rising = |widths: &[i64]| widths.iter().all(|width| *width > 0) && widths.windows(2).all(|two| two[0] < two[1]);
+        let rising =
+            |widths: &[i64]| widths.iter().all(|width| *width > 0) && widths.windows(2).all(|two| two[0] < two[1]);
         if self.cin.is_empty() || self.cout.is_empty() != conv.depthwise || !rising(&self.cin) || !rising(&self.cout) {
-            return Err(format!("{conv}: `cin` and `cout` are not rising widths (a depthwise convolution has no `cout`)"));
+            return Err(format!(
+                "{conv}: `cin` and `cout` are not rising widths (a depthwise convolution has no `cout`)"
+            ));
         }
         if self.ms.len() != self.cin.len() * self.cout.len().max(1) {
             let wanted = self.cin.len() * self.cout.len().max(1);
@@ -167,7 +173,10 @@ impl OpTimes {
         let wrong = |reason: String| Error::Impossible(format!("it is no table of times: {reason}"));
         let times: Self = serde_json::from_str(text).map_err(|error| wrong(crate::config::in_words(&error)))?;
         if times.version != OP_TIMES_VERSION {
-            return Err(wrong(format!("its version is {}, this program reads {OP_TIMES_VERSION}", times.version)));
+            return Err(wrong(format!(
+                "its version is {}, this program reads {OP_TIMES_VERSION}",
+                times.version
+            )));
         }
         times.ops.iter().try_for_each(OpTime::check).map_err(wrong)?;
         Ok(times)
@@ -194,7 +203,17 @@ pub fn convolutions(graph: &Graph, size: i64) -> Result<Vec<(ValueId, ConvShape,
     let mut found = Vec::new();
     for value in graph.values() {
         let node = graph.node(value);
-        let Op::Conv2d { cin, cout, kernel, stride, padding, dilation, groups, .. } = &node.op else {
+        let Op::Conv2d {
+            cin,
+            cout,
+            kernel,
+            stride,
+            padding,
+            dilation,
+            groups,
+            ..
+        } = &node.op
+        else {
             continue;
         };
         let depthwise = *groups == *cin && *cin == *cout && *groups > 1;
@@ -306,7 +325,9 @@ impl TimeModel {
             miss(ca, ea, ta) + miss(cb, eb, tb)
         };
         let candidates = [both, [alone([ca, cb]), 0.0], [0.0, alone([ea, eb])]];
-        let possible = candidates.into_iter().filter(|scale| scale.iter().all(|part| part.is_finite() && *part >= 0.0));
+        let possible = candidates
+            .into_iter()
+            .filter(|scale| scale.iter().all(|part| part.is_finite() && *part >= 0.0));
         if let Some(best) = possible.min_by(|x, y| error(*x).total_cmp(&error(*y))) {
             self.scale = best;
         }
@@ -339,7 +360,11 @@ mod tests {
                 continue;
             }
             let (cin, cout) = (vec![1, 64], if conv.depthwise { vec![] } else { vec![1, 64] });
-            let ms = if conv.depthwise { vec![0.001, 0.064] } else { vec![0.001, 0.064, 0.064, 4.096] };
+            let ms = if conv.depthwise {
+                vec![0.001, 0.064]
+            } else {
+                vec![0.001, 0.064, 0.064, 4.096]
+            };
             ops.push(OpTime { conv, cin, cout, ms });
         }
         OpTimes {
@@ -380,8 +405,20 @@ mod tests {
             ms: vec![1.0, 4.0, 2.0, 8.0],
         };
         assert_eq!(op.check(), Ok(()));
-        for (cin, cout, ms) in [(8, 8, 1.0), (16, 32, 8.0), (12, 8, 1.5), (8, 20, 2.5), (12, 20, 3.75), (4, 2, 1.0), (32, 32, 16.0)] {
-            assert!((op.at(cin, cout) - ms).abs() < 1e-12, "{cin} {cout}: {}", op.at(cin, cout));
+        for (cin, cout, ms) in [
+            (8, 8, 1.0),
+            (16, 32, 8.0),
+            (12, 8, 1.5),
+            (8, 20, 2.5),
+            (12, 20, 3.75),
+            (4, 2, 1.0),
+            (32, 32, 16.0),
+        ] {
+            assert!(
+                (op.at(cin, cout) - ms).abs() < 1e-12,
+                "{cin} {cout}: {}",
+                op.at(cin, cout)
+            );
         }
         let depthwise = OpTime {
             conv: shape(true),
@@ -400,7 +437,9 @@ mod tests {
         let changed = |change: &dyn Fn(&mut OpTimes)| {
             let mut other = whole.clone();
             change(&mut other);
-            OpTimes::parse(&serde_json::to_string(&other).unwrap()).unwrap_err().to_string()
+            OpTimes::parse(&serde_json::to_string(&other).unwrap())
+                .unwrap_err()
+                .to_string()
         };
         assert!(changed(&|t| t.version = 2).contains("version is 2"));
         assert!(changed(&|t| t.ops[0].ms.truncate(3)).contains("3 times stand where 4 belong"));
@@ -419,17 +458,29 @@ mod tests {
         // a: 3 x 32, c: 32 x 64, d: 64 x 8; in between linear.
         let expected = (3.0 * 32.0 + 32.0 * 64.0 + 64.0 * 8.0) / 1000.0;
         assert!((cost.milliseconds(&full).unwrap() - expected).abs() < 1e-9);
-        let rounding = Rounding { multiple: 1, ..Rounding::default() };
-        let budget = Budget { latency: Some(0.5), ..Budget::default() };
+        let rounding = Rounding {
+            multiple: 1,
+            ..Rounding::default()
+        };
+        let budget = Budget {
+            latency: Some(0.5),
+            ..Budget::default()
+        };
         let kept = fit(budget, &cost, |ratio| uniform_widths(&groups, ratio, rounding)).unwrap();
         let share = cost.milliseconds(&kept).unwrap() / expected;
         assert!(share <= 0.5 && share > 0.45, "{share}");
         let bare = CostModel::of(&graph, &groups, 256).unwrap();
-        assert!(!budget.allows(&bare, &full), "without times nothing is within a budget of time");
+        assert!(
+            !budget.allows(&bare, &full),
+            "without times nothing is within a budget of time"
+        );
         let Err(error) = TimeModel::of(&graph, &groups, 320, &table(&graph, 256)) else {
             panic!("a table of another size")
         };
-        assert!(error.to_string().contains("`a`") && error.to_string().contains("another image size"), "{error}");
+        assert!(
+            error.to_string().contains("`a`") && error.to_string().contains("another image size"),
+            "{error}"
+        );
     }
 
     #[test]
@@ -456,7 +507,11 @@ mod tests {
         let graph = shape(false).network(16, 24, 5).unwrap();
         let found = convolutions(&graph, 256).unwrap();
         assert_eq!(found.len(), 5);
-        assert!(found.iter().all(|(_, conv, widths)| *conv == shape(false) && *widths == [16, 24]));
+        assert!(
+            found
+                .iter()
+                .all(|(_, conv, widths)| *conv == shape(false) && *widths == [16, 24])
+        );
         let depthwise = shape(true).network(16, 24, 1).unwrap();
         assert_eq!(convolutions(&depthwise, 256).unwrap()[0].2, [16, 16]);
     }

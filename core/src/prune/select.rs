@@ -26,7 +26,11 @@ pub struct Budget {
 impl Budget {
     /// Refuses shares outside of 0..1.
     pub fn check(&self) -> Result<()> {
-        for (name, share) in [("flops", self.flops), ("params", self.params), ("latency", self.latency)] {
+        for (name, share) in [
+            ("flops", self.flops),
+            ("params", self.params),
+            ("latency", self.latency),
+        ] {
             if let Some(share) = share.filter(|share| !(*share > 0.0 && *share <= 1.0)) {
                 return Err(Error::Impossible(format!(
                     "the budget `{name}: {share}` must be above 0 and at most 1"
@@ -43,7 +47,9 @@ impl Budget {
             |share: Option<f64>, now: i64, before: i64| share.is_none_or(|share| now as f64 <= share * before as f64);
         within(self.flops, cost.macs(kept), cost.macs(full))
             && within(self.params, cost.params(kept), cost.params(full))
-            && self.latency.is_none_or(|share| cost.time_share(kept).is_some_and(|now| now <= share))
+            && self
+                .latency
+                .is_none_or(|share| cost.time_share(kept).is_some_and(|now| now <= share))
     }
 
     /// Whether anything is asked for.
@@ -156,7 +162,8 @@ pub fn fit(budget: Budget, cost: &CostModel, widths_at: impl Fn(f64) -> Vec<usiz
             "the budget can't be met: pruning as far as allowed leaves {:.1} % of the FLOPs{} and {:.1} % of the parameters; \
              raise the budget or `max_ratio`",
             100.0 * cost.macs(&most) as f64 / cost.macs(full) as f64,
-            cost.time_share(&most).map_or(String::new(), |share| format!(", {:.1} % of the time", 100.0 * share)),
+            cost.time_share(&most)
+                .map_or(String::new(), |share| format!(", {:.1} % of the time", 100.0 * share)),
             100.0 * cost.params(&most) as f64 / cost.params(full) as f64
         )));
     }

@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use rayon::prelude::*;
 use tch::{Device, Kind, Tensor};
-use yolo_core::exec::channels_last;
+use yolo_core::exec::{all_finite, channels_last};
 use yolo_core::graph::DetectHead;
 use yolo_core::{Graph, Mode, Params, Program, Progress, passes};
 use yolo_data::loader::Origin;
@@ -100,7 +100,7 @@ impl Detector {
         tch::no_grad(|| {
             let boxes = self.head.decode(maps)?.f_to_device(Device::Cpu)?;
             let boxes = boxes.f_to_kind(Kind::Float)?.f_contiguous()?;
-            if boxes.f_sum(Kind::Double)?.f_double_value(&[])?.is_finite() {
+            if all_finite(&boxes)? {
                 Ok(boxes)
             } else {
                 Err(Error::NotFinite)

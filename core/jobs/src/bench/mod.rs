@@ -450,7 +450,12 @@ pub(crate) fn fastest(
     Ok(least)
 }
 
-fn fastest_on_torch(graph: &Graph, params: &Params, image: &tch::Tensor, (threads, plan): (usize, Plan)) -> Result<f64> {
+fn fastest_on_torch(
+    graph: &Graph,
+    params: &Params,
+    image: &tch::Tensor,
+    (threads, plan): (usize, Plan),
+) -> Result<f64> {
     let (graph, params) = passes::for_inference(graph, params)?;
     let program = Program::new(&graph, &params)?;
     let image = yolo_core::exec::channels_last(&image.to_device(program.device()));
@@ -458,7 +463,10 @@ fn fastest_on_torch(graph: &Graph, params: &Params, image: &tch::Tensor, (thread
     tch::set_num_threads(threads as i32);
     let times = bench::time(plan, || tch::no_grad(|| program.run(&image, Mode::Eval)).map(drop));
     tch::set_num_threads(before);
-    let least = times?.into_iter().min().ok_or_else(|| Error::Failed("bench: no run was timed".into()))?;
+    let least = times?
+        .into_iter()
+        .min()
+        .ok_or_else(|| Error::Failed("bench: no run was timed".into()))?;
     Ok(least.as_secs_f64() * 1e3)
 }
 

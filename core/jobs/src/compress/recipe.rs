@@ -145,9 +145,7 @@ impl Stage {
             Self::Prune(s) => {
                 let mut value = serde_json::to_value(s)?;
                 value["plan"] = json!(s.plan.as_deref().map(files::hash).transpose()?);
-                // What is not there yet is measured and written.
-                let times = s.op_times.as_deref().filter(|file| file.exists());
-                value["op-times"] = json!(times.map(files::hash).transpose()?);
+                value["op-times"] = json!(s.op_times.as_deref().map(files::hash).transpose()?);
                 value
             }
             Self::Quantize(s) => s.key()?,

@@ -170,7 +170,16 @@ impl<'a> Context<'a> {
                 }
                 settings.sparsify.as_ref().map(penalty).transpose().map(drop)
             }
-            Stage::Prune(settings) => settings.check(self.session, &format!("{name}.pruner")),
+            Stage::Prune(settings) => {
+                if let Some(file) = settings.op_times.as_deref().filter(|file| !file.exists()) {
+                    return Err(Error::Usage(format!(
+                        "{name}: the table `op-times: {}` does not exist\n  help: leave it out to measure, or make it with `yolo prune --latency \
+                         --op-times`",
+                        file.display()
+                    )));
+                }
+                settings.check(self.session, &format!("{name}.pruner"))
+            }
             Stage::Quantize(settings) => {
                 let teacher = settings.teacher.as_deref().filter(|name| *name != "float");
                 self.check_teacher(teacher, name, pruned)?;
@@ -232,13 +241,16 @@ impl<'a> Context<'a> {
     /// What a stage asks of the network.
     fn check_against(&self, stage: &Stage, network: &Graph) -> Result {
         match stage {
-            Stage::Train(settings) | Stage::FineTune(settings) | Stage::Sparsify(settings) | Stage::Reference(settings) => {
-                layers_exist(&settings.freeze, network.layers.len())
-            }
+            Stage::Train(settings)
+            | Stage::FineTune(settings)
+            | Stage::Sparsify(settings)
+            | Stage::Reference(settings) => layers_exist(&settings.freeze, network.layers.len()),
             Stage::Export(settings) => {
                 let Some(opset) = settings.opset else { return Ok(()) };
                 if opset < QDQ_OPSET && settings.targets()?.iter().any(|target| target.integers) {
-                    return Err(Error::Usage(format!("opset {opset} has no integers: {QDQ_OPSET} or more is needed")));
+                    return Err(Error::Usage(format!(
+                        "opset {opset} has no integers: {QDQ_OPSET} or more is needed"
+                    )));
                 }
                 let options = onnx::Options {
                     opset: Some(opset),
