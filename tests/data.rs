@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::support::{files, yolo};
+use crate::support::{files, small_data, yolo};
 
 fn write(folder: &Path, name: &str, text: &str) {
     let path = folder.join(name);
@@ -355,9 +355,30 @@ fn anchors_fit_the_boxes_better_than_the_usual_ones() {
     );
     yolo(dir.path(), &["data", "anchors", "set/data.yaml", "--count", "99999"]).fails(2, &["too few"]);
     // A head has no level with fewer anchors than the others.
-    let count = |more: &[&str]| yolo(dir.path(), &[&["data", "anchors", "set/data.yaml", "--count"], more].concat());
+    let count = |more: &[&str]| {
+        yolo(
+            dir.path(),
+            &[&["data", "anchors", "set/data.yaml", "--count"], more].concat(),
+        )
+    };
     count(&["10"]).fails(2, &["--count 10", "multiple of 3", "--levels"]);
     count(&["10", "--levels", "4"]).fails(2, &["--count 10", "multiple of 4"]);
     let said = count(&["8", "--levels", "4", "--generations", "10"]).ok().out;
     assert_eq!(said.matches("    - [").count(), 4, "{said}");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_pipe_among_the_images_ends_nothing_and_is_named() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let data = small_data(dir.path(), 12, 64);
+    let pipe = dir.path().join("data/images/val/pipe.jpg");
+    let made = std::process::Command::new("mkfifo")
+        .arg(&pipe)
+        .status()
+        .expect("mkfifo");
+    assert!(made.success());
+    let data = data.display().to_string();
+    let checked = yolo(dir.path(), &["data", "check", &data]).fails(1, &["pipe.jpg", "a pipe"]);
+    drop(checked);
 }

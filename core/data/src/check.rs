@@ -202,7 +202,7 @@ fn look(data: &Dataset, image: &Path, decode: bool) -> Seen {
             problems,
         };
     };
-    let read = std::fs::read(image).map_err(Error::io(image, "read it"));
+    let read = crate::files::bytes(image).map_err(Error::io(image, "read it"));
     let content = read.as_ref().ok().map(|bytes| (crc32fast::hash(bytes), bytes.len()));
     let decoded = read.and_then(|bytes| match decode {
         true => Image::decode_with_remark(&bytes)

@@ -37,6 +37,19 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     Ok(())
 }
 
+/// The content of a file. Pipes, sockets and devices are refused: reading one may never end.
+///
+/// # Errors
+/// Those of the file system.
+pub fn bytes(path: &Path) -> std::io::Result<Vec<u8>> {
+    let kind = std::fs::metadata(path)?.file_type();
+    if !kind.is_file() && !kind.is_dir() {
+        let reason = "this is no file, but a pipe, a socket or a device";
+        return Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, reason));
+    }
+    std::fs::read(path)
+}
+
 /// What systems and tools leave in folders and no user means: hidden files (`._a.jpg`, `.DS_Store`), `__MACOSX`, `Thumbs.db`,
 /// `desktop.ini`.
 pub fn is_clutter(name: &OsStr) -> bool {
@@ -133,6 +146,6 @@ pub fn link(from: &Path, to: &Path) -> Result<()> {
 /// # Errors
 /// [`Error::Io`] names `from` where it can't be read, `to` where it can't be written.
 pub fn copy(from: &Path, to: &Path) -> Result<()> {
-    let bytes = std::fs::read(from).map_err(Error::io(from, "read it"))?;
+    let bytes = bytes(from).map_err(Error::io(from, "read it"))?;
     write(to, &bytes)
 }

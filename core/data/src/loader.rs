@@ -531,7 +531,7 @@ impl Source {
 
     /// An image that was kept, `None` where there is none yet.
     fn read_kept(&self, index: usize, file: &std::path::Path) -> Option<Image> {
-        let data = std::fs::read(file).ok()?;
+        let data = crate::files::bytes(file).ok()?;
         let [width, height] = self.loaded_size(index);
         (data.len() == width * height * 3).then_some(Image { width, height, data })
     }

@@ -44,7 +44,7 @@ impl Image {
     /// # Errors
     /// [`Error::Io`] where the file can't be read; [`Error::Image`] with the reason of [`Image::decode`].
     pub fn open(path: &Path) -> Result<Self> {
-        let bytes = std::fs::read(path).map_err(Error::io(path, "read it"))?;
+        let bytes = crate::files::bytes(path).map_err(Error::io(path, "read it"))?;
         Self::decode(&bytes).map_err(|reason| Error::image(path, reason))
     }
 
@@ -75,7 +75,7 @@ impl Image {
     /// # Errors
     /// [`Error::Io`] where the file can't be read; [`Error::Image`] says why it is no picture that can be used.
     pub fn size_of(path: &Path) -> Result<(usize, usize)> {
-        let bytes = std::fs::read(path).map_err(Error::io(path, "read it"))?;
+        let bytes = crate::files::bytes(path).map_err(Error::io(path, "read it"))?;
         let refused = |reason| Error::image(path, reason);
         let [w, h] = probe::probe(&bytes).map_err(refused)?;
         if probe::tells_all(&bytes) {

@@ -22,7 +22,7 @@ pub struct NoText {
 /// # Errors
 /// [`Error::Io`] where the file can't be read; [`Error::Label`] names file and line of what is no text.
 pub fn read(path: &Path, action: &'static str) -> Result<String> {
-    let bytes = std::fs::read(path).map_err(Error::io(path, action))?;
+    let bytes = crate::files::bytes(path).map_err(Error::io(path, action))?;
     match decode(&bytes) {
         Ok(text) => Ok(text.into_owned()),
         Err(NoText { line, message }) => Err(Error::label(path, line, message)),

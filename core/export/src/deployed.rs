@@ -10,6 +10,9 @@ use crate::engine::{Array, Engine, Network, Port};
 use crate::package::{self, Output, Package};
 use crate::{Error, Result};
 
+/// How far above 1 rounding to integers or to 16 bits takes a probability.
+const SCORE_ROUNDING: f64 = 0.02;
+
 /// Where boxes are in the outputs.
 #[derive(Debug, Clone, PartialEq)]
 enum Decoding {
@@ -177,7 +180,17 @@ impl Deployed {
             Decoding::Boxes(name) => {
                 let output = find(name)?;
                 match *output.shape.as_slice() {
-                    [_, _, columns] if columns == values => output.tensor(),
+                    [_, _, columns] if columns == values => {
+                        let boxes = output.tensor()?;
+                        let highest = boxes.f_narrow(2, 4, values - 4)?.f_max()?.f_double_value(&[])?;
+                        if highest > 1.0 + SCORE_ROUNDING {
+                            return Err(self.wrong(format!(
+                                "output `{name}` has scores up to {highest:.3}, and 1 is the highest: it is no detector, or one whose scores \
+                                 are not through a sigmoid"
+                            )));
+                        }
+                        Ok(boxes)
+                    }
                     _ => Err(self.wrong(format!(
                         "output `{name}` has the sizes {:?}; [images, boxes, {values}] is what it should have",
                         output.shape
@@ -267,7 +280,9 @@ fn input_shape(port: &Port, package: Option<&Package>) -> Result<[Option<i64>; 4
 
 /// `1 x 3 x any x any`.
 fn sizes(shape: &[Option<i64>]) -> String {
-    let texts = shape.iter().map(|size| size.map_or("any".to_owned(), |size| size.to_string()));
+    let texts = shape
+        .iter()
+        .map(|size| size.map_or("any".to_owned(), |size| size.to_string()));
     texts.collect::<Vec<_>>().join(" x ")
 }
 
@@ -321,6 +336,12 @@ fn guessed(outputs: &[Port]) -> Result<(Decoding, usize), String> {
     {
         return Err(suppressed());
     }
+    if let Some(map) = outputs.iter().find(|port| port.shape.len() == 4) {
+        return Err(format!(
+            "its output `{}` {:?} is a map beside the boxes, as segmentation has it: this program reads detectors",
+            map.name, map.shape
+        ));
+    }
     // YOLOv5's export gives the boxes first; raw maps may come behind.
     let Some(port) = outputs.iter().find(|port| port.shape.len() == 3) else {
         let shapes: Vec<String> = outputs
@@ -368,6 +389,10 @@ mod tests {
             (vec![port("detections", &[-1, 7])], "without --nms"),
             (vec![port("logits", &[1, 1000])], "none of its outputs"),
             (vec![port("x", &[1, 100, 5])], "5 + classes"),
+            (
+                vec![port("output0", &[1, 1575, 117]), port("output1", &[1, 32, 40, 40])],
+                "segmentation",
+            ),
         ] {
             let error = guessed(&ports).unwrap_err();
             assert!(error.contains(text), "{error}");

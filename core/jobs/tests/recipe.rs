@@ -250,15 +250,31 @@ fn what_a_later_stage_cannot_do_is_said_before_the_first_one_works() {
     let dir = tempfile::tempdir().expect("a folder");
     let train = "  - train: {epochs: 1}\n";
     for (stages, place, word) in [
-        ("  - fine-tune: {epochs: 1, freeze: 99}\n", "recipe.yaml:11:5: 2-fine-tune", "`freeze` 99"),
-        ("  - export: {formats: [onnx], opset: 5}\n", "recipe.yaml:11:5: 2-export", "opset 5"),
+        (
+            "  - fine-tune: {epochs: 1, freeze: 99}\n",
+            "recipe.yaml:11:5: 2-fine-tune",
+            "`freeze` 99",
+        ),
+        (
+            "  - export: {formats: [onnx], opset: 5}\n",
+            "recipe.yaml:11:5: 2-export",
+            "opset 5",
+        ),
         (
             "  - quantize: {backend: tensorrt}\n  - export: {formats: [onnx-qdq], opset: 12}\n",
             "recipe.yaml:12:5: 3-export",
             "13 or more",
         ),
-        ("  - quantize: {backend: {type: tensorrd}}\n", "recipe.yaml:11:5: 2-quantize", "tensorrt"),
-        ("  - prune: {pruner: {type: slimming, rati: 1}}\n", "recipe.yaml:11:5: 2-prune", "`rati`"),
+        (
+            "  - quantize: {backend: {type: tensorrd}}\n",
+            "recipe.yaml:11:5: 2-quantize",
+            "tensorrt",
+        ),
+        (
+            "  - prune: {pruner: {type: slimming, rati: 1}}\n",
+            "recipe.yaml:11:5: 2-prune",
+            "`rati`",
+        ),
     ] {
         let recipe = Recipe::read(&write(dir.path(), &format!("{train}{stages}")), &[]).expect("a recipe");
         let end = compress::run(session(&Log::default()), &recipe, Mode::Keep, Compute::cpu());
@@ -278,13 +294,56 @@ fn what_an_earlier_form_of_the_recipe_left_is_said() {
     let old = dir.path().join("out/2-export");
     std::fs::create_dir_all(&old).expect("a folder");
     std::fs::write(old.join("stage.key"), "of another recipe").expect("a file");
-    let recipe = Recipe::read(&write(dir.path(), "  - train: {epochs: 1, noautoanchor: true}\n"), &[]).expect("a recipe");
+    let recipe =
+        Recipe::read(&write(dir.path(), "  - train: {epochs: 1, noautoanchor: true}\n"), &[]).expect("a recipe");
     let log = Log::default();
     compress::run(session(&log), &recipe, Mode::Keep, Compute::cpu()).expect("it runs");
     let lines = log.lines.borrow();
     assert!(
-        lines.iter().any(|line| line.contains("2-export") && line.contains("no stage of this recipe")),
+        lines
+            .iter()
+            .any(|line| line.contains("2-export") && line.contains("no stage of this recipe")),
         "{lines:?}"
     );
     assert!(old.join("stage.key").is_file(), "it is not ours to remove");
+}
+
+#[test]
+fn a_stage_whose_model_was_changed_runs_anew() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let recipe =
+        Recipe::read(&write(dir.path(), "  - train: {epochs: 1, noautoanchor: true}\n"), &[]).expect("a recipe");
+    let run = || {
+        let log = Log::default();
+        let result = compress::run(session(&log), &recipe, Mode::Keep, Compute::cpu()).expect("it runs");
+        (result.rows[0].status, log.lines.into_inner().join("\n"))
+    };
+    assert_eq!(run().0, "done");
+    assert_eq!(run().0, "cached");
+    let weights = dir.path().join("out/1-train/weights/best.safetensors");
+    let whole = std::fs::read(&weights).expect("a file");
+    for broken in [&whole[..whole.len() / 2], b"another file"] {
+        std::fs::write(&weights, broken).expect("a file");
+        let (status, said) = run();
+        assert!(
+            status == "done" && said.contains("not the file that 1-train has left"),
+            "{status}: {said}"
+        );
+        assert_eq!(std::fs::read(&weights).expect("a file").len(), whole.len());
+    }
+}
+
+#[test]
+fn the_name_of_a_recipe_leads_nowhere() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = write(dir.path(), "  - train: {epochs: 1}\n");
+    for name in ["../../esc", "a/b", "..", "", ".hidden"] {
+        let error = Recipe::read(&path, &[format!("name=\"{name}\"")])
+            .expect_err(name)
+            .to_string();
+        assert!(
+            error.contains("name of a folder") && error.contains("recipe.yaml"),
+            "{error}"
+        );
+    }
 }

@@ -8,6 +8,21 @@
 mod distiller;
 mod layout;
 
+use crate::{Error, Result};
+
+/// Refuses a weight or temperature of a distiller that teaches nothing, or the opposite.
+///
+/// # Errors
+/// [`Error::Config`] names the option of `distiller` that is not above 0.
+pub fn above_zero(distiller: &str, option: &str, value: f64) -> Result<()> {
+    if value > 0.0 && value.is_finite() {
+        return Ok(());
+    }
+    Err(Error::Config(format!(
+        "{distiller}: `{option}: {value}` must be above 0"
+    )))
+}
+
 pub use distiller::{DistilBatch, DistilNeeds, Distiller, HeadWeights, NetworkMaps, align_specs, checked_loss};
 pub use layout::{HeadMaps, Layout, Level, Misfit, pair_levels};
 

@@ -70,6 +70,18 @@ pub(super) struct Boxes {
     lost: bool,
 }
 
+/// Names that differ in capitals or blanks alone.
+fn alike(names: &[String]) -> Vec<(String, String)> {
+    let plain = |name: &String| name.split_whitespace().collect::<Vec<_>>().join(" ").to_lowercase();
+    let mut found = Vec::new();
+    for (index, name) in names.iter().enumerate() {
+        if let Some(other) = names[..index].iter().find(|other| plain(other) == plain(name)) {
+            found.push((other.clone(), name.clone()));
+        }
+    }
+    found
+}
+
 impl Found {
     fn drop(&mut self, reason: &'static str) {
         *self.dropped.entry(reason).or_default() += 1;
@@ -217,6 +229,10 @@ impl Found {
         }
         if settings.names.is_some() {
             self.asked_in_vain(source);
+        }
+        for (name, other) in alike(&self.names) {
+            let message = format!("`{name}` and `{other}` are two classes, and may be meant as one");
+            self.note(source, 0, "names-alike", message);
         }
         for (reason, (count, first)) in std::mem::take(&mut self.bare) {
             // Whole words, so that a test finds them among the flags.

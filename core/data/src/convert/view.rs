@@ -41,7 +41,7 @@ fn scaled(a: [f64; 2], b: [f64; 2]) -> bool {
 fn head(image: &Path) -> Result<probe::Head> {
     // Formats that show what they are only when they are decoded are decoded here.
     Image::size_of(image)?;
-    let bytes = std::fs::read(image).map_err(Error::io(image, "read it"))?;
+    let bytes = crate::files::bytes(image).map_err(Error::io(image, "read it"))?;
     probe::head(&bytes).map_err(|reason| Error::image(image, reason))
 }
 

@@ -110,7 +110,7 @@ fn read_part(
         let Some(view) = found.view(settings, place, &image, None) else {
             continue;
         };
-        let bytes = std::fs::read(&file).map_err(Error::io(&file, "read the annotations"))?;
+        let bytes = crate::files::bytes(&file).map_err(Error::io(&file, "read the annotations"))?;
         let boxes = match text::decode(&bytes) {
             Ok(text) => read_rows(settings, found, &file, &text, &view),
             Err(error) => {

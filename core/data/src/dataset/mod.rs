@@ -368,7 +368,7 @@ impl Dataset {
     /// One image and its labels; no sample where the image can't be used.
     pub(crate) fn read(&self, image: &Path, policy: Policy) -> Result<Read> {
         let label = label_path(image);
-        let (text, labelled) = match std::fs::read(&label) {
+        let (text, labelled) = match crate::files::bytes(&label) {
             Ok(text) => (text, true),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => (Vec::new(), false),
             Err(error) => return Err(Error::io(&label, "read the labels")(error)),

@@ -9,6 +9,7 @@ use yolo_data::labels::Label;
 use yolo_data::{Dataset, Policy, Split};
 
 use crate::convert_coco::{coco, convert_coco};
+use crate::silent::of_kind;
 use crate::{folder, picture, put, put_picture};
 
 pub fn run(settings: &Settings, out: &Path) -> yolo_data::Result<Converted> {
@@ -208,6 +209,39 @@ fn lists_of_voc_lose_no_image_without_a_word() {
         made.problems
     );
     assert_eq!((made.splits["train"], made.splits["val"]), (2, 1));
+}
+
+#[test]
+fn the_list_of_both_splits_is_read() {
+    let dir = folder();
+    for name in ["a", "b", "c", "d"] {
+        put_picture(dir.path(), &format!("JPEGImages/{name}.png"), name.as_bytes()[0]);
+        put(dir.path(), &format!("Annotations/{name}.xml"), voc(BOX, ""));
+    }
+    let list = |name: &str, text: &str| put(dir.path(), &format!("ImageSets/Main/{name}.txt"), text);
+    let splits =
+        |out: &str| run(&Settings::new(Format::Voc, dir.path()), &dir.path().join(out)).map(|made| made.splits);
+    list("trainval", "a\nb\nc\n");
+    list("test", "d\n");
+    // Three for training, and a validation that must be drawn by hand: said loudly.
+    let made = run(&Settings::new(Format::Voc, dir.path()), &dir.path().join("one")).expect("a data set");
+    assert_eq!(
+        (made.splits.get("train"), made.splits.get("test")),
+        (Some(&3), Some(&1))
+    );
+    assert!(
+        fatal(&made).iter().any(|said| said.contains("val")),
+        "{:?}",
+        made.problems
+    );
+    assert!(of_kind(&made.problems, "image-without-split").is_empty());
+    list("train", "a\nb\n");
+    let all = splits("two").expect("a data set");
+    assert_eq!(
+        (all["train"], all["val"], all["test"]),
+        (2, 1, 1),
+        "the rest is for validation"
+    );
 }
 
 /// A PNG that is stored lying down, turned by EXIF.

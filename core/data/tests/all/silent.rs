@@ -14,7 +14,7 @@ use crate::{folder, put, put_picture};
 
 const ROW: &str = "0 0.5 0.5 0.5 0.5";
 
-fn of_kind<'a>(problems: &'a [Problem], kind: &str) -> Vec<&'a Problem> {
+pub fn of_kind<'a>(problems: &'a [Problem], kind: &str) -> Vec<&'a Problem> {
     problems.iter().filter(|problem| problem.kind == kind).collect()
 }
 
@@ -277,4 +277,31 @@ fn images_of_two_places_of_a_split_are_said() {
         twice.len() == 1 && twice[0].contains("data.yaml:1: 1 images are listed twice"),
         "{twice:?}"
     );
+}
+
+#[test]
+fn objects_that_were_deleted_in_labelme_are_not_taught() {
+    let object = |name: &str, mark: &str| format!("<object><name>{name}</name><deleted>{mark}</deleted>{BOX}</object>");
+    let kept = convert_voc(&object("cell", "0"), false);
+    assert_eq!((kept.boxes, kept.names.len()), (2, 2));
+    for mark in ["1", "true"] {
+        let made = convert_voc(
+            &(object("dog", "0") + &object("mistake", mark) + &object("dog", mark)),
+            false,
+        );
+        assert_eq!((made.images, made.boxes, fatal(&made)), (2, 2, vec![]));
+        assert_eq!(made.names, ["dog"], "what only a deleted object had is no class");
+        let said: Vec<&Problem> = of_kind(&made.problems, "object-deleted");
+        assert!(said.len() == 1 && said[0].to_string().contains("2 objects"), "{said:?}");
+    }
+}
+
+#[test]
+fn names_that_differ_in_capitals_alone_are_said() {
+    let object = |name: &str| format!("<object><name>{name}</name>{BOX}</object>");
+    for (name, said) in [("Dog", 1), ("DOG", 1), ("dog", 0), ("dogs", 0)] {
+        let made = convert_voc(&object(name), false);
+        let notes: Vec<&Problem> = of_kind(&made.problems, "names-alike");
+        assert_eq!(notes.len(), said, "{name}: {:?}", made.problems);
+    }
 }

@@ -33,10 +33,13 @@ pub(super) fn check(folder: &Path, there: &TrainState, settings: &serde_json::Va
 }
 
 /// Takes away what an earlier part of the run wrote after its last state: rows and events of an epoch that will be repeated, and files
-/// that were being written.
+/// that were being written. What stands in the folder of a run without a finished epoch may be another run's: it stays until this one has
+/// something to show ([`replace`]).
 pub(super) fn cut(folder: &Path, epochs_done: usize) -> Result<()> {
-    results::cut(&folder.join("results.csv"), epochs_done)?;
-    events::cut(folder, epochs_done)?;
+    if epochs_done > 0 {
+        results::cut(&folder.join("results.csv"), epochs_done)?;
+        events::cut(folder, epochs_done)?;
+    }
     for folder in [folder.to_owned(), folder.join("weights")] {
         for entry in std::fs::read_dir(&folder).into_iter().flatten().flatten() {
             if entry
@@ -47,6 +50,27 @@ pub(super) fn cut(folder: &Path, epochs_done: usize) -> Result<()> {
                 let path = entry.path();
                 std::fs::remove_file(&path).map_err(Error::io(&path, "remove it"))?;
             }
+        }
+    }
+    Ok(())
+}
+
+/// Takes away what an earlier run left in the folder, before the first finished epoch is written there: two runs never mix.
+pub(super) fn replace(folder: &Path) -> Result<()> {
+    results::cut(&folder.join("results.csv"), 0)?;
+    events::cut(folder, 0)?;
+    for entry in std::fs::read_dir(folder.join("weights"))
+        .into_iter()
+        .flatten()
+        .flatten()
+    {
+        let name = entry.file_name();
+        let numbered = name
+            .to_str()
+            .and_then(|name| name.strip_prefix("epoch")?.strip_suffix(".safetensors"));
+        if numbered.is_some_and(|number| number.parse::<usize>().is_ok()) {
+            let path = entry.path();
+            std::fs::remove_file(&path).map_err(Error::io(&path, "remove it"))?;
         }
     }
     Ok(())

@@ -514,6 +514,9 @@ impl Run {
         let Some(folder) = self.folder.clone() else {
             return Ok(());
         };
+        if self.state.epochs_done == 1 {
+            resume::replace(&folder)?;
+        }
         results::append(&folder.join("results.csv"), row)?;
         if self.events.is_none() {
             self.events = Some(Events::new(&folder)?);

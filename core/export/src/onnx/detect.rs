@@ -146,6 +146,16 @@ pub(super) fn suppress(l: &mut Lowering<'_>, head: &DetectHead, decoded: &str, o
     let class = l.slice(&part("classes"), decoded, 2, 5, 5 + classes);
     // The score of a class is objectness times class probability, as in YOLOv5's own suppression.
     let scores = l.b.node("Mul", &part("scores"), &[&class, &objectness], vec![]);
+    // A box has one class, the likeliest, as in YOLOv5's detection: the scores of the others are nothing.
+    let scores = if options.agnostic || classes == 1 {
+        scores
+    } else {
+        let (one, zero) = (l.b.i64(&[1]), l.b.scalar(0.0));
+        let names = [part("highest"), part("likeliest")];
+        let best = l.b.node_multi("TopK", &names, &[&scores, &one], vec![int("axis", 2)]);
+        let is_best = l.b.node("Equal", &part("is_best"), &[&scores, &best[0]], vec![]);
+        l.b.node("Where", &part("own_scores"), &[&is_best, &scores, &zero], vec![])
+    };
     let batch = l.sizes(l.graph.outputs[0])[0].clone();
     let k = Size::Fixed(options.max_boxes);
     match options.kind {

@@ -157,7 +157,8 @@ fn suppress(rows: &[Vec<f64>], iou: f64, threshold: f64, agnostic: bool) -> Vec<
             .max_by(|&a, &b| scores[a].total_cmp(&scores[b]))
             .unwrap();
         for (class, &score) in scores.iter().enumerate() {
-            if score > threshold && (!agnostic || class == best) {
+            // One class per box, as YOLOv5's detection has it.
+            if score > threshold && class == best {
                 candidates.push((class, score, corners));
             }
         }

@@ -51,13 +51,26 @@ pub struct Record {
     /// Anything else that the stage found out.
     #[serde(default)]
     pub details: Value,
+    /// SHA-256 of `weights` when the stage was done; absent in records of earlier versions.
+    #[serde(default)]
+    pub sha256: Option<String>,
 }
 
-/// The record of a stage, if it is done and made from the same things.
+impl Record {
+    /// Whether the model is still the one that the stage left.
+    pub fn is_whole(&self) -> bool {
+        match &self.sha256 {
+            Some(wanted) => files::hash(&self.weights).is_ok_and(|found| found == *wanted),
+            None => self.weights.exists(),
+        }
+    }
+}
+
+/// The record of a stage, if it is done and made from the same things; whether its model is still there is [`Record::is_whole`].
 pub fn load_record(folder: &Path, key: &str) -> Option<Record> {
     let text = std::fs::read_to_string(folder.join("stage.json")).ok()?;
     let record: Record = serde_json::from_str(&text).ok()?;
-    (record.key == key && record.weights.exists()).then_some(record)
+    (record.key == key).then_some(record)
 }
 
 /// Whether a stage of something else has been there.
@@ -70,7 +83,9 @@ pub fn is_of_others(folder: &Path, key: &str) -> bool {
 pub fn left_behind(folder: &Path, stages: usize) -> Vec<PathBuf> {
     let later = |place: &PathBuf| {
         let name = place.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        let number = name.split_once('-').and_then(|(number, _)| number.parse::<usize>().ok());
+        let number = name
+            .split_once('-')
+            .and_then(|(number, _)| number.parse::<usize>().ok());
         number.is_some_and(|number| number > stages) && place.join("stage.key").is_file()
     };
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();

@@ -80,7 +80,18 @@ pub fn run(session: Session<'_>, recipe: &Recipe, mode: Mode, compute: Compute) 
         let name = format!("{}-{}", index + 1, stage.kind());
         key = cache::stage_key(&key, &stage.key()?, &common);
         let place = folder.join(&name);
-        if let Some(record) = cache::load_record(&place, &key).filter(|_| mode != Mode::Fresh) {
+        let before = cache::load_record(&place, &key).filter(|_| mode != Mode::Fresh);
+        let (before, changed) = match before {
+            Some(record) if !record.is_whole() => (None, Some(record.weights)),
+            other => (other, None),
+        };
+        if let Some(weights) = changed {
+            session.say(format!(
+                "{}: this is not the file that {name} has left: the stage runs anew",
+                weights.display()
+            ));
+        }
+        if let Some(record) = before {
             session.say(format!("[{}/{count}] {name}: done before", index + 1));
             context.follow(&record);
             records.push((record, true));
@@ -102,6 +113,7 @@ pub fn run(session: Session<'_>, recipe: &Recipe, mode: Mode, compute: Compute) 
         record.name.clone_from(&name);
         record.kind = stage.kind().to_owned();
         record.seconds = start.elapsed().as_secs_f64();
+        record.sha256 = Some(files::hash(&record.weights)?);
         cache::store_record(&place, &record)?;
         context.follow(&record);
         records.push((record, false));

@@ -178,12 +178,27 @@ impl Recipe {
         let value = filled(path, &located.value, &written, hyp.as_ref())?;
         let mut recipe: Self = Located::from_value(&located.file, value).read()?;
         recipe.hyp = hyp;
-        recipe.places = recipe.stages.iter().enumerate().map(|(index, stage)| placed(&located, index, stage)).collect();
+        recipe.places = recipe
+            .stages
+            .iter()
+            .enumerate()
+            .map(|(index, stage)| placed(&located, index, stage))
+            .collect();
         recipe.check(path, &located)?;
         Ok(recipe)
     }
 
     fn check(&mut self, path: &Path, located: &Located) -> Result {
+        // It is the name of a folder and of files.
+        if self.name.trim().is_empty() || self.name.starts_with('.') || self.name.contains(['/', '\\', '\0']) {
+            let message = format!(
+                "`{}` can't be the name of a folder: no slashes, and no dot in front",
+                self.name
+            );
+            return Err(located
+                .value_error("name", &message, Some("`out` says where everything goes"))
+                .into());
+        }
         self.data = beside(path, &self.data);
         if !self.data.exists() {
             let message = format!("the data set {} does not exist", self.data.display());

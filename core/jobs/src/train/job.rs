@@ -210,12 +210,15 @@ impl Job<'_> {
         use yolo_engine::Error as Engine;
         let again = format!("`yolo train --resume {}`", self.folder.display());
         let last = self.folder.join("weights/last.safetensors");
+        // What an earlier run left in the folder is none of this one's epochs.
+        let state = yolo_engine::checkpoint::state_numbers(&self.folder.join(yolo_engine::train::STATE));
+        let kept = state.is_ok_and(|state| state.epochs_done > 0);
         match error {
             Engine::Core(yolo_core::Error::Cancelled) => {
                 Error::Interrupted(format!("stopped; every finished epoch is kept, continue with {again}"))
             }
             // The same settings would end in the same place.
-            Engine::Diverged { .. } | Engine::OutOfMemory { .. } if !last.is_file() => Error::Failed(format!(
+            Engine::Diverged { .. } | Engine::OutOfMemory { .. } if !kept => Error::Failed(format!(
                 "{error}\n  help: no epoch is finished yet: start the run again with other settings"
             )),
             Engine::Diverged { .. } | Engine::OutOfMemory { .. } => Error::Failed(format!(
@@ -225,7 +228,7 @@ impl Job<'_> {
             )),
             Engine::Lost(reason) => Error::Failed(with_advice(&reason, Some(&self.folder))),
             other => match Error::from(other) {
-                Error::Failed(text) if !last.is_file() => Error::Failed(format!(
+                Error::Failed(text) if !kept => Error::Failed(format!(
                     "{text}\n  help: no epoch is finished yet: when the cause is gone, {again} starts the run anew"
                 )),
                 Error::Failed(text) => Error::Failed(format!(

@@ -425,3 +425,32 @@ fn options_that_make_no_sense_are_refused_before_a_training() {
         assert!(refused.contains(word), "{refused}");
     }
 }
+
+#[test]
+fn weights_that_teach_nothing_or_the_opposite_are_refused() {
+    let check = |options: Value| {
+        let distiller: Box<dyn Distiller> = serde_json::from_value(options).expect("a distiller");
+        distiller
+            .adapters(&layout(WIDTHS), &layout(WIDTHS))
+            .map(drop)
+            .map_err(|error| error.to_string())
+    };
+    for name in ["logits", "cwd", "pkd", "crosskd"] {
+        assert_eq!(check(json!({ "type": name })), Ok(()));
+        for weight in [0.0, -1.0] {
+            let error = check(json!({ "type": name, "weight": weight })).expect_err(name);
+            assert!(error.contains(&format!("{name}: `weight: {weight}`")), "{error}");
+        }
+    }
+    assert!(
+        check(json!({ "type": "cwd", "tau": -1.0 }))
+            .expect_err("tau")
+            .contains("`tau: -1`")
+    );
+    assert!(
+        check(json!({ "type": "logits", "obj": -1.0 }))
+            .expect_err("obj")
+            .contains("`obj: -1`")
+    );
+    assert_eq!(check(json!({ "type": "logits", "obj": 0.0 })), Ok(()));
+}

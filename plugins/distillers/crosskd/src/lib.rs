@@ -3,7 +3,7 @@
 //! the teacher. YOLOv5's head is one convolution, so all of it is the teacher's; where widths differ, a trained convolution of one cell
 //! brings the student's map to the teacher's width.
 
-use yolo_sdk::prelude::distil::{DistilBatch, DistilNeeds, Layout, align_specs};
+use yolo_sdk::prelude::distil::{DistilBatch, DistilNeeds, Layout, above_zero, align_specs};
 use yolo_sdk::prelude::*;
 use yolo_sdk::tch::{Kind, Reduction, Tensor};
 
@@ -15,6 +15,7 @@ const EPS: f64 = 1e-7;
 #[schemars(crate = "yolo_sdk::schemars")]
 pub struct CrossKd {
     /// Weight of the whole.
+    #[schemars(extend("exclusiveMinimum" = 0.0))]
     pub weight: f64,
     /// Weight of the boxes.
     #[serde(rename = "box")]
@@ -55,6 +56,7 @@ impl Distiller for CrossKd {
     }
 
     fn adapters(&self, student: &Layout, teacher: &Layout) -> Result<Vec<ParamSpec>> {
+        above_zero("crosskd", "weight", self.weight)?;
         if !(self.beta >= 1.0 && self.beta.is_finite()) {
             return Err(Error::Config(format!(
                 "crosskd: `beta: {}` must be 1 or more",

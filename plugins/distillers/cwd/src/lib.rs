@@ -2,7 +2,7 @@
 //! over the cells, compared by the Kullback-Leibler divergence. Where widths differ, a trained convolution of one cell brings the student's
 //! map to the teacher's width.
 
-use yolo_sdk::prelude::distil::{DistilBatch, DistilNeeds, Layout, align_specs};
+use yolo_sdk::prelude::distil::{DistilBatch, DistilNeeds, Layout, above_zero, align_specs};
 use yolo_sdk::prelude::*;
 use yolo_sdk::tch::{Kind, Tensor};
 
@@ -15,6 +15,7 @@ pub struct Cwd {
     #[schemars(extend("exclusiveMinimum" = 0.0))]
     pub tau: f64,
     /// Weight of the loss.
+    #[schemars(extend("exclusiveMinimum" = 0.0))]
     pub weight: f64,
 }
 
@@ -38,9 +39,8 @@ impl Distiller for Cwd {
     }
 
     fn adapters(&self, student: &Layout, teacher: &Layout) -> Result<Vec<ParamSpec>> {
-        if !(self.tau > 0.0 && self.tau.is_finite()) {
-            return Err(Error::Config(format!("cwd: `tau: {}` must be above 0", self.tau)));
-        }
+        above_zero("cwd", "weight", self.weight)?;
+        above_zero("cwd", "tau", self.tau)?;
         Ok(align_specs(student, teacher))
     }
 

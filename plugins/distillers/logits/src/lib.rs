@@ -2,7 +2,7 @@
 //! objectness that the teacher sees there, so that background does not drown what it knows (Object Detection at 200 Frames Per Second,
 //! arXiv 1805.06361, section 4; squared distances of logits instead of the paper's mixture).
 
-use yolo_sdk::prelude::distil::{DistilBatch, DistilNeeds};
+use yolo_sdk::prelude::distil::{DistilBatch, DistilNeeds, Layout, above_zero};
 use yolo_sdk::prelude::*;
 use yolo_sdk::tch::{Kind, Tensor};
 
@@ -12,6 +12,7 @@ use yolo_sdk::tch::{Kind, Tensor};
 #[schemars(crate = "yolo_sdk::schemars")]
 pub struct Logits {
     /// Weight of the whole.
+    #[schemars(extend("exclusiveMinimum" = 0.0))]
     pub weight: f64,
     /// Weight of the boxes.
     #[serde(rename = "box")]
@@ -44,6 +45,16 @@ impl Distiller for Logits {
 
     fn parts(&self) -> Vec<String> {
         ["box", "objectness", "class"].map(str::to_owned).to_vec()
+    }
+
+    fn adapters(&self, _student: &Layout, _teacher: &Layout) -> Result<Vec<ParamSpec>> {
+        above_zero("logits", "weight", self.weight)?;
+        for (option, gain) in [("box", self.box_gain), ("obj", self.obj), ("cls", self.cls)] {
+            if !(gain >= 0.0 && gain.is_finite()) {
+                return Err(Error::Config(format!("logits: `{option}: {gain}` must be 0 or more")));
+            }
+        }
+        Ok(Vec::new())
     }
 
     fn loss(&self, batch: &DistilBatch<'_>) -> Result<Vec<Tensor>> {

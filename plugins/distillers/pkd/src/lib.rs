@@ -2,7 +2,7 @@
 //! variance 1 over images and cells, so that only patterns are compared, not magnitudes; half the mean squared distance is 1 - r. Where
 //! widths differ, a trained convolution of one cell brings the student's map to the teacher's width.
 
-use yolo_sdk::prelude::distil::{DistilBatch, DistilNeeds, Layout, align_specs};
+use yolo_sdk::prelude::distil::{DistilBatch, DistilNeeds, Layout, above_zero, align_specs};
 use yolo_sdk::prelude::*;
 use yolo_sdk::tch::{Kind, Tensor};
 
@@ -15,6 +15,7 @@ const EPS: f64 = 1e-6;
 #[schemars(crate = "yolo_sdk::schemars")]
 pub struct Pkd {
     /// Weight of the loss.
+    #[schemars(extend("exclusiveMinimum" = 0.0))]
     pub weight: f64,
 }
 
@@ -38,6 +39,7 @@ impl Distiller for Pkd {
     }
 
     fn adapters(&self, student: &Layout, teacher: &Layout) -> Result<Vec<ParamSpec>> {
+        above_zero("pkd", "weight", self.weight)?;
         Ok(align_specs(student, teacher))
     }
 

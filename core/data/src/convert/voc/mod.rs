@@ -117,13 +117,25 @@ fn list_of(root: &Path, split: &str) -> PathBuf {
     root.join("ImageSets/Main").join(format!("{split}.txt"))
 }
 
-/// Split and line by image name, from `ImageSets/Main/{train,val,test}.txt`. A name in two lists is of the first one.
+/// Split and line by image name, from `ImageSets/Main/{train,val,test}.txt`. A name in two lists is of the first one. What `trainval.txt`
+/// has beyond them is for training, or for validation where there is a list for training alone.
 fn image_sets(root: &Path, found: &mut Found) -> Result<BTreeMap<String, (&'static str, usize)>> {
     let mut splits: BTreeMap<String, (&'static str, usize)> = BTreeMap::new();
-    for split in ["train", "val", "test"] {
-        let list = list_of(root, split);
+    let there = |split: &str| list_of(root, split).is_file();
+    let rest = if there("train") && !there("val") {
+        "val"
+    } else {
+        "train"
+    };
+    for (name, split) in [("train", "train"), ("val", "val"), ("test", "test"), ("trainval", rest)] {
+        let list = list_of(root, name);
         if !list.is_file() {
             continue;
+        }
+        let both = name == "trainval";
+        if both {
+            // It is for both, so that both must come out.
+            found.splits.extend(["train", "val"]);
         }
         let text = text::read(&list, "read the list of images")?;
         for (index, row) in text.lines().enumerate() {
@@ -140,6 +152,7 @@ fn image_sets(root: &Path, found: &mut Found) -> Result<BTreeMap<String, (&'stat
             let line = index + 1;
             found.splits.insert(split);
             match splits.get(&name) {
+                Some(_) if both => {}
                 Some((other, at)) if *other != split => {
                     let message = format!("`{name}` is in {other}.txt, too (line {at}), and counts there");
                     found.problem(&list, line, "name-clash", message);
@@ -206,6 +219,10 @@ impl Reader<'_> {
             line: 0,
             record: "",
         };
+        if annotation.deleted > 0 {
+            let message = format!("{} objects that are marked as deleted are left out", annotation.deleted);
+            found.note(file, 0, "object-deleted", message);
+        }
         let declared = match annotation.size {
             Ok(size) => size,
             Err(message) => {

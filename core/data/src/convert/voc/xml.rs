@@ -12,6 +12,8 @@ pub(super) struct Annotation {
     /// Width and height, if they are given; or what is wrong with them.
     pub size: Result<Option<[f64; 2]>, String>,
     pub objects: Vec<Object>,
+    /// Objects that are marked as deleted, which are not among them.
+    pub deleted: usize,
 }
 
 pub(super) struct Object {
@@ -58,7 +60,11 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Annotation, (usize, String)> {
         .filter(|node| is(*node, "objects"))
         .flat_map(|node| node.children());
     let direct = root.children().filter(|node| !is(*node, "objects"));
-    let objects = direct.chain(nested).filter_map(|node| {
+    // LabelMe keeps what was deleted, with a mark.
+    let (gone, there): (Vec<_>, Vec<_>) = direct
+        .chain(nested)
+        .partition(|node| matches!(flag(*node, "deleted"), Ok(true)));
+    let objects = there.into_iter().filter_map(|node| {
         let line = document.text_pos_at(node.range().start).row as usize;
         object(node, line)
     });
@@ -68,6 +74,7 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Annotation, (usize, String)> {
             .map(str::to_owned),
         size: size(root),
         objects: objects.collect(),
+        deleted: gone.len(),
     })
 }
 
