@@ -338,7 +338,8 @@ impl TimeModel {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::prune::{Budget, CostModel, Rounding, fit, uniform_widths};
+    use crate::prune::select::{fit, uniform_widths};
+    use crate::prune::{Budget, CostModel, Rounding};
 
     fn shape(depthwise: bool) -> ConvShape {
         ConvShape {
