@@ -2,6 +2,7 @@
 
 mod measure;
 mod options;
+mod plan;
 
 use std::path::{Path, PathBuf};
 
@@ -16,14 +17,15 @@ use crate::{plugins, ui};
 use measure::Outputs;
 use options::{PluginOption, flow};
 
-/// Show one plugin: what it is, its paper, options with types and defaults, an example, output shapes
+/// Show one plugin: what it is, its paper, options with types and defaults, an example, output shapes; or a prune plan
 ///
 /// Examples: yolo inspect ghostnet
 ///           yolo inspect neck-block/spp --json
+///           yolo inspect plan.json --graph widths.svg
 #[derive(clap::Args)]
 #[command(verbatim_doc_comment)]
 pub struct InspectArgs {
-    /// Its name; `KIND/NAME` where several kinds have it; a .wasm file
+    /// Its name; `KIND/NAME` where several kinds have it; a .wasm file; a plan.json of `yolo prune`
     name: String,
     /// Print JSON
     #[arg(long)]
@@ -31,13 +33,20 @@ pub struct InspectArgs {
     /// Print the JSON Schema of its options
     #[arg(long, conflicts_with = "json")]
     schema: bool,
-    /// Draw what it builds: FILE.svg or FILE.dot
+    /// Draw what it builds, FILE.svg or FILE.dot; of a plan the widths before and after, FILE.svg
     #[arg(long, value_name = "FILE")]
     graph: Option<PathBuf>,
 }
 
 /// Runs the command.
 pub fn run(args: &InspectArgs) -> CliResult {
+    let file = Path::new(&args.name);
+    if file.extension().is_some_and(|extension| extension == "json") {
+        if args.schema {
+            return Err(CliError::Usage(format!("{}: a plan has no options", file.display())));
+        }
+        return plan::run(file, args.json, args.graph.as_deref());
+    }
     let index = plugins::index()?;
     let entry = index.find_any(&args.name)?;
     let about = entry.describe()?;
@@ -95,6 +104,8 @@ fn facts(index: &Index, about: &Description, handle: &str) -> CliResult<Vec<(&'s
                 (needs.weight, "weights"),
                 (needs.bn, "batch norm"),
                 (needs.grad, "gradients"),
+                (needs.grad_square, "squared gradients"),
+                (needs.activation, "activations"),
             ];
             let looked: Vec<&str> = parts
                 .into_iter()

@@ -1,6 +1,7 @@
 //! The `yolo` binary: one subcommand per file. The only place that prints.
 
 mod bench;
+mod channels;
 mod compare;
 mod compress;
 mod convert;

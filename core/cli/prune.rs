@@ -9,21 +9,28 @@ use yolo_jobs::prune::{PruneSettings, Pruning, write_plan};
 use yolo_jobs::{open, outputs};
 
 use crate::error::{CliError, CliResult};
-use crate::ui;
+use crate::{channels, ui};
 
 /// Remove channels from a model
 ///
 /// Examples: yolo prune --weights best.safetensors --data bccd.yaml --pruner slimming --flops 0.6 --out pruned.safetensors
 ///           yolo prune --weights best.safetensors --data bccd.yaml --pruner oneshot --metric fpgm --flops 0.5 --out pruned.safetensors
+///           yolo prune --explain --weights yolov5s
 #[derive(clap::Args)]
 #[command(verbatim_doc_comment)]
 pub struct PruneArgs {
-    /// Checkpoint (.safetensors or .pt)
+    /// Checkpoint (.safetensors or .pt); for --explain also a model's name or file
     #[arg(long)]
     weights: PathBuf,
     /// Data set YAML
-    #[arg(long)]
-    data: PathBuf,
+    #[arg(long, required_unless_present = "explain")]
+    data: Option<PathBuf>,
+    /// Compare candidates on the images that `yolo train --hold-out N` left out
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    hold_out: usize,
+    /// Say which channels can be pruned, and what keeps the others; nothing is pruned
+    #[arg(long, conflicts_with_all = ["data", "out", "save_plan", "options"])]
+    explain: bool,
     #[command(flatten)]
     settings: PruneSettings,
     /// Option of the pruner, `candidates=20`
@@ -36,8 +43,8 @@ pub struct PruneArgs {
     #[arg(long)]
     noval: bool,
     /// The pruned checkpoint
-    #[arg(long)]
-    out: PathBuf,
+    #[arg(long, required_unless_present = "explain")]
+    out: Option<PathBuf>,
     #[command(flatten)]
     device: DeviceArgs,
     #[command(flatten)]
@@ -49,14 +56,22 @@ pub struct PruneArgs {
 
 /// Runs the command.
 pub fn run(args: &PruneArgs) -> CliResult {
-    if !open::is_safetensors(&args.out) {
+    let session = ui::session()?;
+    if args.explain {
+        let name = args.weights.to_string_lossy();
+        return channels::print(&open::graph(session, &name, None)?, args.json);
+    }
+    // clap has seen to it that both are there.
+    let (Some(out), Some(data)) = (&args.out, &args.data) else {
+        return Err(CliError::Usage("--data and --out are needed".into()));
+    };
+    if !open::is_safetensors(out) {
         return Err(CliError::Usage(format!(
             "--out {}: the result is a .safetensors file",
-            args.out.display()
+            out.display()
         )));
     }
-    outputs::not_the_input("--out ", &args.out, &args.weights)?;
-    let session = ui::session()?;
+    outputs::not_the_input("--out ", out, &args.weights)?;
     let mut settings = args.settings.clone();
     for option in &args.options {
         yolo_core::config::set(&mut settings.pruner, option)?;
@@ -70,8 +85,9 @@ pub fn run(args: &PruneArgs) -> CliResult {
     let device = args.device.one()?;
     let precision = compute::precision(args.amp.amp, device)?;
     let model = open::checkpoint(session, &args.weights)?.to_device(device);
-    let dataset = open::dataset(&args.data)?;
-    open::same_classes(session, &args.weights, &model, &args.data, &dataset)?;
+    let mut dataset = open::dataset(data)?;
+    dataset.hold_out(args.hold_out);
+    open::same_classes(session, &args.weights, &model, data, &dataset)?;
     let img = open::image_size(session, settings.img, &model)?;
     let pruning = Pruning {
         session,
@@ -79,27 +95,27 @@ pub fn run(args: &PruneArgs) -> CliResult {
         img,
         settings: &settings,
         precision,
+        own_folder: false,
     };
     let measure = |model, label| (!args.noval).then(|| pruning.measure(model, label)).transpose();
     let before = measure(&model, "val before")?;
-    let pruned = pruning.run(&model, place)?;
-    let mut result = pruned.model;
-    let after = measure(&result, "val after")?;
+    let mut pruned = pruning.run(&model, place)?;
+    let after = measure(&pruned.model, "val after")?;
     if let Some([map50, map]) = after {
-        result.meta.metrics.insert("map50".into(), map50);
-        result.meta.metrics.insert("map".into(), map);
+        pruned.model.meta.metrics.insert("map50".into(), map50);
+        pruned.model.meta.metrics.insert("map".into(), map);
     }
-    checkpoint::save(&args.out, &result)?;
+    checkpoint::save(out, &pruned.model)?;
     if let Some(path) = &args.save_plan {
-        write_plan(path, &pruned.plan, &model)?;
+        write_plan(path, &pruned, &model)?;
     }
-    let (old, new) = (model.graph.cost(img as i64)?, result.graph.cost(img as i64)?);
+    let (old, new) = (model.graph.cost(img as i64)?, pruned.model.graph.cost(img as i64)?);
     if args.json {
         return ui::print_json(&json!({
             "params_before": old.params, "params": new.params,
             "gflops_before": old.gflops(), "gflops": new.gflops(),
             "map50_before": before.map(|m| m[0]), "map50": after.map(|m| m[0]), "map": after.map(|m| m[1]),
-            "plan": pruned.plan, "latency": Pruning::measured_time(&result), "out": args.out,
+            "plan": pruned.plan, "latency": Pruning::measured_time(&result), "out": out,
         }));
     }
     let share = |now: f64, then: f64| 100.0 * now / then;
@@ -119,14 +135,14 @@ pub fn run(args: &PruneArgs) -> CliResult {
         "{:.1} % of the parameters and {:.1} % of the FLOPs stay; fine-tune with `yolo train --weights {}`",
         share(new.params as f64, old.params as f64),
         share(new.gflops(), old.gflops()),
-        args.out.display()
+        out.display()
     );
     if let Some(flops) = settings
         .flops
         .filter(|flops| new.gflops() / old.gflops() < flops - 0.02)
     {
         println!(
-            "at most {:.1} % of the FLOPs were asked for; widths stay multiples of {} (--multiple), so the steps are coarse",
+            "at most {:.1} % of the FLOPs were asked for; widths stay multiples of {} (--multiple, --round), so the steps are coarse",
             100.0 * flops,
             settings.multiple
         );

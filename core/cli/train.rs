@@ -27,6 +27,10 @@ pub struct TrainArgs {
     /// Take all classes as one
     #[arg(long)]
     single_cls: bool,
+    /// Leave this many images out of the training split: `yolo prune --hold-out` compares candidates on them
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[serde(default)]
+    hold_out: usize,
     /// Model configuration (name or file)
     #[arg(long)]
     cfg: Option<String>,
@@ -139,6 +143,7 @@ fn train((args, folder, resume): Asked, json: bool, device: tch::Device, ranks: 
     let training = Training {
         data,
         single_cls: args.single_cls,
+        hold_out: args.hold_out,
         cfg: args.cfg.as_deref(),
         set: &args.set,
         weights: args.weights.as_deref(),

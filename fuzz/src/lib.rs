@@ -19,7 +19,7 @@ use std::path::Path;
 
 use yolo_core::config::Located;
 use yolo_core::graph::Graph;
-use yolo_core::prune::{ChannelGroups, PrunePlan, apply};
+use yolo_core::prune::{ChannelGroups, PlanFile, apply};
 use yolo_core::{Params, model as models};
 use yolo_registry::wasm::{self, section};
 use yolo_registry::{Code, Manifest};
@@ -135,7 +135,7 @@ pub fn plan(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     let graph: Graph = serde_json::from_str(include_str!("../corpus/graph/three-layers.json")).expect("a graph");
     let groups = ChannelGroups::of(&graph).expect("groups");
-    if let Ok(plan) = PrunePlan::of_file(text, &groups) {
+    if let Ok(plan) = PlanFile::read(text).and_then(|file| file.for_groups(&groups)) {
         let kept: usize = groups.groups.iter().map(|group| plan.kept(group)).sum();
         assert!(kept <= groups.groups.iter().map(|group| group.len()).sum());
         let params = Params::init(&graph, 0);

@@ -63,7 +63,10 @@ fn builtins_are_listed_with_what_tools_rely_on() {
         ),
         ("neck-block", "c3 c3tr c3str cbam spp sppf bifpn"),
         ("pruner", "eagleeye slimming oneshot gradual admm netadapt"),
-        ("metric", "l1 l2 fpgm bn-gamma taylor random"),
+        (
+            "metric",
+            "l1 l2 fpgm geometric-median bn-gamma taylor hessian lamp activation random",
+        ),
         (
             "quantizer",
             "onnxruntime tensorrt nnie snpe ppl-w8a16 academic vitis openvino onnx-qnn ppl-cuda tengine-u8 qdq stpu",
@@ -98,7 +101,7 @@ fn builtins_are_listed_with_what_tools_rely_on() {
         "{text}"
     );
     assert!(
-        text.contains("7 backbones, 8 neck blocks, 6 pruners, 6 prune metrics, 13 quantizers, 4 distillers"),
+        text.contains("7 backbones, 8 neck blocks, 6 pruners, 10 prune metrics, 13 quantizers, 4 distillers"),
         "{text}"
     );
 }

@@ -25,7 +25,7 @@ extern "C" {
 
 #define YOLO_MAGIC 0x4F4C4F59u /* "YOLO" in memory */
 #define YOLO_ABI_MAJOR 1
-#define YOLO_ABI_MINOR 1
+#define YOLO_ABI_MINOR 2
 #define YOLO_MAX_RANK 8
 
 /* Makes the table visible where everything else is hidden. */
@@ -49,7 +49,13 @@ enum {
 };
 
 /* What a metric asks for. */
-enum { YOLO_NEEDS_WEIGHT = 1, YOLO_NEEDS_BN = 2, YOLO_NEEDS_GRAD = 4 };
+enum {
+  YOLO_NEEDS_WEIGHT = 1,
+  YOLO_NEEDS_BN = 2,
+  YOLO_NEEDS_GRAD = 4,
+  YOLO_NEEDS_GRAD_SQUARE = 8, /* since minor version 2 */
+  YOLO_NEEDS_ACTIVATION = 16  /* since minor version 2 */
+};
 
 /* Borrowed UTF-8 text, without a zero at its end. */
 typedef struct {
@@ -151,6 +157,13 @@ typedef struct {
   size_t beta_count;
   const YoloTensor *gamma_grads;
   size_t gamma_grad_count;
+  /* Since minor version 2. */
+  const YoloTensor *weight_squares; /* mean squared gradients of `weights` */
+  size_t weight_square_count;
+  const YoloTensor *gamma_squares;
+  size_t gamma_square_count;
+  const YoloTensor *activations; /* mean absolute values, [channels] each */
+  size_t activation_count;
 } YoloGroup;
 
 /* Metrics: `score` puts one row, a finite number per channel; the lowest go first. */

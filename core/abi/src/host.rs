@@ -92,8 +92,8 @@ pub struct YoloPruneHost {
     pub _reserved: u32,
     /// Passed to every function.
     pub cx: *mut c_void,
-    /// Writes `{"groups": [{"name", "cuts": [{"key", "axis", "side", "role"}], "channels": [[[POSITION, ...], ...], ...]}],
-    /// "cost": {...}, "budget": {"flops", "params"}, "rounding": {"multiple", "max_ratio"}, "seed": N}`.
+    /// Writes `{"groups": [{"name", "cuts": [{"key", "axis", "side", "role"}], "channels": [[[POSITION, ...], ...], ...], "floor"}],
+    /// "cost": {...}, "budget": {"flops", "params"}, "rounding": {"multiple", "max_ratio", "round"}, "seed": N}`.
     pub describe: unsafe extern "C" fn(cx: *mut c_void, reply: YoloText, error: YoloText) -> i32,
     /// Multiply-adds and parameters of the model with `widths[g]` channels left in group `g`.
     pub cost: unsafe extern "C" fn(

@@ -82,6 +82,10 @@ pub mod needs {
     pub const BN: u32 = 2;
     /// Gradients of the same tensors.
     pub const GRAD: u32 = 4;
+    /// Mean squares of these gradients. Since minor version 2.
+    pub const GRAD_SQUARE: u32 = 8;
+    /// Mean absolute values of the channels over calibration images. Since minor version 2.
+    pub const ACTIVATION: u32 = 16;
 }
 
 /// The tensors of one group of channels, one row per channel, on the CPU and in f32. Borrowed for the call.
@@ -120,6 +124,18 @@ pub struct YoloGroup {
     pub gamma_grads: *const YoloTensor,
     /// Number of `gamma_grads`.
     pub gamma_grad_count: usize,
+    /// Mean squared gradients of `weights`, or null. This and all below since minor version 2.
+    pub weight_squares: *const YoloTensor,
+    /// Number of `weight_squares`.
+    pub weight_square_count: usize,
+    /// Mean squared gradients of `gammas`, or null.
+    pub gamma_squares: *const YoloTensor,
+    /// Number of `gamma_squares`.
+    pub gamma_square_count: usize,
+    /// For each value that layers read the channels from, their mean absolute values `[channels]`, or null.
+    pub activations: *const YoloTensor,
+    /// Number of `activations`.
+    pub activation_count: usize,
 }
 
 /// Metrics: one score per channel, the lowest go first.

@@ -39,7 +39,7 @@ pub const MAGIC: u32 = u32::from_le_bytes(*b"YOLO");
 /// Raised when an old plugin can't work any more; the table gets another name then.
 pub const ABI_MAJOR: u16 = 1;
 /// Raised when something is added.
-pub const ABI_MINOR: u16 = 1;
+pub const ABI_MINOR: u16 = 2;
 /// The libtorch that this version of `yolo` and of its SDK is made for.
 pub const LIBTORCH: &str = "2.13.0";
 /// What the name of the table starts with; the name of the crate follows, with `_` for `-`.

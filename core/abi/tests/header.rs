@@ -38,6 +38,7 @@ fn assertions() -> String {
         YoloGroup {
             struct_size, _reserved as reserved, name, index, count, channels, weights, weight_count, weight_grads,
             weight_grad_count, gammas, gamma_count, betas, beta_count, gamma_grads, gamma_grad_count,
+            weight_squares, weight_square_count, gamma_squares, gamma_square_count, activations, activation_count,
         }
         YoloMetricVt { struct_size, _reserved as reserved, needs, score }
         YoloTrainState {
@@ -77,6 +78,8 @@ fn assertions() -> String {
         ("YOLO_NEEDS_WEIGHT", i64::from(needs::WEIGHT)),
         ("YOLO_NEEDS_BN", i64::from(needs::BN)),
         ("YOLO_NEEDS_GRAD", i64::from(needs::GRAD)),
+        ("YOLO_NEEDS_GRAD_SQUARE", i64::from(needs::GRAD_SQUARE)),
+        ("YOLO_NEEDS_ACTIVATION", i64::from(needs::ACTIVATION)),
     ] {
         let _ = writeln!(c, "SAME({name}, {value});");
     }

@@ -217,10 +217,13 @@ fn speed(config: &Located) -> CliResult<String> {
         index: (0, 1),
         channels: CHANNELS as usize,
         weights: vec![numbers.shallow_clone()],
-        weight_grads: vec![numbers],
+        weight_grads: vec![numbers.shallow_clone()],
         gammas: vec![ones()],
         betas: vec![ones()],
         gamma_grads: vec![ones()],
+        weight_squares: vec![numbers],
+        gamma_squares: vec![ones()],
+        activations: vec![ones()],
     };
     let mut times = Vec::with_capacity(RUNS);
     for _ in 0..RUNS {

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tch::{Device, Kind, Tensor};
 use yolo_builtin as _;
 use yolo_core::config::Located;
-use yolo_core::prune::{Budget, Pruner, Rounding, Step as HookStep};
+use yolo_core::prune::{Budget, Limits, Members, Pruner, Rounding, Step as HookStep};
 use yolo_core::quant::Quantizer;
 use yolo_core::{Distiller, Mode, Params, Program, model, testing};
 use yolo_data::{Dataset, Hyp, Loader, LoaderOptions, Policy, Sample, Split, synth};
@@ -473,6 +473,7 @@ fn a_pruner_that_trains_is_taught() {
             train: &trained,
             calib: &calib,
             select: &calib,
+            journal: None,
         };
         let options = PruneOptions {
             time: None,
@@ -485,6 +486,9 @@ fn a_pruner_that_trains_is_taught() {
                 multiple: 4,
                 ..Rounding::default()
             },
+            limits: Limits::default(),
+            members: Members::default(),
+            aggregate: None,
             seed: 0,
             calib_batches: 1,
             train,

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use tch::{Device, Kind, Tensor};
 use yolo_builtin as _;
 use yolo_core::config::Located;
-use yolo_core::prune::{Budget, Pruner, Rounding, Step as HookStep};
+use yolo_core::prune::{Budget, Limits, Members, Pruner, Rounding, Step as HookStep};
 use yolo_core::quant::Quantizer;
 use yolo_core::{Graph, Kind as PluginKind, Mode, Params, PluginInfo, Program, model, testing};
 use yolo_data::{Dataset, Hyp, Loader, LoaderOptions, Policy, Sample, Split, synth};
@@ -321,6 +321,7 @@ fn every_pruner_and_every_metric_works_there() {
         train: &trained,
         calib: &calib,
         select: &calib,
+        journal: None,
     };
     let options = PruneOptions {
         time: None,
@@ -333,6 +334,9 @@ fn every_pruner_and_every_metric_works_there() {
             multiple: 4,
             ..Rounding::default()
         },
+        limits: Limits::default(),
+        members: Members::default(),
+        aggregate: None,
         seed: 0,
         calib_batches: 1,
         train: TrainOptions {

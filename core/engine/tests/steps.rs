@@ -441,6 +441,7 @@ impl PruneHost for Bench {
         Rounding {
             multiple: 1,
             max_ratio: 0.9,
+            ..Rounding::default()
         }
     }
     fn seed(&self) -> u64 {

@@ -37,6 +37,7 @@
 use yolo_builtin as _;
 
 pub mod bench;
+pub mod candidates;
 pub mod compare;
 pub mod compress;
 pub mod compute;

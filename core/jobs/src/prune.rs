@@ -1,17 +1,19 @@
 //! Pruning: what a pruner is given, and what comes out.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use yolo_core::prune::{Budget, ChannelGroups, PrunePlan, Rounding};
+use sha2::{Digest as _, Sha256};
+use yolo_core::prune::{Aggregate, Budget, ChannelGroups, Floor, Limits, Members, PlanFile, Round, Rounding};
 use yolo_data::{Dataset, Loader, Split};
 use yolo_engine::Checkpoint;
-use yolo_engine::prune::{PruneData, PruneOptions, Pruned};
+use yolo_engine::prune::{Journal, PruneData, PruneOptions, Pruned};
 use yolo_engine::train::{Precision, TrainOptions};
 
 use crate::bench::{Engine, all_cores};
-use crate::error::{Error, Result};
+use crate::candidates::Candidates;
+use crate::error::{Error, Result, io_error};
 use crate::latency::{self, Clock};
 use crate::{Session, files, measure, open};
 
@@ -46,16 +48,36 @@ pub struct PruneSettings {
     /// Widths become multiples of this
     #[arg(long, default_value_t = Rounding::default().multiple)]
     pub multiple: usize,
+    /// Which multiple: nearest, up or down
+    #[arg(long, default_value_t = Round::default())]
+    pub round: Round,
     /// No group of channels loses more than this share
     #[arg(long, default_value_t = Rounding::default().max_ratio)]
     pub max_ratio: f64,
+    /// Groups of channels that stay whole: `model.9`, `model.*.m.*.cv2`, `model.{2,4}.cv1` (repeatable; `--explain` lists them)
+    #[arg(long, value_name = "PATTERN")]
+    pub exclude: Vec<String>,
+    /// Least share of their channels that groups keep: `model.9=0.5` (repeatable)
+    #[arg(long, value_name = "PATTERN=SHARE")]
+    pub floor: Vec<Floor>,
+    /// Layers that have a say in a channel's score: makers, or all (also those that read it)
+    #[arg(long, default_value_t = Members::default())]
+    pub members: Members,
+    /// Score layer by layer, and make one score of theirs: mean, sum, max, min, product or first (default: as the metric does)
+    #[arg(long)]
+    pub aggregate: Option<Aggregate>,
+    /// Folder that keeps the candidates of a search: CSV, picture, best plans; an interrupted search goes on
+    #[arg(long, value_name = "DIR")]
+    pub candidates: Option<PathBuf>,
     /// Replay a plan instead of searching
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["pruner", "metric", "flops", "params", "latency"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = [
+        "pruner", "metric", "flops", "params", "latency", "exclude", "floor", "aggregate", "candidates",
+    ])]
     pub plan: Option<PathBuf>,
     /// Training batches for the statistics of batch norms
     #[arg(long, default_value_t = 50)]
     pub calib_batches: usize,
-    /// Training images that candidates of a search are compared on
+    /// Images that candidates of a search are compared on: of those that were held out of training, else of the training images
     #[arg(long, default_value_t = 256)]
     pub select_images: usize,
     /// Side of the images (default: what the model was trained for)
@@ -87,7 +109,13 @@ impl Default for PruneSettings {
             threads: None,
             op_times: None,
             multiple: Rounding::default().multiple,
+            round: Round::default(),
             max_ratio: Rounding::default().max_ratio,
+            exclude: Vec::new(),
+            floor: Vec::new(),
+            members: Members::default(),
+            aggregate: None,
+            candidates: None,
             plan: None,
             calib_batches: 50,
             select_images: 256,
@@ -126,6 +154,12 @@ impl PruneSettings {
         for (name, value) in [("--batch-size", self.batch_size), ("--multiple", self.multiple)] {
             crate::limits::at_least_one(name, value)?;
         }
+        if !(self.max_ratio > 0.0 && self.max_ratio <= 1.0) {
+            return Err(Error::Usage(format!(
+                "--max-ratio {}: it is a share above 0 and at most 1",
+                self.max_ratio
+            )));
+        }
         open::hyp(self.hyp.as_ref())?;
         match &self.plan {
             Some(plan) => files::read_text(plan).map(drop),
@@ -158,6 +192,8 @@ pub struct Pruning<'a> {
     pub settings: &'a PruneSettings,
     /// Mixed precision of pruners that train.
     pub precision: Precision,
+    /// Whether the folder of candidates is the job's own: those of another search are replaced there, and refused elsewhere.
+    pub own_folder: bool,
 }
 
 impl Pruning<'_> {
@@ -190,12 +226,9 @@ impl Pruning<'_> {
         measure::validate(self.session, model, &loader, label)
     }
 
-    fn still(&self, model: &Checkpoint, images: usize) -> Result<Loader> {
-        open::calib_loader(self.session, self.dataset, model, self.batching(), images)
-    }
-
     fn calib(&self, model: &Checkpoint) -> Result<Loader> {
-        self.still(model, self.settings.calib_batches.max(1) * self.settings.batch_size)
+        let images = self.settings.calib_batches.max(1) * self.settings.batch_size;
+        open::calib_loader(self.session, self.dataset, model, self.batching(), images)
     }
 
     /// What measures times, where they are a budget.
@@ -217,6 +250,7 @@ impl Pruning<'_> {
         let rounding = Rounding {
             multiple: s.multiple.max(1),
             max_ratio: s.max_ratio,
+            round: s.round,
         };
         let time = match &clock {
             Some(clock) => Some(clock.model(session, model, s.op_times.as_deref(), rounding)?),
@@ -225,11 +259,18 @@ impl Pruning<'_> {
         let pruner = open::pruner(session, place, &s.component()?)?;
         let hyp = open::hyp(s.hyp.as_ref())?;
         let train = open::train_loader(session, self.dataset, model, self.batching(), &hyp, s.seed)?;
-        let (calib, select) = (self.calib(model)?, self.still(model, s.select_images)?);
+        let calib = self.calib(model)?;
+        let select = open::select_loader(session, self.dataset, model, self.batching(), s.select_images)?;
         let options = PruneOptions {
             budget: s.budget(),
             time,
             rounding,
+            limits: Limits {
+                exclude: s.exclude.clone(),
+                floors: s.floor.clone(),
+            },
+            members: s.members,
+            aggregate: s.aggregate,
             seed: s.seed,
             calib_batches: s.calib_batches,
             train: TrainOptions {
@@ -238,14 +279,23 @@ impl Pruning<'_> {
                 ..TrainOptions::new(1, s.batch_size, self.img, hyp)
             },
         };
+        let candidates = s
+            .candidates
+            .as_deref()
+            .map(|folder| self.candidates(folder, model))
+            .transpose()?;
         let task = session.progress.task("prune", 0);
         let data = PruneData {
             train: &train,
             calib: &calib,
             select: &select,
+            journal: candidates.as_ref().map(|candidates| candidates as &dyn Journal),
         };
         let mut pruned = yolo_engine::prune::prune(model, pruner.as_ref(), data, &options, &*task)?;
         drop(task);
+        if let Some(candidates) = candidates.filter(|candidates| !candidates.is_empty()) {
+            candidates.finish(&ChannelGroups::of(&model.graph)?)?;
+        }
         if let (Some(clock), Some(time), Some(asked)) = (clock, &options.time, s.latency) {
             let measured = clock.check(time, model, &pruned.model, &pruned.plan)?;
             session.say(measured.sentence(asked));
@@ -261,23 +311,76 @@ impl Pruning<'_> {
         pruned.meta.history.last()?.settings.get("latency")
     }
 
+    /// The folder of a search by these settings.
+    fn candidates(&self, folder: &Path, model: &Checkpoint) -> Result<Candidates> {
+        let mut search = json!({
+            "settings": self.settings, "img": self.img, "weights": fingerprint(model)?,
+            "data": self.dataset.file, "held out": self.dataset.held_out(),
+        });
+        if let Some(settings) = search["settings"].as_object_mut() {
+            // What a candidate is worth does not hang on these.
+            for free in ["candidates", "workers"] {
+                settings.remove(free);
+            }
+        }
+        let candidates = match Candidates::open(folder, &search) {
+            Err(Error::Usage(_)) if self.own_folder => {
+                std::fs::remove_dir_all(folder).map_err(|error| io_error("can't clear the folder", folder, &error))?;
+                Candidates::open(folder, &search)?
+            }
+            opened => opened?,
+        };
+        if !candidates.is_empty() {
+            let count = candidates.len();
+            self.session
+                .say(format!("{}: {count} candidates are known", folder.display()));
+        }
+        Ok(candidates)
+    }
+
     /// Cuts by a plan that was saved.
-    fn replay(&self, model: &Checkpoint, path: &PathBuf) -> Result<Pruned> {
+    fn replay(&self, model: &Checkpoint, path: &Path) -> Result<Pruned> {
         let text = files::read_text(path)?;
-        let plan = PrunePlan::of_file(&text, &ChannelGroups::of(&model.graph)?)
+        let groups = ChannelGroups::of(&model.graph)?;
+        let plan = PlanFile::read(&text)
+            .and_then(|file| file.for_groups(&groups))
             .map_err(|error| Error::Usage(format!("{}: {error}", path.display())))?;
         let settings = json!({ "plan": path });
         let calib = self.calib(model)?;
         let model = yolo_engine::prune::apply_plan(model, &plan, &calib, self.settings.calib_batches, settings)?;
-        Ok(Pruned { model, plan })
+        Ok(Pruned {
+            model,
+            plan,
+            scores: None,
+        })
     }
 }
 
-/// A plan as a file, with the widths of the network that it is for.
+/// Hash of a model's tensors.
+fn fingerprint(model: &Checkpoint) -> Result<String> {
+    let mut hash = Sha256::new();
+    for (key, tensor) in model.params.iter() {
+        hash.update(key);
+        let numbers = tensor
+            .detach()
+            .to_device(tch::Device::Cpu)
+            .to_kind(tch::Kind::Double)
+            .flatten(0, -1);
+        for number in Vec::<f64>::try_from(numbers).map_err(yolo_core::Error::from)? {
+            hash.update(number.to_le_bytes());
+        }
+    }
+    Ok(files::hex(&hash.finalize()[..8]))
+}
+
+/// A plan as a file, with the network that it is for, and the scores that it was chosen by. `model` is the one that was pruned.
 ///
 /// # Errors
 /// Those of the file system.
-pub fn write_plan(path: &std::path::Path, plan: &PrunePlan, model: &Checkpoint) -> Result {
-    let text = plan.to_file(&ChannelGroups::of(&model.graph)?)?;
-    files::write(path, text.as_bytes())
+pub fn write_plan(path: &Path, pruned: &Pruned, model: &Checkpoint) -> Result {
+    let mut file = PlanFile::new(&pruned.plan, &ChannelGroups::of(&model.graph)?);
+    if let Some(scores) = &pruned.scores {
+        file = file.with_scores(scores.metric.clone(), scores.scores.clone());
+    }
+    files::write(path, file.write()?.as_bytes())
 }

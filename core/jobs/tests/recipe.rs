@@ -106,6 +106,43 @@ fn a_recipe_runs_without_the_binary_stops_when_told_to_and_goes_on() {
     assert!(lines.contains(&"begin prune".to_owned()) && lines.contains(&"end prune".to_owned()));
 }
 
+/// A search is kept in the folder of its stage, chooses by images that no stage trains on, and is another one with other images.
+#[test]
+fn candidates_are_compared_on_images_that_were_held_out() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let stages = "  - train: {epochs: 1, noautoanchor: true}\n  - prune: {pruner: {type: eagleeye, candidates: 2, window: 0.2}, flops: 0.8, \
+                  multiple: 1, calib-batches: 1}\n";
+    let path = write(dir.path(), stages);
+    let run = |changes: &[String]| {
+        let recipe = Recipe::read(&path, changes).expect("a recipe");
+        let result = compress::run(session(&Log::default()), &recipe, Mode::Resume, Compute::cpu());
+        let status: Vec<_> = result
+            .as_ref()
+            .map_err(ToString::to_string)?
+            .rows
+            .iter()
+            .map(|row| row.status)
+            .collect();
+        Ok::<_, String>(status)
+    };
+    let held = ["hold-out=3".to_owned()];
+    assert_eq!(run(&held).expect("it runs"), ["done", "done"]);
+    let folder = dir.path().join("out/2-prune/candidates");
+    let text = |name: &str| std::fs::read_to_string(folder.join(name)).expect(name);
+    assert_eq!(text("candidates.csv").lines().count(), 3);
+    let search: serde_json::Value = serde_json::from_str(&text("search.json")).expect("JSON");
+    assert_eq!(search["held out"], 3);
+    assert!(text("best-1.json").contains("fingerprint") && text("candidates.svg").contains("<circle"));
+    assert_eq!(run(&held).expect("nothing to do"), ["cached", "cached"]);
+    assert_eq!(
+        run(&[]).expect("it runs"),
+        ["done", "done"],
+        "other training images are other stages"
+    );
+    let error = run(&["hold-out=99".to_owned()]).expect_err("more than there are");
+    assert!(error.contains("99 images are to be held out of `train`"), "{error}");
+}
+
 #[test]
 fn a_stage_may_say_all_that_its_command_can_and_is_cached_by_all_of_it() {
     let dir = tempfile::tempdir().expect("a folder");

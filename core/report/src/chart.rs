@@ -11,6 +11,8 @@ pub struct Series {
     pub points: Vec<(f64, f64)>,
     /// Drawn thick and dark: the mean of the others.
     pub strong: bool,
+    /// Drawn as points that no line joins.
+    pub dots: bool,
 }
 
 /// A chart with its axes.
@@ -159,6 +161,10 @@ fn draw(svg: &mut Svg, chart: &Chart, (left, top): (f64, f64)) {
         let width = if series.strong { 2.6 } else { 1.6 };
         for run in series.points.split(|(x, y)| !x.is_finite() || !y.is_finite()) {
             let placed: Vec<(f64, f64)> = run.iter().map(|(x, y)| place(*x, *y)).collect();
+            if series.dots {
+                placed.into_iter().for_each(|point| svg.circle(point, 3.0, color));
+                continue;
+            }
             match placed[..] {
                 [] => {}
                 [only] => svg.circle(only, 2.5, color),
@@ -253,6 +259,7 @@ mod tests {
             name: "a".into(),
             points: vec![(0.0, 1.0), (1.0, 2.0), (2.0, f64::NAN), (3.0, 1.5)],
             strong: false,
+            ..Series::default()
         };
         let svg = charts(
             &[Chart {
@@ -273,12 +280,14 @@ mod tests {
             name: "flat".into(),
             points: vec![(0.0, 0.5), (0.0, 0.5)],
             strong: false,
+            ..Series::default()
         };
         let many: Vec<Series> = (0..80)
             .map(|i| Series {
                 name: format!("class {i}"),
                 points: vec![(0.0, 0.0), (1.0, 1.0)],
                 strong: i == 0,
+                ..Series::default()
             })
             .collect();
         let sheet = charts(

@@ -60,6 +60,7 @@ pub fn pr_curves(classes: &[PrCurve<'_>]) -> String {
             name: format!("{} {:.3}", class.name, class.ap50),
             points: unit_points(class.precision_at_recall),
             strong: false,
+            ..Series::default()
         })
         .collect();
     let map50 = classes.iter().map(|class| class.ap50).sum::<f64>() / classes.len().max(1) as f64;
@@ -67,6 +68,7 @@ pub fn pr_curves(classes: &[PrCurve<'_>]) -> String {
         name: format!("all classes {map50:.3} mAP@0.5"),
         points: unit_points(&mean(classes.iter().map(|class| class.precision_at_recall))),
         strong: true,
+        ..Series::default()
     });
     charts(&[unit_chart("Precision over recall", "recall", "precision", series)], 1)
 }
@@ -88,6 +90,7 @@ pub fn confidence_curves(classes: &[PrCurve<'_>]) -> String {
                 name: class.name.into(),
                 points: unit_points(curve),
                 strong: false,
+                ..Series::default()
             })
             .collect();
         let average = mean(curves.iter().copied());
@@ -105,6 +108,7 @@ pub fn confidence_curves(classes: &[PrCurve<'_>]) -> String {
             name,
             points: unit_points(&average),
             strong: true,
+            ..Series::default()
         });
         unit_chart(title, "confidence", &title.to_lowercase(), series)
     };
@@ -154,6 +158,7 @@ pub fn training_curves(csv: &str) -> Result<String> {
             },
             points: rows.iter().map(|row| (row[0], row[column])).collect(),
             strong: false,
+            ..Series::default()
         };
         match sheet.iter_mut().find(|chart| chart.title == title) {
             Some(chart) => chart.series.push(series),

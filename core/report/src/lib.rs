@@ -16,6 +16,7 @@ mod sheet;
 mod svg;
 pub mod table;
 mod text;
+mod widths;
 
 pub mod chart;
 pub mod marks;
@@ -34,3 +35,4 @@ pub use scatter::{Panel, scatter_panels};
 pub use sheet::{Cell, contact_sheet, grid_sheet};
 pub use table::{TableRow, markdown, terminal};
 pub use text::{FontSize, text_width};
+pub use widths::{Width, widths_chart};

@@ -5,8 +5,8 @@ use tch::Tensor;
 use super::model::finite;
 use super::{Report, because};
 use crate::prune::{
-    Budget, ChannelGroup, ChannelGroups, CostModel, Evaluation, GroupTensors, NamedMetric, PruneHost, PruneMetric,
-    PrunePlan, Pruner, Regulariser, Rounding, Scores, Step, apply, checked_score,
+    Budget, ChannelGroup, ChannelGroups, CostModel, Evaluation, GroupTensors, Measured, NamedMetric, PruneHost,
+    PruneMetric, PrunePlan, Pruner, Regulariser, Rounding, Scores, Step, apply, checked_score,
 };
 use crate::testing::Stream;
 use crate::{Graph, GraphBuilder, Mode, Params, Program, Result, nn, testing};
@@ -47,6 +47,10 @@ fn layer(channels: usize, parts: &[i64], scale: f64) -> GroupTensors {
         gammas: each("gamma", if scale > 0.0 { 1.0 } else { 0.0 }, &one),
         betas: each("beta", 0.0, &one),
         gamma_grads: each("gamma_grad", 0.0, &one),
+        // Squares and absolute values are not negative.
+        weight_squares: each("weight_square", scale, &rows),
+        gamma_squares: each("gamma_square", scale, &one),
+        activations: each("activation", scale, &one),
     }
 }
 
@@ -155,6 +159,16 @@ impl Bench {
         })
     }
 
+    /// Weights stand for what images would say.
+    fn measured(&self, group: &ChannelGroup) -> Measured {
+        let ones = Tensor::ones([group.len() as i64], (tch::Kind::Float, tch::Device::Cpu));
+        Measured {
+            grads: self.params.shallow_clone(),
+            squares: self.params.shallow_clone(),
+            activations: [(group.name.clone(), vec![ones])].into(),
+        }
+    }
+
     fn score(&self, at: usize, group: &ChannelGroup, metric: &dyn PruneMetric) -> Result<Vec<f32>> {
         if NamedMetric::of(metric).is_some() {
             // A metric of another crate, which is not linked here: any scores do.
@@ -162,7 +176,7 @@ impl Bench {
             return Ok((0..group.len()).map(|c| stream.unit(c as u32) as f32).collect());
         }
         let index = (at, self.groups.groups.len());
-        let tensors = GroupTensors::collect(group, index, &self.params, Some(&self.params), metric.needs())?;
+        let tensors = GroupTensors::collect(group, index, &self.params, Some(&self.measured(group)), metric.needs())?;
         checked_score("metric", metric, &tensors)
     }
 }

@@ -16,19 +16,43 @@ pub(crate) struct Channels {
     pub atoms: Vec<u32>,
 }
 
+/// What keeps channels from being removed: a node, and how.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Hold {
+    pub node: u32,
+    pub how: How,
+}
+
+/// How a node holds channels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum How {
+    /// They are the image's.
+    Image,
+    /// They are an output of the network.
+    Output,
+    /// They say where a deformable convolution looks.
+    Steering,
+    /// One channel multiplies all others.
+    Gate,
+    /// Its tensors are also used on channels that are others.
+    Shared,
+    /// The op needs them all.
+    Op,
+}
+
 /// Union-find over atoms.
 #[derive(Debug, Default)]
 struct Ties {
     parent: Vec<u32>,
-    frozen: Vec<bool>,
+    holds: Vec<Option<Hold>>,
 }
 
 impl Ties {
-    fn fresh(&mut self, count: i64, frozen: bool) -> Vec<u32> {
+    fn fresh(&mut self, count: i64, hold: Option<Hold>) -> Vec<u32> {
         let first = self.parent.len() as u32;
         let atoms: Vec<u32> = (first..first + count as u32).collect();
         self.parent.extend(&atoms);
-        self.frozen.resize(self.parent.len(), frozen);
+        self.holds.resize(self.parent.len(), hold);
         atoms
     }
 
@@ -50,14 +74,16 @@ impl Ties {
             // The earlier atom stays the root, so that groups are named by their first layer.
             let (root, child) = (a.min(b), a.max(b));
             self.parent[child as usize] = root;
-            self.frozen[root as usize] |= self.frozen[child as usize];
+            let hold = self.holds[child as usize];
+            let own = &mut self.holds[root as usize];
+            *own = own.or(hold);
         }
     }
 
-    fn freeze(&mut self, channels: Option<&Channels>) {
+    fn freeze(&mut self, channels: Option<&Channels>, hold: Hold) {
         for atom in channels.iter().flat_map(|c| &c.atoms) {
             let root = self.find(*atom);
-            self.frozen[root as usize] = true;
+            self.holds[root as usize].get_or_insert(hold);
         }
     }
 }
@@ -69,6 +95,8 @@ pub(crate) struct Atoms {
     pub values: Vec<Option<Channels>>,
     /// By atom: whether it must stay.
     pub frozen: Vec<bool>,
+    /// By atom: what was found first that makes it stay.
+    pub holds: Vec<Option<Hold>>,
 }
 
 impl Atoms {
@@ -98,7 +126,11 @@ impl Atoms {
         }
         for output in &graph.outputs {
             let channels = tracer.values[output.index()].clone();
-            tracer.ties.freeze(channels.as_ref());
+            let hold = Hold {
+                node: output.index() as u32,
+                how: How::Output,
+            };
+            tracer.ties.freeze(channels.as_ref(), hold);
         }
         let Tracer {
             mut ties, mut values, ..
@@ -110,7 +142,8 @@ impl Atoms {
         }
         Ok(Self {
             values,
-            frozen: ties.frozen,
+            frozen: ties.holds.iter().map(Option::is_some).collect(),
+            holds: ties.holds,
         })
     }
 
@@ -118,6 +151,10 @@ impl Atoms {
     pub fn of(&self, value: ValueId) -> &[u32] {
         self.values[value.index()].as_ref().map_or(&[], |c| c.atoms.as_slice())
     }
+}
+
+fn held(node: usize, how: How) -> Hold {
+    Hold { node: node as u32, how }
 }
 
 struct Tracer<'a> {
@@ -136,7 +173,7 @@ impl Tracer<'_> {
     fn freeze_inputs(&mut self, index: usize) {
         for which in 0..self.graph.nodes[index].inputs.len() {
             let channels = self.input(index, which);
-            self.ties.freeze(channels.as_ref());
+            self.ties.freeze(channels.as_ref(), held(index, How::Op));
         }
     }
 
@@ -151,15 +188,20 @@ impl Tracer<'_> {
                     }
                 }
                 (one, other) => {
-                    self.ties.freeze(one.as_ref());
-                    self.ties.freeze(other.as_ref());
+                    self.ties.freeze(one.as_ref(), held(second, How::Shared));
+                    self.ties.freeze(other.as_ref(), held(first, How::Shared));
                 }
             }
         }
     }
 
-    /// New channels that must stay, on the axis that a value of this rank has them.
+    /// New channels that must stay, on the axis that a value of this rank has them; none where no input has channels, as in what is computed
+    /// of parameters alone (the weights of a fusion).
     fn frozen_result(&mut self, index: usize) -> Option<Channels> {
+        let inputs = self.graph.nodes[index].inputs.len();
+        if inputs > 0 && (0..inputs).all(|which| self.input(index, which).is_none()) {
+            return None;
+        }
         self.freeze_inputs(index);
         let shape = &self.shapes[index];
         let axis = if shape.len() == 4 {
@@ -169,14 +211,14 @@ impl Tracer<'_> {
         };
         Some(Channels {
             axis,
-            atoms: self.ties.fresh(shape[axis], true),
+            atoms: self.ties.fresh(shape[axis], Some(held(index, How::Op))),
         })
     }
 
     fn fresh(&mut self, index: usize, axis: usize) -> Option<Channels> {
         Some(Channels {
             axis,
-            atoms: self.ties.fresh(self.shapes[index][axis], false),
+            atoms: self.ties.fresh(self.shapes[index][axis], None),
         })
     }
 
@@ -185,12 +227,12 @@ impl Tracer<'_> {
         match self.graph.nodes[index].op.with(|op| op.flow()) {
             Flow::Image => Some(Channels {
                 axis: 1,
-                atoms: self.ties.fresh(self.shapes[index][1], true),
+                atoms: self.ties.fresh(self.shapes[index][1], Some(held(index, How::Image))),
             }),
             Flow::New { steering } => {
                 for which in steering {
                     let steering = self.input(index, *which);
-                    self.ties.freeze(steering.as_ref());
+                    self.ties.freeze(steering.as_ref(), held(index, How::Steering));
                 }
                 self.fresh(index, 1)
             }
@@ -275,11 +317,11 @@ impl Tracer<'_> {
                     }
                     // One channel that gates all: it must stay.
                     (_, 1) => {
-                        self.ties.freeze(Some(&b));
+                        self.ties.freeze(Some(&b), held(index, How::Gate));
                         Some(Channels { axis, atoms: a.atoms })
                     }
                     (1, _) => {
-                        self.ties.freeze(Some(&a));
+                        self.ties.freeze(Some(&a), held(index, How::Gate));
                         Some(Channels { axis, atoms: b.atoms })
                     }
                     _ => self.frozen_result(index),

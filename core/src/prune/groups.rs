@@ -5,9 +5,10 @@ use std::collections::{BTreeMap, HashMap};
 use serde::{Deserialize, Serialize};
 
 use super::atoms::Atoms;
+use super::pattern;
 use crate::graph::Graph;
 use crate::ops::{Follows, OwnTensor};
-use crate::{ParamRole, Result};
+use crate::{Error, ParamRole, Result};
 
 /// What a tensor is to a channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -57,6 +58,9 @@ pub struct ChannelGroup {
     pub cuts: Vec<Cut>,
     /// For each channel and each cut, the positions along the axis (more than one where a concat repeats a map).
     pub channels: Vec<Vec<Vec<u32>>>,
+    /// Least number of channels that must stay.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub floor: usize,
     #[serde(skip)]
     pub(crate) atoms: Vec<u32>,
 }
@@ -79,6 +83,54 @@ impl ChannelGroup {
             .filter_map(|channel| channel[cut].first())
             .map(|at| i64::from(*at))
             .collect()
+    }
+}
+
+/// What must not be cut, or not far, whatever a pruner thinks of it.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Limits {
+    /// Patterns of groups that stay whole.
+    pub exclude: Vec<String>,
+    /// Least shares of groups; of several that name a group, the largest counts.
+    pub floors: Vec<Floor>,
+}
+
+/// The least share that a pattern's groups keep. As text: `PATTERN=SHARE`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Floor {
+    /// Names groups.
+    pub pattern: String,
+    /// Share of their channels.
+    pub share: f64,
+}
+
+impl std::str::FromStr for Floor {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parsed = text.rsplit_once('=').and_then(|(pattern, share)| {
+            let share = share.trim().parse().ok()?;
+            Some(Self {
+                pattern: pattern.trim().to_owned(),
+                share,
+            })
+        });
+        parsed.ok_or_else(|| format!("`{text}`: write PATTERN=SHARE, for example `model.9=0.5`"))
+    }
+}
+
+impl TryFrom<String> for Floor {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<Floor> for String {
+    fn from(floor: Floor) -> Self {
+        format!("{}={}", floor.pattern, floor.share)
     }
 }
 
@@ -166,6 +218,7 @@ impl ChannelGroups {
                     name,
                     cuts: own,
                     channels: Vec::new(),
+                    floor: 0,
                     atoms: Vec::new(),
                 });
                 groups.len() - 1
@@ -193,6 +246,39 @@ impl ChannelGroups {
         }
     }
 
+    /// These groups within limits: without the ones that stay whole, the others with their floors.
+    ///
+    /// # Errors
+    /// [`Error::Impossible`] for a pattern that names no group, a floor outside of 0 to 1, and where nothing is left to prune.
+    pub fn within(mut self, limits: &Limits) -> Result<Self> {
+        for Floor { pattern, share } in &limits.floors {
+            if !(*share > 0.0 && *share <= 1.0) {
+                return Err(Error::Impossible(format!(
+                    "the floor `{pattern}={share}` must be above 0 and at most 1"
+                )));
+            }
+            for at in pattern::find(&self, pattern)? {
+                let group = &mut self.groups[at];
+                let least = (group.len() as f64 * share).ceil() as usize;
+                group.floor = group.floor.max(least);
+            }
+        }
+        let mut whole = vec![false; self.groups.len()];
+        for text in &limits.exclude {
+            for at in pattern::find(&self, text)? {
+                whole[at] = true;
+            }
+        }
+        let mut whole = whole.into_iter();
+        self.groups.retain(|_| !whole.next().unwrap_or(false));
+        match self.groups.is_empty() {
+            true => Err(Error::Impossible(
+                "every group of channels is excluded: nothing is left to prune".into(),
+            )),
+            false => Ok(self),
+        }
+    }
+
     /// The group of this name.
     pub fn get(&self, name: &str) -> Option<(usize, &ChannelGroup)> {
         self.groups.iter().enumerate().find(|(_, group)| group.name == name)
@@ -213,8 +299,13 @@ impl ChannelGroups {
     }
 }
 
+#[allow(clippy::trivially_copy_pass_by_ref)]
+fn is_zero(number: &usize) -> bool {
+    *number == 0
+}
+
 /// `a.b.weight` to `a.b`.
-fn scope_of(key: &str) -> &str {
+pub(super) fn scope_of(key: &str) -> &str {
     key.rsplit_once('.').map_or(key, |(scope, _)| scope)
 }
 

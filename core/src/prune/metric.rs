@@ -1,5 +1,6 @@
 //! The metric trait and what a metric sees of a group.
 
+use std::collections::BTreeMap;
 use std::fmt::Debug;
 
 use serde::{Deserialize, Serialize};
@@ -16,7 +17,25 @@ pub struct MetricInputs {
     /// Scales and shifts of batch norms.
     pub bn: bool,
     /// Gradients of the same tensors, averaged over calibration batches.
+    #[serde(default)]
     pub grad: bool,
+    /// Squares of these gradients, averaged over calibration batches.
+    #[serde(default)]
+    pub grad_square: bool,
+    /// Mean absolute values of the channels over calibration images.
+    #[serde(default)]
+    pub activation: bool,
+}
+
+/// What calibration images say about a model, as far as a metric asked for it.
+#[derive(Debug, Default)]
+pub struct Measured {
+    /// Mean gradients, under the keys of the tensors.
+    pub grads: Params,
+    /// Mean squares of gradients, under the keys of the tensors.
+    pub squares: Params,
+    /// By name of the group: mean absolute values `[channels]` for each value that layers read the channels from.
+    pub activations: BTreeMap<String, Vec<Tensor>>,
 }
 
 /// The tensors of one group, one row per channel.
@@ -38,15 +57,24 @@ pub struct GroupTensors {
     pub betas: Vec<Tensor>,
     /// Gradients of `gammas`, where asked for.
     pub gamma_grads: Vec<Tensor>,
+    /// Mean squared gradients of `weights`, where asked for.
+    pub weight_squares: Vec<Tensor>,
+    /// Mean squared gradients of `gammas`, where asked for.
+    pub gamma_squares: Vec<Tensor>,
+    /// For each value that layers read the channels from, their mean absolute values `[channels]`, where asked for.
+    pub activations: Vec<Tensor>,
 }
 
 impl GroupTensors {
-    /// Collects what `wanted` asks for. `grads` holds gradients under the keys of the tensors.
+    /// Collects what `wanted` asks for.
+    ///
+    /// # Errors
+    /// [`Error::Params`] names a tensor that is missing.
     pub fn collect(
         group: &ChannelGroup,
         index: (usize, usize),
         params: &Params,
-        grads: Option<&Params>,
+        measured: Option<&Measured>,
         wanted: MetricInputs,
     ) -> Result<Self> {
         let mut found = Self {
@@ -55,39 +83,52 @@ impl GroupTensors {
             channels: group.len(),
             ..Self::default()
         };
+        let grads = measured.filter(|_| wanted.grad).map(|measured| &measured.grads);
+        let squares = measured
+            .filter(|_| wanted.grad_square)
+            .map(|measured| &measured.squares);
         for (at, cut) in group.cuts.iter().enumerate() {
             if cut.side != Side::Producer {
                 continue;
             }
-            let rows = |source: &Params| -> Result<Tensor> {
-                let positions = Tensor::f_from_slice(&group.positions(at))?;
-                let tensor = source
-                    .require(&cut.key)?
-                    .detach()
-                    .to_device(tch::Device::Cpu)
-                    .to_kind(Kind::Float);
-                Ok(tensor.f_index_select(cut.axis as i64, &positions)?)
-            };
-            let flat = |t: Tensor| -> Result<Tensor> { Ok(t.f_reshape([group.len() as i64, -1])?) };
+            let rows = |source: &Params| rows(source, group, at);
             match cut.role {
                 CutRole::Weight if wanted.weight => {
-                    found.weights.push(flat(rows(params)?)?);
-                    if let Some(grads) = grads.filter(|_| wanted.grad) {
-                        found.weight_grads.push(flat(rows(grads)?)?);
-                    }
+                    found.weights.push(rows(params)?);
+                    found.weight_grads.extend(grads.map(rows).transpose()?);
+                    found.weight_squares.extend(squares.map(rows).transpose()?);
                 }
                 CutRole::NormWeight if wanted.bn => {
-                    found.gammas.push(rows(params)?);
-                    if let Some(grads) = grads.filter(|_| wanted.grad) {
-                        found.gamma_grads.push(rows(grads)?);
-                    }
+                    let one = |source: &Params| Ok::<_, Error>(rows(source)?.f_view([-1])?);
+                    found.gammas.push(one(params)?);
+                    found.gamma_grads.extend(grads.map(one).transpose()?);
+                    found.gamma_squares.extend(squares.map(one).transpose()?);
                 }
-                CutRole::NormBias if wanted.bn => found.betas.push(rows(params)?),
+                CutRole::NormBias if wanted.bn => found.betas.push(rows(params)?.f_view([-1])?),
                 _ => {}
             }
         }
+        if let Some(measured) = measured.filter(|_| wanted.activation) {
+            let own = measured.activations.get(&group.name).into_iter().flatten();
+            found.activations = own.map(Tensor::shallow_clone).collect();
+        }
         Ok(found)
     }
+}
+
+/// What a tensor has for each channel of a group, one row each: `[channels, elements]`, f32, on the CPU.
+fn rows(source: &Params, group: &ChannelGroup, at: usize) -> Result<Tensor> {
+    let cut = &group.cuts[at];
+    let positions = Tensor::f_from_slice(&group.positions(at))?;
+    let tensor = source
+        .require(&cut.key)?
+        .detach()
+        .to_device(tch::Device::Cpu)
+        .to_kind(Kind::Float);
+    let rows = tensor.f_index_select(cut.axis as i64, &positions)?;
+    Ok(rows
+        .f_movedim_int(cut.axis as i64, 0)?
+        .f_reshape([group.len() as i64, -1])?)
 }
 
 /// Scores the channels of a group: the lowest are removed first.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use super::{ChannelGroup, ChannelGroups};
 use crate::config::in_words;
@@ -20,35 +21,6 @@ impl PrunePlan {
     /// Everything stays.
     pub fn full() -> Self {
         Self::default()
-    }
-
-    /// The plan of a file: ours with its fingerprint, or a bare one.
-    ///
-    /// # Errors
-    /// Where the file is none, or was made for another network.
-    pub fn of_file(text: &str, groups: &ChannelGroups) -> Result<Self> {
-        let file: PlanFile = serde_json::from_str(text)
-            .map_err(|error| Error::Config(format!("not a prune plan: {}", in_words(&error))))?;
-        if let Some(there) = &file.network
-            && *there != Network::of(groups)
-        {
-            return Err(Error::Impossible(format!(
-                "the plan was made for another network: {}",
-                there.unlike(groups)
-            )));
-        }
-        let plan = Self { keep: file.keep };
-        plan.check(groups)?;
-        Ok(plan)
-    }
-
-    /// The text of a file that can be applied to networks of these groups only.
-    pub fn to_file(&self, groups: &ChannelGroups) -> Result<String> {
-        let file = PlanFile {
-            network: Some(Network::of(groups)),
-            keep: self.keep.clone(),
-        };
-        Ok(serde_json::to_string_pretty(&file)? + "\n")
     }
 
     /// How many channels of a group stay.
@@ -73,33 +45,126 @@ impl PrunePlan {
                     group.len()
                 )));
             }
+            if keep.len() < group.floor {
+                return Err(Error::Impossible(format!(
+                    "the plan leaves {} channels of `{name}`, where at least {} must stay",
+                    keep.len(),
+                    group.floor
+                )));
+            }
         }
         Ok(())
     }
 }
 
-/// A plan as a file.
-#[derive(Serialize, Deserialize)]
+/// A plan as a file: what it keeps, why, and for which network.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct PlanFile {
+pub struct PlanFile {
+    /// What it was made for; a file that a person wrote may lack it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    network: Option<Network>,
-    keep: BTreeMap<String, Vec<usize>>,
+    pub network: Option<Network>,
+    /// The metric of `scores`, as configured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metric: Option<serde_json::Value>,
+    /// By group, the scores that the channels were chosen by; empty where a pruner asked for none.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub scores: BTreeMap<String, Vec<f32>>,
+    /// Channels that stay, by group.
+    pub keep: BTreeMap<String, Vec<usize>>,
 }
 
-/// What a plan was made for: the widths of all groups, whatever the weights are.
+impl PlanFile {
+    /// A plan for the network of these groups.
+    pub fn new(plan: &PrunePlan, groups: &ChannelGroups) -> Self {
+        Self {
+            network: Some(Network::of(groups)),
+            keep: plan.keep.clone(),
+            ..Self::default()
+        }
+    }
+
+    /// With the scores that it was chosen by.
+    #[must_use]
+    pub fn with_scores(mut self, metric: serde_json::Value, scores: BTreeMap<String, Vec<f32>>) -> Self {
+        (self.metric, self.scores) = (Some(metric), scores);
+        self
+    }
+
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// [`Error::Config`] where it is no plan.
+    pub fn read(text: &str) -> Result<Self> {
+        serde_json::from_str(text).map_err(|error| Error::Config(format!("not a prune plan: {}", in_words(&error))))
+    }
+
+    /// The text of the file.
+    ///
+    /// # Errors
+    /// None that a plan can have; a writer wants a `Result`.
+    pub fn write(&self) -> Result<String> {
+        Ok(serde_json::to_string_pretty(self)? + "\n")
+    }
+
+    /// The plan, if it fits a network of these groups.
+    ///
+    /// # Errors
+    /// [`Error::Impossible`] where it was made for another network, with the first difference.
+    pub fn for_groups(&self, groups: &ChannelGroups) -> Result<PrunePlan> {
+        if let Some(there) = &self.network
+            && !there.is(groups)
+        {
+            return Err(Error::Impossible(format!(
+                "the plan was made for another network: {}",
+                there.unlike(groups)
+            )));
+        }
+        let plan = PrunePlan {
+            keep: self.keep.clone(),
+        };
+        plan.check(groups)?;
+        Ok(plan)
+    }
+}
+
+/// What a plan was made for: the widths of all groups and how they hang together, whatever the weights are.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Network {
-    widths: BTreeMap<String, usize>,
+pub struct Network {
+    /// SHA-256 of the groups' names and widths and of what makes and reads their channels; 16 digits.
+    #[serde(default)]
+    pub fingerprint: String,
+    /// Channels by group.
+    pub widths: BTreeMap<String, usize>,
 }
 
 impl Network {
     fn of(groups: &ChannelGroups) -> Self {
         let width = |group: &ChannelGroup| (group.name.clone(), group.len());
+        let mut hash = Sha256::new();
+        for group in groups {
+            hash.update(format!("{} {}\n", group.name, group.len()));
+            for cut in &group.cuts {
+                hash.update(format!("{} {} {:?}\n", cut.key, cut.axis, cut.side));
+            }
+        }
+        let digits = hash
+            .finalize()
+            .iter()
+            .take(8)
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
         Self {
+            fingerprint: digits,
             widths: groups.groups.iter().map(width).collect(),
         }
+    }
+
+    /// Whether it is that of these groups. A file that a person wrote may give widths alone.
+    fn is(&self, groups: &ChannelGroups) -> bool {
+        let here = Self::of(groups);
+        self.widths == here.widths && (self.fingerprint.is_empty() || self.fingerprint == here.fingerprint)
     }
 
     /// The first difference, for a person.
@@ -112,10 +177,9 @@ impl Network {
                 Some(_) => {}
             }
         }
-        let more = here.widths.keys().find(|name| !self.widths.contains_key(*name));
-        format!(
-            "this model has a group `{}`, that one does not",
-            more.map_or("?", String::as_str)
-        )
+        match here.widths.keys().find(|name| !self.widths.contains_key(*name)) {
+            Some(more) => format!("this model has a group `{more}`, that one does not"),
+            None => "the same groups of channels are made or read by other layers".into(),
+        }
     }
 }

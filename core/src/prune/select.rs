@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{ChannelGroups, CostModel, PrunePlan};
+use super::{ChannelGroups, CostModel, PrunePlan, Rounding};
 use crate::{Error, Result};
 
 /// One score per channel, by group; the lowest go first.
@@ -58,42 +58,6 @@ impl Budget {
     }
 }
 
-/// How widths are rounded and how much a group may lose.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Rounding {
-    /// Widths become multiples of this.
-    pub multiple: usize,
-    /// No group loses more than this share.
-    pub max_ratio: f64,
-}
-
-impl Default for Rounding {
-    fn default() -> Self {
-        Self {
-            multiple: 8,
-            max_ratio: 0.9,
-        }
-    }
-}
-
-impl Rounding {
-    /// The nearest allowed width to `wanted` for a group of `full` channels: a multiple, at least one multiple, within the
-    /// maximal loss. A group narrower than one multiple, or that asks for all, stays whole.
-    pub fn width(&self, wanted: usize, full: usize) -> usize {
-        let multiple = self.multiple.max(1);
-        let least = ((full as f64 * (1.0 - self.max_ratio)).ceil() as usize)
-            .max(1)
-            .div_ceil(multiple)
-            * multiple;
-        let rounded = (wanted + multiple / 2) / multiple * multiple;
-        if wanted >= full {
-            full
-        } else {
-            rounded.max(least).min(full)
-        }
-    }
-}
-
 /// Keeps, in each group, the `width` channels with the highest scores (ties: the earlier channel).
 pub fn top(groups: &ChannelGroups, scores: &Scores, widths: &[usize]) -> PrunePlan {
     let mut plan = PrunePlan::full();
@@ -117,7 +81,7 @@ pub fn uniform_widths(groups: &ChannelGroups, ratio: f64, rounding: Rounding) ->
         .iter()
         .map(|group| {
             let wanted = (group.len() as f64 * (1.0 - ratio)).round() as usize;
-            rounding.width(wanted, group.len())
+            rounding.width(wanted, group)
         })
         .collect()
 }
@@ -125,27 +89,31 @@ pub fn uniform_widths(groups: &ChannelGroups, ratio: f64, rounding: Rounding) ->
 /// Widths when the `ratio` lowest scores over all groups go. Of equal scores the later channels go first, so that a model whose
 /// scores are all alike can be pruned, too.
 pub fn global_widths(groups: &ChannelGroups, scores: &Scores, ratio: f64, rounding: Rounding) -> Vec<usize> {
-    let mut all: Vec<(f32, usize, usize)> = scores
-        .iter()
-        .enumerate()
-        .flat_map(|(group, own)| {
-            own.iter()
-                .enumerate()
-                .map(move |(channel, score)| (*score, channel, group))
-        })
-        .collect();
-    all.sort_by(|a, b| a.0.total_cmp(&b.0).then(b.1.cmp(&a.1)).then(b.2.cmp(&a.2)));
-    let cut = ((all.len() as f64 * ratio) as usize).min(all.len().saturating_sub(1));
-    let mut wanted: Vec<usize> = groups.groups.iter().map(super::ChannelGroup::len).collect();
-    for (_, _, group) in &all[..cut] {
-        wanted[*group] -= 1;
-    }
+    let mut wanted = vec![0; groups.groups.len()];
+    let all: Vec<usize> = (0..wanted.len()).collect();
+    lowest_go(scores, &all, ratio, false, &mut wanted);
     groups
         .groups
         .iter()
         .zip(wanted)
-        .map(|(group, wanted)| rounding.width(wanted, group.len()))
+        .map(|(group, wanted)| rounding.width(wanted, group))
         .collect()
+}
+
+/// Writes into `wanted` how many channels each of these groups keeps when the `ratio` lowest of their scores go; `inclusive`: and the
+/// next one, the threshold of Network Slimming's code, which keeps what lies above.
+pub(super) fn lowest_go(scores: &Scores, among: &[usize], ratio: f64, inclusive: bool, wanted: &mut [usize]) {
+    let mut all: Vec<(f32, usize, usize)> = Vec::new();
+    for group in among {
+        wanted[*group] = scores[*group].len();
+        let own = scores[*group].iter().enumerate();
+        all.extend(own.map(|(channel, score)| (*score, channel, *group)));
+    }
+    all.sort_by(|a, b| a.0.total_cmp(&b.0).then(b.1.cmp(&a.1)).then(b.2.cmp(&a.2)));
+    let cut = (all.len() as f64 * ratio) as usize + usize::from(inclusive && ratio > 0.0);
+    for (_, _, group) in &all[..cut.min(all.len().saturating_sub(1))] {
+        wanted[*group] -= 1;
+    }
 }
 
 /// The weakest pruning of a family of widths, ordered by ratio, that fits the budget: bisection over the ratio.
@@ -176,16 +144,4 @@ pub fn fit(budget: Budget, cost: &CostModel, widths_at: impl Fn(f64) -> Vec<usiz
         }
     }
     Ok(widths_at(high))
-}
-
-/// Divides the scores of each group by their mean, so that layers of different scale can be ranked together.
-pub fn normalise(scores: &mut Scores) {
-    for group in scores {
-        let mean = group.iter().map(|v| f64::from(*v)).sum::<f64>() / group.len().max(1) as f64;
-        if mean > 0.0 {
-            for score in group {
-                *score = (f64::from(*score) / mean) as f32;
-            }
-        }
-    }
 }

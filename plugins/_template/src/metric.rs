@@ -21,7 +21,7 @@ impl Default for TemplateName {
 #[typetag::serde(name = "template-name")]
 impl PruneMetric for TemplateName {
     fn needs(&self) -> MetricInputs {
-        MetricInputs { weight: true, bn: false, grad: false }
+        MetricInputs { weight: true, ..MetricInputs::default() }
     }
 
     /// One score per channel; the lowest go first. `group.weights` are `[channels, elements]`, one per layer that makes the channels.

@@ -1,6 +1,7 @@
 //! Links every plugin that ships with yolo: naming a crate is what keeps its registrations in the binary. Holds no code.
 
 use yolo_plugin_academic as _;
+use yolo_plugin_activation as _;
 use yolo_plugin_admm as _;
 use yolo_plugin_bifpn as _;
 use yolo_plugin_bn_gamma as _;
@@ -15,10 +16,13 @@ use yolo_plugin_deform as _;
 use yolo_plugin_eagleeye as _;
 use yolo_plugin_efficientnet_lite as _;
 use yolo_plugin_fpgm as _;
+use yolo_plugin_geometric_median as _;
 use yolo_plugin_ghostnet as _;
 use yolo_plugin_gradual as _;
+use yolo_plugin_hessian as _;
 use yolo_plugin_l1 as _;
 use yolo_plugin_l2 as _;
+use yolo_plugin_lamp as _;
 use yolo_plugin_logits as _;
 use yolo_plugin_mobilenet_v3 as _;
 use yolo_plugin_netadapt as _;

@@ -65,7 +65,8 @@ impl PruneMetric for DynamicMetric {
 
 /// What the bits of a metric ask for.
 fn inputs(bits: u32, name: &str) -> Result<MetricInputs, PluginError> {
-    if bits & !(needs::WEIGHT | needs::BN | needs::GRAD) != 0 {
+    const KNOWN: u32 = needs::WEIGHT | needs::BN | needs::GRAD | needs::GRAD_SQUARE | needs::ACTIVATION;
+    if bits & !KNOWN != 0 {
         let message = format!("`{name}` asks for inputs that this yolo does not have (bits {bits:#x})");
         return Err(PluginError::new(Code::BadResult, message));
     }
@@ -73,6 +74,8 @@ fn inputs(bits: u32, name: &str) -> Result<MetricInputs, PluginError> {
         weight: bits & needs::WEIGHT != 0,
         bn: bits & needs::BN != 0,
         grad: bits & needs::GRAD != 0,
+        grad_square: bits & needs::GRAD_SQUARE != 0,
+        activation: bits & needs::ACTIVATION != 0,
     })
 }
 
@@ -115,6 +118,9 @@ struct Lent<'a> {
     gammas: Vec<YoloTensor>,
     betas: Vec<YoloTensor>,
     gamma_grads: Vec<YoloTensor>,
+    weight_squares: Vec<YoloTensor>,
+    gamma_squares: Vec<YoloTensor>,
+    activations: Vec<YoloTensor>,
 }
 
 impl<'a> Lent<'a> {
@@ -127,6 +133,9 @@ impl<'a> Lent<'a> {
             gammas: handles(&group.gammas),
             betas: handles(&group.betas),
             gamma_grads: handles(&group.gamma_grads),
+            weight_squares: handles(&group.weight_squares),
+            gamma_squares: handles(&group.gamma_squares),
+            activations: handles(&group.activations),
         }
     }
 
@@ -148,6 +157,12 @@ impl<'a> Lent<'a> {
             beta_count: self.betas.len(),
             gamma_grads: self.gamma_grads.as_ptr(),
             gamma_grad_count: self.gamma_grads.len(),
+            weight_squares: self.weight_squares.as_ptr(),
+            weight_square_count: self.weight_squares.len(),
+            gamma_squares: self.gamma_squares.as_ptr(),
+            gamma_square_count: self.gamma_squares.len(),
+            activations: self.activations.as_ptr(),
+            activation_count: self.activations.len(),
         }
     }
 }

@@ -184,7 +184,7 @@ fn needs(name: &str, bits: u32) -> Result<MetricInputs> {
     let unknown = bits & !(NEEDS_WEIGHT | NEEDS_BN | NEEDS_GRAD);
     if unknown != 0 {
         let what = if unknown == NEEDS_ACTIVATION {
-            "activations (bit 8), which this yolo does not measure".to_owned()
+            "activations (bit 8), which modules are not given".to_owned()
         } else {
             format!("unknown inputs (bits {unknown:#x})")
         };
@@ -204,6 +204,7 @@ fn needs(name: &str, bits: u32) -> Result<MetricInputs> {
         weight: bits & NEEDS_WEIGHT != 0,
         bn: bits & NEEDS_BN != 0,
         grad: bits & NEEDS_GRAD != 0,
+        ..MetricInputs::default()
     })
 }
 

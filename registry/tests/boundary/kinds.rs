@@ -174,6 +174,37 @@ fn metrics_give_the_same_scores() {
     );
 }
 
+/// What images say crosses as it is, each part where it belongs.
+#[test]
+fn metrics_see_images_there_too() {
+    let numbers = |at: i64, count: i64| {
+        testing::input(1, 1, 1, at + count)
+            .reshape([at + count])
+            .narrow(0, at, count)
+    };
+    let rows = |at: i64| numbers(at, 12).reshape([4, 3]);
+    let group = GroupTensors {
+        name: "model.3".into(),
+        index: (1, 4),
+        channels: 4,
+        weights: vec![rows(0)],
+        weight_grads: vec![rows(3)],
+        weight_squares: vec![rows(5)],
+        gamma_squares: vec![numbers(7, 4)],
+        activations: vec![numbers(9, 4), numbers(11, 4)],
+        ..GroupTensors::default()
+    };
+    let options = json!({"images": true});
+    let there: Box<dyn PruneMetric> = far("peak", options.clone()).expect("a metric");
+    let here: Box<dyn PruneMetric> = near("peak", options);
+    assert!(there.needs().grad_square && there.needs().activation);
+    assert_eq!(there.needs(), here.needs());
+    let scores = here.score(&group).expect("scores");
+    assert_eq!(there.score(&group).expect("scores"), scores);
+    let plain: Box<dyn PruneMetric> = near("peak", json!({}));
+    assert_ne!(plain.score(&group).expect("scores"), scores);
+}
+
 #[test]
 fn quantizers_place_and_write_the_same() {
     let there: Box<dyn Quantizer> = far("ranges", json!({"bits": 5})).expect("a quantizer");

@@ -155,6 +155,8 @@ options! {
     Peak {
         /// Exponent.
         power: f64 = 1.0,
+        /// Looks at what images say, too.
+        images: bool = false,
         /// What goes wrong.
         wrong: String = String::new(),
     }
@@ -167,7 +169,9 @@ impl PruneMetric for Peak {
         MetricInputs {
             weight: true,
             bn: true,
-            grad: false,
+            grad: self.images,
+            grad_square: self.images,
+            activation: self.images,
         }
     }
     fn score(&self, group: &GroupTensors) -> Result<Vec<f32>> {
@@ -189,7 +193,14 @@ impl PruneMetric for Peak {
             }
             _ => {}
         }
-        let peaks = group.weights[0].f_abs()?.f_amax(1, false)?;
+        let mut peaks = group.weights[0].f_abs()?.f_amax(1, false)?;
+        if self.images {
+            let rows = group.weight_grads[0].f_mul(&group.weight_squares[0])?;
+            peaks = peaks
+                .f_add(&rows.f_sum_dim_intlist(1, false, tch::Kind::Float)?)?
+                .f_mul(&group.gamma_squares[0])?
+                .f_add(&group.activations[1])?;
+        }
         let gammas = group
             .gammas
             .first()

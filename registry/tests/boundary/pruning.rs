@@ -61,6 +61,7 @@ impl PruneHost for Host {
         Rounding {
             multiple: 4,
             max_ratio: 0.8,
+            ..Rounding::default()
         }
     }
     fn seed(&self) -> u64 {

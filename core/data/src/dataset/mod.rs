@@ -1,5 +1,6 @@
 //! A data set: its YAML file, the images of a split and their labels.
 
+mod held;
 mod keys;
 mod lists;
 mod places;
@@ -76,6 +77,8 @@ pub struct Dataset {
     merged: Option<Vec<String>>,
     /// What is to be said of the file itself.
     remarks: Vec<Problem>,
+    /// Training images that are held out.
+    held_out: usize,
 }
 
 /// Where the images of a split are.
@@ -289,7 +292,7 @@ impl Dataset {
         Ok(())
     }
 
-    /// Images and labels of a split. Every file is read and checked as far as it can be without decoding pictures. An image that has
+    /// Images and labels of a split, without those that are held out. Every file is read and checked as far as it can be without decoding pictures. An image that has
     /// a row which can't be used is left out: with a part of its boxes it would teach that the others are none.
     ///
     /// # Errors
@@ -298,6 +301,15 @@ impl Dataset {
     /// [`Policy::Strict`] also the first problem: [`Error::Label`] names file and line, [`Error::Image`] or [`Error::Io`] an image that
     /// can't be used.
     pub fn samples(&self, split: Split, policy: Policy) -> Result<Samples> {
+        let mut samples = self.whole(split, policy)?;
+        if split == Split::Train {
+            self.part(&mut samples, false)?;
+        }
+        Ok(samples)
+    }
+
+    /// A split with the images that are held out.
+    fn whole(&self, split: Split, policy: Policy) -> Result<Samples> {
         let Listed { images, problems } = self.list(split)?;
         // Names under wrong numbers concern every image, so there is nothing to leave out.
         let stops = |problem: &&Problem| problem.fatal && (policy == Policy::Strict || problem.kind == lists::ORDER);

@@ -58,6 +58,7 @@ pub(super) fn open(file: &Path) -> Result<Dataset> {
             .into());
     }
     Ok(Dataset {
+        held_out: 0,
         file: file.to_owned(),
         names,
         roots,

@@ -3,16 +3,23 @@
 //! What lives here: what a pruner may ask for (scores, evaluations, training) and the steps around it. What must not: any
 //! method of choosing channels (plugins), the surgery itself (`yolo_core::prune`).
 
+mod activations;
+mod candidate;
 mod gradients;
 mod host;
 mod recalibrate;
 mod tune;
 
+pub use candidate::{Candidate, Journal};
 pub use recalibrate::recalibrate;
 
-use serde_json::json;
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
 use yolo_core::Progress;
-use yolo_core::prune::{Budget, ChannelGroups, CostModel, PrunePlan, Pruner, Rounding, TimeModel, apply};
+use yolo_core::prune::{
+    Aggregate, Budget, ChannelGroups, CostModel, Limits, Members, PrunePlan, Pruner, Rounding, TimeModel, apply,
+};
 use yolo_data::Loader;
 
 use crate::checkpoint::{Checkpoint, HistoryEntry};
@@ -28,6 +35,12 @@ pub struct PruneOptions {
     pub time: Option<TimeModel>,
     /// How widths are rounded.
     pub rounding: Rounding,
+    /// What must stay, whatever a pruner thinks of it.
+    pub limits: Limits,
+    /// Which layers have a say in the score of a channel.
+    pub members: Members,
+    /// How their scores become one; none leaves that to the metric, which then sees all makers together.
+    pub aggregate: Option<Aggregate>,
     /// Seed of everything random.
     pub seed: u64,
     /// Batches for the statistics of batch norms and for gradients.
@@ -45,6 +58,8 @@ pub struct PruneData<'a> {
     pub calib: &'a Loader,
     /// As in validation, for comparing candidates.
     pub select: &'a Loader,
+    /// Remembers the candidates of a search.
+    pub journal: Option<&'a dyn Journal>,
 }
 
 /// A pruned model.
@@ -54,13 +69,25 @@ pub struct Pruned {
     pub model: Checkpoint,
     /// Which channels stayed.
     pub plan: PrunePlan,
+    /// The last scores that the pruner asked for.
+    pub scores: Option<GroupScores>,
+}
+
+/// Scores of all channels by a metric.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GroupScores {
+    /// The metric, as configured.
+    pub metric: Value,
+    /// By group, one score per channel.
+    pub scores: BTreeMap<String, Vec<f32>>,
 }
 
 /// Lets `pruner` decide, then removes the channels.
 ///
 /// # Errors
 /// [`Error::Settings`] where the model is quantized. [`Error::Core`] names a share of the budget outside of 0 to 1, why the pruner gave up,
-/// or a group that its plan does not fit. Those of [`recalibrate`], and of the trainings and validations that the pruner asks for.
+/// a pattern
+/// of the limits that names no group, or a group that its plan does not fit. Those of [`recalibrate`], and of the trainings and validations that the pruner asks for.
 pub fn prune(
     model: &Checkpoint,
     pruner: &dyn Pruner,
@@ -74,13 +101,15 @@ pub fn prune(
         return Err(Error::Settings("a budget of time needs times of the model's convolutions".to_owned()));
     }
     let mut host = host::Host::new(model.deep_clone(), data, options, progress)?;
-    let plan = pruner.plan(&mut host)?;
+    let plan = host.plan(pruner)?;
     // A pruner may have trained the model.
-    let trained = host.into_model();
-    let settings =
-        json!({"pruner": pruner, "budget": options.budget, "rounding": options.rounding, "seed": options.seed});
+    let (trained, scores) = host.finish();
+    let settings = json!({
+        "pruner": pruner, "budget": options.budget, "rounding": options.rounding, "limits": options.limits,
+        "members": options.members, "aggregate": options.aggregate, "seed": options.seed,
+    });
     let model = apply_plan(&trained, &plan, data.calib, options.calib_batches, settings)?;
-    Ok(Pruned { model, plan })
+    Ok(Pruned { model, plan, scores })
 }
 
 /// Removes what the plan does not keep and measures the statistics of the batch norms anew.

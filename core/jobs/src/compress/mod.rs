@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use serde_json::{Value, json};
-use yolo_data::{Dataset, Split};
+use yolo_data::{Dataset, Policy, Split};
 
 use crate::error::{Error, Result, io_error};
 use crate::{Compute, Session, files, open};
@@ -54,6 +54,7 @@ pub fn run(session: Session<'_>, recipe: &Recipe, mode: Mode, compute: Compute) 
     if recipe.single_cls {
         dataset.merge_classes();
     }
+    dataset.hold_out(recipe.hold_out);
     let folder = recipe.folder();
     let has_test = has_test(session, &dataset);
     let common = common_part(session, recipe, &dataset, has_test)?;
@@ -171,6 +172,10 @@ fn common_part(session: Session<'_>, recipe: &Recipe, dataset: &Dataset, has_tes
                 .flat_map(|sample| [sample.image, sample.label]),
         );
     }
+    if dataset.held_out() > 0 {
+        let held = dataset.held(Policy::Skip)?.items;
+        files.extend(held.into_iter().flat_map(|sample| [sample.image, sample.label]));
+    }
     // The network itself: what a configuration extends counts, too.
     let network = match recipe.cfg.as_deref() {
         Some(cfg) => {
@@ -182,6 +187,6 @@ fn common_part(session: Session<'_>, recipe: &Recipe, dataset: &Dataset, has_tes
     let weights = recipe.weights.as_deref().map(files::hash).transpose()?;
     Ok(json!({
         "img": recipe.img, "network": network, "weights": weights, "names": dataset.names,
-        "data": cache::listing_hash(files.iter().map(PathBuf::as_path)),
+        "data": cache::listing_hash(files.iter().map(PathBuf::as_path)), "hold-out": recipe.hold_out,
     }))
 }

@@ -28,6 +28,9 @@ pub struct Recipe {
     /// Take all classes as one.
     #[serde(default)]
     pub single_cls: bool,
+    /// Images that are left out of the training split in all stages, for a search in `prune` to compare candidates on.
+    #[serde(default)]
+    pub hold_out: usize,
     /// Model configuration (name or file).
     #[serde(default)]
     pub cfg: Option<String>,

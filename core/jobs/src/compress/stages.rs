@@ -486,17 +486,23 @@ impl<'a> Context<'a> {
 
     fn prune(&self, settings: &PruneSettings, name: &str, place: &Path) -> Result<Record> {
         let model = self.trained_before()?;
+        let own_folder = settings.candidates.is_none();
+        let settings = PruneSettings {
+            candidates: settings.candidates.clone().or_else(|| Some(place.join("candidates"))),
+            ..settings.clone()
+        };
         let pruning = Pruning {
             session: self.session,
             dataset: self.dataset,
             img: open::image_size(self.session, settings.img, &model)?,
-            settings,
+            settings: &settings,
             precision: self.compute.precision,
+            own_folder,
         };
         let pruned = pruning.run(&model, &format!("{name}.pruner"))?;
         let metrics = measure::validate(self.session, &pruned.model, &self.val_loader(&pruned.model)?, "val")?;
         let plan = place.join("plan.json");
-        write_plan(&plan, &pruned.plan, &model)?;
+        write_plan(&plan, &pruned, &model)?;
         let details = json!({ "plan": plan, "latency": Pruning::measured_time(&pruned.model) });
         self.save(
             pruned.model,

@@ -258,10 +258,37 @@ pub fn calib_loader(
     session: Session<'_>,
     dataset: &Dataset,
     model: &Checkpoint,
-    Batching { size, batch, workers }: Batching,
+    batching: Batching,
     count: usize,
 ) -> Result<Loader> {
     let all = samples(session, dataset, Split::Train, false)?.items;
+    still(model, batching, &all, count)
+}
+
+/// Up to `count` images to compare candidates on: of those that are held out, where there are any, else as [`calib_loader`].
+///
+/// # Errors
+/// Those of [`val_loader`], for the training images.
+pub fn select_loader(
+    session: Session<'_>,
+    dataset: &Dataset,
+    model: &Checkpoint,
+    batching: Batching,
+    count: usize,
+) -> Result<Loader> {
+    if dataset.held_out() == 0 {
+        return calib_loader(session, dataset, model, batching, count);
+    }
+    still(model, batching, &dataset.held(Policy::Skip)?.items, count)
+}
+
+/// Evenly spread ones of these images, as validation sees them, as squares.
+fn still(
+    model: &Checkpoint,
+    Batching { size, batch, workers }: Batching,
+    all: &[yolo_data::Sample],
+    count: usize,
+) -> Result<Loader> {
     let count = count.clamp(1, all.len().max(1));
     let picked = (0..count)
         .filter_map(|i| all.get(i * all.len() / count).cloned())

@@ -44,6 +44,8 @@ pub struct Training<'a> {
     pub data: &'a Path,
     /// Take all classes as one.
     pub single_cls: bool,
+    /// Training images that are held out.
+    pub hold_out: usize,
     /// Model configuration (name or file).
     pub cfg: Option<&'a str>,
     /// Values of it that are changed, `scale.width=0.5`.
@@ -131,6 +133,7 @@ impl Training<'_> {
         if self.single_cls {
             dataset.merge_classes();
         }
+        dataset.hold_out(self.hold_out);
         let start = self.start(session, &dataset)?.to_device(self.device);
         let size = open::multiple_of_stride(session, self.settings.img, start.max_stride())?;
         let mut job = self.job(session, start, &dataset, precision, size)?;

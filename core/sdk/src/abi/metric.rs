@@ -70,7 +70,11 @@ unsafe fn lent<'a>(metric: YoloSelf) -> Result<&'a dyn PruneMetric> {
 unsafe fn write_needs(metric: &dyn PruneMetric, out: *mut u32) -> Result<()> {
     let wanted = metric.needs();
     let bit = |wanted: bool, bit: u32| if wanted { bit } else { 0 };
-    let bits = bit(wanted.weight, needs::WEIGHT) | bit(wanted.bn, needs::BN) | bit(wanted.grad, needs::GRAD);
+    let bits = bit(wanted.weight, needs::WEIGHT)
+        | bit(wanted.bn, needs::BN)
+        | bit(wanted.grad, needs::GRAD)
+        | bit(wanted.grad_square, needs::GRAD_SQUARE)
+        | bit(wanted.activation, needs::ACTIVATION);
     // SAFETY: as for this function.
     unsafe { *out = bits };
     Ok(())
@@ -82,7 +86,7 @@ unsafe fn put_scores(metric: &dyn PruneMetric, group: *const YoloGroup, scores: 
     // SAFETY: as for this function.
     let group = unsafe { group.as_ref() }.ok_or_else(|| Error::Config("the host passed no group".into()))?;
     // SAFETY: as for this function.
-    let group = unsafe {
+    let tensors = unsafe {
         GroupTensors {
             name: read(group.name)?.to_owned(),
             index: (group.index as usize, group.count as usize),
@@ -92,9 +96,12 @@ unsafe fn put_scores(metric: &dyn PruneMetric, group: *const YoloGroup, scores: 
             gammas: borrow(group.gammas, group.gamma_count)?,
             betas: borrow(group.betas, group.beta_count)?,
             gamma_grads: borrow(group.gamma_grads, group.gamma_grad_count)?,
+            weight_squares: borrow(group.weight_squares, group.weight_square_count)?,
+            gamma_squares: borrow(group.gamma_squares, group.gamma_square_count)?,
+            activations: borrow(group.activations, group.activation_count)?,
         }
     };
-    let row = metric.score(&group)?;
+    let row = metric.score(&tensors)?;
     // SAFETY: as for this function; the row outlives the call.
     unsafe { (scores.put)(scores.cx, row.as_ptr(), row.len()) };
     Ok(())

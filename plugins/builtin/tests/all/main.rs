@@ -8,6 +8,7 @@ mod golden;
 mod kit;
 mod layer_lists;
 mod lists;
+mod metrics;
 mod mixing;
 mod published;
 #[path = "../../../../tests/skip.rs"]

@@ -16,7 +16,7 @@ impl PruneMetric for BnGamma {
         MetricInputs {
             weight: true,
             bn: true,
-            grad: false,
+            ..MetricInputs::default()
         }
     }
 

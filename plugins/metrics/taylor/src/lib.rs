@@ -17,6 +17,7 @@ impl PruneMetric for Taylor {
             weight: true,
             bn: true,
             grad: true,
+            ..MetricInputs::default()
         }
     }
 

@@ -108,7 +108,7 @@ impl NetAdapt {
             let mut candidate = widths.to_vec();
             let mut width = widths[index];
             while width > step {
-                let next = rounding.width(width - step, group.len());
+                let next = rounding.width(width - step, group);
                 if next >= width {
                     break;
                 }

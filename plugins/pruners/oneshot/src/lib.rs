@@ -1,7 +1,8 @@
-//! One-shot pruning by any metric: score, cut, done. Local (the same share in every group) or global (normalised scores ranked
-//! together).
+//! One-shot pruning by any metric: score, cut, done. Each group loses the same share, or scores are ranked over all groups or sets of them.
 
-use yolo_sdk::prelude::prune::{self, PruneHost, PrunePlan, select};
+use std::collections::BTreeMap;
+
+use yolo_sdk::prelude::prune::{self, Normaliser, PruneHost, PrunePlan, Ranking, Scope};
 use yolo_sdk::prelude::*;
 
 /// Options of one cut by any metric.
@@ -11,18 +12,24 @@ use yolo_sdk::prelude::*;
 pub struct OneShot {
     /// The metric: `{type: l1}`, `{type: fpgm}`, `{type: my-wasm-metric}`, ...
     pub metric: prune::Metric,
-    /// Rank all groups together (scores divided by their group's mean) instead of taking the same share of each.
-    pub global: bool,
+    /// Which groups are ranked together: `local` (each loses the same share), `global`, or `{patterns: [...]}`.
+    pub scope: Scope,
+    /// What makes scores of several groups comparable.
+    pub normalise: Normaliser,
     /// Share of channels to remove; without it the budget decides.
     pub ratio: Option<f64>,
+    /// Shares to remove of the groups that a pattern names, whatever the others lose: `{"model.9": 0.5}`.
+    pub ratios: BTreeMap<String, f64>,
 }
 
 impl Default for OneShot {
     fn default() -> Self {
         Self {
             metric: prune::Metric::named("l1"),
-            global: false,
+            scope: Scope::Local,
+            normalise: Normaliser::Mean,
             ratio: None,
+            ratios: BTreeMap::new(),
         }
     }
 }
@@ -30,33 +37,14 @@ impl Default for OneShot {
 #[typetag::serde(name = "oneshot")]
 impl Pruner for OneShot {
     fn plan(&self, host: &mut dyn PruneHost) -> Result<PrunePlan> {
-        let mut scores = host.scores(&*self.metric)?;
-        let rounding = host.rounding();
-        if self.global {
-            select::normalise(&mut scores);
-        }
-        let widths_at = |ratio: f64| {
-            if self.global {
-                select::global_widths(host.groups(), &scores, ratio, rounding)
-            } else {
-                select::uniform_widths(host.groups(), ratio, rounding)
-            }
+        let scores = host.scores(&*self.metric)?;
+        let ranking = Ranking {
+            scope: self.scope.clone(),
+            normalise: self.normalise,
+            ratios: self.ratios.clone(),
+            inclusive: false,
         };
-        let widths = match self.ratio {
-            Some(ratio) if (0.0..1.0).contains(&ratio) => widths_at(ratio),
-            Some(ratio) => {
-                return Err(Error::Impossible(format!(
-                    "oneshot: `ratio: {ratio}` must lie between 0 and 1"
-                )));
-            }
-            None if host.budget().is_open() => {
-                return Err(Error::Impossible(
-                    "oneshot needs `ratio` or a budget (flops or params)".into(),
-                ));
-            }
-            None => select::fit(host.budget(), host.cost(), widths_at)?,
-        };
-        Ok(select::top(host.groups(), &scores, &widths))
+        ranking.plan("oneshot", host, scores, self.ratio)
     }
 }
 

@@ -3,7 +3,11 @@
 //! The sub-gradient lambda * sign(gamma) joins the gradients once per optimizer step, after they have been unscaled, on the scales of
 //! prunable groups only.
 
-use yolo_sdk::prelude::prune::{self, ChannelGroups, PruneHost, PrunePlan, Regulariser, Step, select};
+use std::collections::BTreeMap;
+
+use yolo_sdk::prelude::prune::{
+    self, ChannelGroups, Normaliser, PruneHost, PrunePlan, Ranking, Regulariser, Scope, Step,
+};
 use yolo_sdk::prelude::*;
 
 /// Options of sparse batch norm scales, one global threshold.
@@ -15,6 +19,14 @@ pub struct Slimming {
     pub sparse_rate: f64,
     /// Share of channels to remove over the whole model; without it the budget decides.
     pub ratio: Option<f64>,
+    /// The channel at the threshold goes, too, as in the published code, which keeps what lies above. Else exactly the share goes.
+    pub inclusive: bool,
+    /// Which groups are ranked together: `global` (one threshold), `local` (each loses the same share), or `{patterns: [...]}`.
+    pub scope: Scope,
+    /// What makes scales of several groups comparable.
+    pub normalise: Normaliser,
+    /// Shares to remove of the groups that a pattern names, whatever the others lose: `{"model.9": 0.5}`.
+    pub ratios: BTreeMap<String, f64>,
 }
 
 impl Default for Slimming {
@@ -22,6 +34,10 @@ impl Default for Slimming {
         Self {
             sparse_rate: 1e-3,
             ratio: None,
+            inclusive: false,
+            scope: Scope::Global,
+            normalise: Normaliser::None,
+            ratios: BTreeMap::new(),
         }
     }
 }
@@ -37,23 +53,13 @@ impl Pruner for Slimming {
 
     fn plan(&self, host: &mut dyn PruneHost) -> Result<PrunePlan> {
         let scores = host.scores(&*prune::Metric::named("bn-gamma"))?;
-        let rounding = host.rounding();
-        let widths_at = |ratio: f64| select::global_widths(host.groups(), &scores, ratio, rounding);
-        let widths = match self.ratio {
-            Some(ratio) if (0.0..1.0).contains(&ratio) => widths_at(ratio),
-            Some(ratio) => {
-                return Err(Error::Impossible(format!(
-                    "slimming: `ratio: {ratio}` must lie between 0 and 1"
-                )));
-            }
-            None if host.budget().is_open() => {
-                return Err(Error::Impossible(
-                    "slimming needs `ratio` or a budget (flops or params)".into(),
-                ));
-            }
-            None => select::fit(host.budget(), host.cost(), widths_at)?,
+        let ranking = Ranking {
+            scope: self.scope.clone(),
+            normalise: self.normalise,
+            ratios: self.ratios.clone(),
+            inclusive: self.inclusive,
         };
-        Ok(select::top(host.groups(), &scores, &widths))
+        ranking.plan("slimming", host, scores, self.ratio)
     }
 }
 
