@@ -160,3 +160,63 @@ fn times_are_measured_and_kept() {
     let kept: &Value = &pruned.meta.history.last().expect("an entry").settings["latency"];
     assert_eq!(*kept, json!(report["latency"]), "the checkpoint remembers");
 }
+
+#[test]
+fn a_plan_takes_the_place_of_nothing_else_and_knows_its_weights() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let data = small_data(dir.path(), 12, 64).display().to_string();
+    let weights = random_weights(&tiny_model(dir.path()), dir.path(), 4);
+    let prune = |more: &[&str]| {
+        let arguments = [
+            "prune",
+            "--weights",
+            "random.safetensors",
+            "--data",
+            &data,
+            "--img",
+            "64",
+            "--noval",
+            "--calib-batches",
+            "1",
+            "--out",
+            "pruned.safetensors",
+        ];
+        yolo(dir.path(), &[&arguments[..], more].concat())
+    };
+    let new = [
+        "--pruner",
+        "oneshot",
+        "--multiple",
+        "2",
+        "--flops",
+        "0.7",
+        "--save-plan",
+    ];
+    std::fs::write(dir.path().join("notes.json"), "{\"mine\": 1}").expect("a file");
+    for (file, word) in [
+        ("random.safetensors", "is a .json file"),
+        ("pruned.safetensors", "is a .json file"),
+        (data.as_str(), "is a .json file"),
+        ("notes.json", "is no plan and would be overwritten"),
+    ] {
+        let before = std::fs::read(dir.path().join(file)).ok();
+        prune(&[&new[..], &[file]].concat()).fails(2, &["--save-plan", word]);
+        assert_eq!(std::fs::read(dir.path().join(file)).ok(), before, "{file}");
+    }
+    prune(&[&new[..], &["plan.json"]].concat()).ok();
+    let replay = || prune(&["--plan", "plan.json"]).ok().err;
+    assert!(!replay().contains("other weights"));
+    let mut other = checkpoint::load(&weights).expect("a model");
+    let key = other
+        .params
+        .iter()
+        .map(|(key, _)| key.to_owned())
+        .find(|key| key.ends_with("conv.weight"))
+        .expect("a weight");
+    let changed = other.params.require(&key).expect("a tensor") * 1.5;
+    other.params.insert(key, changed);
+    checkpoint::save(&weights, &other).expect("a file");
+    assert!(replay().contains("chosen for other weights"));
+    // As before, into the same file.
+    prune(&[&new[..], &["plan.json"]].concat()).ok();
+}

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use serde_json::json;
+use yolo_core::prune::PlanFile;
 use yolo_engine::checkpoint;
 use yolo_jobs::compute::{self, AmpArgs, DeviceArgs};
 use yolo_jobs::prune::{PruneSettings, Pruning, write_plan};
@@ -54,6 +55,26 @@ pub struct PruneArgs {
     json: bool,
 }
 
+/// A plan is a JSON file, and takes the place of nothing but a plan.
+fn place_of_plan(path: &std::path::Path) -> CliResult {
+    let json = path
+        .extension()
+        .is_some_and(|ending| ending.eq_ignore_ascii_case("json"));
+    if !json {
+        return Err(CliError::Usage(format!(
+            "--save-plan {}: a plan is a .json file",
+            path.display()
+        )));
+    }
+    if path.exists() && !std::fs::read_to_string(path).is_ok_and(|text| PlanFile::read(&text).is_ok()) {
+        return Err(CliError::Usage(format!(
+            "--save-plan {}: this file is no plan and would be overwritten; give another name",
+            path.display()
+        )));
+    }
+    Ok(())
+}
+
 /// Runs the command.
 pub fn run(args: &PruneArgs) -> CliResult {
     let session = ui::session()?;
@@ -72,6 +93,7 @@ pub fn run(args: &PruneArgs) -> CliResult {
         )));
     }
     outputs::not_the_input("--out ", out, &args.weights)?;
+    args.save_plan.as_deref().map(place_of_plan).transpose()?;
     let mut settings = args.settings.clone();
     for option in &args.options {
         yolo_core::config::set(&mut settings.pruner, option)?;

@@ -342,9 +342,16 @@ impl Pruning<'_> {
     fn replay(&self, model: &Checkpoint, path: &Path) -> Result<Pruned> {
         let text = files::read_text(path)?;
         let groups = ChannelGroups::of(&model.graph)?;
-        let plan = PlanFile::read(&text)
-            .and_then(|file| file.for_groups(&groups))
-            .map_err(|error| Error::Usage(format!("{}: {error}", path.display())))?;
+        let wrong = |error: yolo_core::Error| Error::Usage(format!("{}: {error}", path.display()));
+        let file = PlanFile::read(&text).map_err(wrong)?;
+        let plan = file.for_groups(&groups).map_err(wrong)?;
+        match &file.weights {
+            Some(weights) if *weights != fingerprint(model)? => self.session.say(format!(
+                "note: {} was chosen for other weights of this network: what matters little there may matter here",
+                path.display()
+            )),
+            _ => {}
+        }
         let settings = json!({ "plan": path });
         let calib = self.calib(model)?;
         let model = yolo_engine::prune::apply_plan(model, &plan, &calib, self.settings.calib_batches, settings)?;
@@ -379,6 +386,7 @@ fn fingerprint(model: &Checkpoint) -> Result<String> {
 /// Those of the file system.
 pub fn write_plan(path: &Path, pruned: &Pruned, model: &Checkpoint) -> Result {
     let mut file = PlanFile::new(&pruned.plan, &ChannelGroups::of(&model.graph)?);
+    file.weights = Some(fingerprint(model)?);
     if let Some(scores) = &pruned.scores {
         file = file.with_scores(scores.metric.clone(), scores.scores.clone());
     }

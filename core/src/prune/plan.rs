@@ -64,6 +64,9 @@ pub struct PlanFile {
     /// What it was made for; a file that a person wrote may lack it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network: Option<Network>,
+    /// Hash of the tensors that it was chosen by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weights: Option<String>,
     /// The metric of `scores`, as configured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub metric: Option<serde_json::Value>,

@@ -98,7 +98,9 @@ pub fn prune(
     refuse_quantized(model)?;
     options.budget.check()?;
     if options.budget.latency.is_some() && options.time.is_none() {
-        return Err(Error::Settings("a budget of time needs times of the model's convolutions".to_owned()));
+        return Err(Error::Settings(
+            "a budget of time needs times of the model's convolutions".to_owned(),
+        ));
     }
     let mut host = host::Host::new(model.deep_clone(), data, options, progress)?;
     let plan = host.plan(pruner)?;
