@@ -89,6 +89,7 @@ impl Pruner for Asks {
 
 fn options(hyp: &Hyp) -> PruneOptions {
     PruneOptions {
+        time: None,
         budget: Budget::default(),
         rounding: Rounding {
             multiple: 1,

@@ -142,6 +142,7 @@ fn evolution_finds_what_chance_does_not() {
             host.budget = Budget {
                 flops: params.is_none().then_some(0.6),
                 params,
+                latency: None,
             };
             let config = json!({"type": "eagleeye", "candidates": 60, "sampler": sampler});
             let made = plan(&mut host, &config).expect("a plan");

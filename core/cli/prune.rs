@@ -137,7 +137,7 @@ pub fn run(args: &PruneArgs) -> CliResult {
             "params_before": old.params, "params": new.params,
             "gflops_before": old.gflops(), "gflops": new.gflops(),
             "map50_before": before.map(|m| m[0]), "map50": after.map(|m| m[0]), "map": after.map(|m| m[1]),
-            "plan": pruned.plan, "latency": Pruning::measured_time(&result), "out": out,
+            "plan": pruned.plan, "latency": Pruning::measured_time(&pruned.model), "out": out,
         }));
     }
     let share = |now: f64, then: f64| 100.0 * now / then;
