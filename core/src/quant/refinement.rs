@@ -19,6 +19,8 @@ pub enum Rounding {
 pub struct Refinement {
     /// Ranges of weights are made alike from layer to layer (arXiv 1906.04721, section 4.1).
     pub equalize: bool,
+    /// Ranges of activations are fitted to the results of the layers that read them (arXiv 2006.16669).
+    pub fit_ranges: bool,
     /// How weights come to their grid.
     pub rounding: Rounding,
     /// The mean error of each layer's results is taken off its bias (arXiv 1906.04721, section 4.2).
@@ -28,6 +30,6 @@ pub struct Refinement {
 impl Refinement {
     /// Whether layers are changed on images, one after the other.
     pub fn reconstructs(&self) -> bool {
-        self.bias_correction || self.rounding != Rounding::Nearest
+        self.bias_correction || self.fit_ranges || self.rounding != Rounding::Nearest
     }
 }

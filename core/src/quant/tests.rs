@@ -190,6 +190,34 @@ fn corrected_results_have_the_mean_of_the_float_ones() {
     assert!(off(true) < 1e-6 && off(false) > 1e-3, "{} {}", off(true), off(false));
 }
 
+/// Ranges that are far too wide are found to be so by the results of what reads them.
+#[test]
+fn ranges_are_fitted_to_the_results_of_their_readers() {
+    let (graph, params) = network();
+    let images = testing::input(4, 3, 24, 24);
+    let wanted = run(&graph, &params, &images);
+    for symmetric in [true, false] {
+        let mut backend = at_inputs(8);
+        backend.activation = Scheme {
+            bits: 4,
+            symmetric,
+            observer: Observer::MinMax,
+            ..Scheme::INT8
+        };
+        let error = |fit_ranges| {
+            let refinement = Refinement {
+                fit_ranges,
+                ..Refinement::default()
+            };
+            let made = calibrated(backend.clone(), refinement);
+            (run(&made.graph, &made.params, &images) - &wanted).square().mean(Kind::Double).double_value(&[])
+        };
+        let [plain, fitted] = [false, true].map(error);
+        println!("{symmetric}: {plain} {fitted}");
+        assert!(fitted < 0.9 * plain, "{symmetric}: {fitted} {plain}");
+    }
+}
+
 #[test]
 fn what_a_grid_can_t_do_is_refused() {
     let (graph, params) = network();

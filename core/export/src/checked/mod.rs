@@ -4,20 +4,18 @@ mod described;
 mod ran;
 mod written;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use tch::{Kind, Tensor};
 use yolo_core::{Graph, Params, passes, testing};
 
 use prost::Message as _;
 
-use crate::deployed::Deployed;
 use crate::engine::{Engine, Ncnn, OnnxRuntime, OpenVino};
 use crate::limits::{self, FLOAT, Rounding};
 use crate::onnx::proto::ModelProto;
 use crate::onnx::{self, Difference, Nms, Outputs, Profile};
-use crate::steps::{Fused, Steps};
-use crate::{Error, Result, file, ncnn, ort, package};
+use crate::{Error, Result, ncnn, ort, package};
 
 pub use ran::Ran;
 pub use written::{Prepared, Written};

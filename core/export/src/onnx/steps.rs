@@ -109,7 +109,7 @@ pub fn run_fused(
 
 /// Makes values outputs.
 fn show(file: &mut ModelProto, names: &[String], values: &[Tensor]) {
-    for graph in &mut file.graph {
+    if let Some(graph) = &mut file.graph {
         for (name, value) in names.iter().zip(values) {
             if !graph.output.iter().any(|output| output.name == *name) {
                 graph.output.push(float(name.clone(), &value.size()));

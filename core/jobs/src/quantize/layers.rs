@@ -87,7 +87,7 @@ impl Quantization<'_> {
         let loader = self.still(model, count)?;
         let device = model.params.device();
         let images = loader.epoch(0).map(|batch| Ok(image_tensor(&batch?, device)?));
-        let images = Tensor::cat(&images.collect::<Result<Vec<_>>>()?, 0);
+        let images = Tensor::f_cat(&images.collect::<Result<Vec<_>>>()?, 0)?;
         let task = self.session.progress.task("layers", calibrated.layers().len());
         Ok(analyse(model, calibrated, &images, &*task)?)
     }

@@ -59,6 +59,9 @@ pub struct QuantizeSettings {
     /// Take the mean error of each layer's results off its bias (default: as the backend likes it)
     #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     pub bias_correction: Option<bool>,
+    /// Fit ranges of activations to the results of the layers that read them (default: as the backend likes it)
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    pub fit_ranges: Option<bool>,
     /// How weights come to their grid (default: as the backend likes it)
     #[arg(long, value_enum)]
     pub rounding: Option<RoundingName>,
@@ -107,6 +110,7 @@ impl Default for QuantizeSettings {
             max_drop: 0.3,
             select_images: 128,
             bias_correction: None,
+            fit_ranges: None,
             rounding: None,
             equalize: false,
             img: None,
@@ -174,17 +178,18 @@ impl QuantizeSettings {
             open::distiller(session, "--distiller", self.distiller.as_ref())?;
         }
         self.check_float_layers()?;
-        let quantizer = open::quantizer(session, place, &self.component()?)?;
-        let backend = quantizer.backend();
+        let component = self.component()?;
+        let quantizer = open::quantizer(session, place, &component)?;
+        let (backend, name) = (quantizer.backend(), component["type"].as_str().unwrap_or(place));
         if !self.float_layers.is_empty() && backend.integers_only {
             return Err(crate::Error::Usage(format!(
-                "--float-layers: the toolchain of {place} runs every layer on integers; its table of ranges can't say that one stays in \
+                "--float-layers: the toolchain of `{name}` runs every layer on integers; its table of ranges can't say that one stays in \
                  float. Leave it out, or train quantized: --qat-epochs"
             )));
         }
         if self.rounding == Some(RoundingName::Adaround) && !backend.weight.method.is_linear() {
             return Err(crate::Error::Usage(format!(
-                "--rounding adaround: weights of {place} lie on no linear grid ({:?}), whose two neighbours it chooses between",
+                "--rounding adaround: weights of `{name}` lie on no linear grid ({:?}), whose two neighbours it chooses between",
                 backend.weight.method
             )));
         }
@@ -216,13 +221,14 @@ impl QuantizeSettings {
         let usual = backend.refinement;
         Refinement {
             equalize: self.equalize || usual.equalize,
+            fit_ranges: self.fit_ranges.unwrap_or(usual.fit_ranges),
             bias_correction: self.bias_correction.unwrap_or(usual.bias_correction),
             rounding: self.rounding.map_or(usual.rounding, Rounding::from),
         }
     }
 
     /// Hyper-parameters of QAT.
-    fn hyp(&self) -> Result<yolo_data::Hyp> {
+    pub(super) fn hyp(&self) -> Result<yolo_data::Hyp> {
         let hyp = yolo_engine::quant::qat_hyp(&open::hyp(self.hyp.as_ref())?);
         let Some(top) = &self.qat_hyp else { return Ok(hyp) };
         let mut value = serde_json::to_value(&hyp)?;
