@@ -462,7 +462,15 @@ impl Place {
     }
 
     fn quantize(&self, more: &[&str]) -> crate::support::Said {
-        let base = ["quantize", "--weights", &self.weights, "--data", &self.data, "--calib-batches", "2"];
+        let base = [
+            "quantize",
+            "--weights",
+            &self.weights,
+            "--data",
+            &self.data,
+            "--calib-batches",
+            "2",
+        ];
         let rest = ["--batch-size", "2", "--workers", "1", "--img", "64"];
         yolo(self.folder.path(), &[&base[..], &rest, more].concat())
     }
@@ -475,7 +483,10 @@ impl Place {
 
 /// Names of convolutions with float weights.
 fn in_float(graph: &Graph) -> Vec<&str> {
-    let float = graph.nodes.iter().filter(|node| matches!(node.op, Op::Conv2d { weight_quant: None, .. }));
+    let float = graph
+        .nodes
+        .iter()
+        .filter(|node| matches!(node.op, Op::Conv2d { weight_quant: None, .. }));
     float.map(|node| node.name.as_str()).collect()
 }
 
@@ -485,14 +496,25 @@ fn named_layers_stay_in_float_everywhere() {
     let place = Place::new();
     for backend in ["tensorrt", "onnxruntime", "openvino"] {
         let said = place
-            .quantize(&["--backend", backend, "--float-layers", "model.24,model.3.conv", "--json", "--out", backend])
+            .quantize(&[
+                "--backend",
+                backend,
+                "--float-layers",
+                "model.24,model.3.conv",
+                "--json",
+                "--out",
+                backend,
+            ])
             .ok()
             .json();
         let named = json!(["model.3.conv", "model.24.m.0", "model.24.m.1", "model.24.m.2"]);
         let kept: Vec<_> = (said["float_layers"].as_array().expect("a list").iter())
             .filter(|name| named.as_array().expect("a list").contains(name))
             .collect();
-        assert!(kept.len() >= 2 && kept.len() == said["float_layers"].as_array().expect("a list").len(), "{said}");
+        assert!(
+            kept.len() >= 2 && kept.len() == said["float_layers"].as_array().expect("a list").len(),
+            "{said}"
+        );
         let model = place.model(backend);
         let float = in_float(&model.graph);
         for name in ["model.3.conv", "model.24.m.0", "model.24.m.1", "model.24.m.2"] {
@@ -508,10 +530,16 @@ fn named_layers_stay_in_float_everywhere() {
     }
     for (more, words) in [
         (&["--float-layers", "model.3.conf"][..], "`model.3.conv`"),
-        (&["--float-layers", "auto,model.3"], "auto"),
-        (&["--float-layers", "auto", "--max-drop", "-1"], "--max-drop"),
-        (&["--float-layers", "model.3", "--backend", "nnie"], "every layer on integers"),
-        (&["--float-layers", "auto", "--backend", "{type: vitis}"], "every layer on integers"),
+        (&["--float-layers", "auto,model.3"][..], "auto"),
+        (&["--float-layers", "auto", "--max-drop=-1"][..], "--max-drop"),
+        (
+            &["--float-layers", "model.3", "--backend", "nnie"][..],
+            "every layer on integers",
+        ),
+        (
+            &["--float-layers", "auto", "--backend", "{type: vitis}"][..],
+            "every layer on integers",
+        ),
     ] {
         place.quantize(&[more, &["--out", "no"]].concat()).fails(2, &[words]);
     }
@@ -522,7 +550,9 @@ fn named_layers_stay_in_float_everywhere() {
 #[test]
 fn no_layer_stays_in_float_without_need() {
     let place = Place::new();
-    let said = place.quantize(&["--float-layers", "auto", "--select-images", "4", "--json", "--out", "a"]).ok();
+    let said = place
+        .quantize(&["--float-layers", "auto", "--select-images", "4", "--json", "--out", "a"])
+        .ok();
     assert_eq!(said.json()["float_layers"], json!([]));
     assert!(said.err.contains("0 of"), "{}", said.err);
 }
@@ -531,17 +561,32 @@ fn no_layer_stays_in_float_without_need() {
 #[test]
 fn sensitivities_are_a_table_json_and_a_picture() {
     let place = Place::new();
-    let said = place.quantize(&["--analyse", "--select-images", "4", "--out", "a"]).ok();
-    assert!(said.out.contains("alone quantized") && said.out.contains("all quantized:"), "{}", said.out);
-    assert_eq!(files(&place.folder.path().join("a")), ["sensitivity.json", "sensitivity.svg"]);
-    let found = place.quantize(&["--analyse", "--select-images", "4", "--json", "--out", "b"]).ok().json();
+    let said = place
+        .quantize(&["--analyse", "--select-images", "4", "--out", "a"])
+        .ok();
+    assert!(
+        said.out.contains("alone quantized") && said.out.contains("all quantized:"),
+        "{}",
+        said.out
+    );
+    assert_eq!(
+        files(&place.folder.path().join("a")),
+        ["sensitivity.json", "sensitivity.svg"]
+    );
+    let found = place
+        .quantize(&["--analyse", "--select-images", "4", "--json", "--out", "b"])
+        .ok()
+        .json();
     let layers = found["layers"].as_array().expect("a list");
     assert!(layers.len() > 40, "{}", layers.len());
     let number = |value: &serde_json::Value| value.as_f64().expect("a number");
     let all = number(&found["snr"]);
     let gains: Vec<f64> = layers.iter().map(|layer| number(&layer["without"]) - all).collect();
     assert!(gains.windows(2).all(|pair| pair[0] >= pair[1]), "{gains:?}");
-    assert!(gains[0] > 0.0, "the most sensitive layer takes noise with it: {gains:?}");
+    assert!(
+        gains[0] > 0.0,
+        "the most sensitive layer takes noise with it: {gains:?}"
+    );
     // One layer makes less noise than all of them.
     assert!(layers.iter().all(|layer| number(&layer["alone"]) > all));
     let svg = std::fs::read_to_string(place.folder.path().join("b/sensitivity.svg")).expect("a picture");
@@ -565,7 +610,9 @@ fn refinements_reach_the_files() {
     let [rounded, same] = tensors("rounded", &["--bias-correction", "false", "--rounding", "adaround"]);
     assert!(!weight.equal(&rounded) && bias.equal(&same));
     // SiLU lets no factor through; a power-of-two grid is no linear one.
-    place.quantize(&["--equalize", "--out", "no"]).fails(2, &["SiLU", "exact"]);
+    place
+        .quantize(&["--equalize", "--out", "no"])
+        .fails(2, &["SiLU", "exact"]);
     let vitis = ["--rounding", "adaround", "--backend", "vitis", "--out", "no"];
     place.quantize(&vitis).fails(2, &["--rounding adaround", "PowerOfTwo"]);
 }

@@ -147,9 +147,15 @@ fn load(arguments: &[String]) -> Outcome {
 
 fn quant(arguments: &[String]) -> Outcome {
     let mut sets = Vec::new();
-    for (at, _) in arguments.iter().enumerate().filter(|(_, argument)| *argument == "--set") {
+    for (at, _) in arguments
+        .iter()
+        .enumerate()
+        .filter(|(_, argument)| *argument == "--set")
+    {
         let value = arguments.get(at + 1).map_or("", String::as_str);
-        let parts = value.split_once('=').and_then(|(name, rest)| Some((name, rest.split_once(',')?)));
+        let parts = value
+            .split_once('=')
+            .and_then(|(name, rest)| Some((name, rest.split_once(',')?)));
         let Some((name, (data, weights))) = parts else {
             return fail(format!("--set {value}: NAME=YAML,WEIGHTS is needed"));
         };

@@ -23,7 +23,10 @@ pub struct Protocol<'a> {
 const OPTIONS: [(&str, &[&str]); 6] = [
     ("default", &[]),
     ("ranges alone", &["--bias-correction", "false", "--rounding", "nearest"]),
-    ("bias correction", &["--bias-correction", "true", "--rounding", "nearest"]),
+    (
+        "bias correction",
+        &["--bias-correction", "true", "--rounding", "nearest"],
+    ),
     ("AdaRound", &["--bias-correction", "false", "--rounding", "adaround"]),
     ("both", &["--bias-correction", "true", "--rounding", "adaround"]),
     ("default, `--float-layers auto`", &["--float-layers", "auto"]),
@@ -46,7 +49,9 @@ pub fn is_there(protocol: &Protocol<'_>) -> Outcome {
 
 /// Runs all of it and prints one table.
 pub fn quant(yolo: &dyn Fn() -> Command, protocol: &Protocol<'_>) -> Outcome {
-    println!("| images | size | made by | mAP float | mAP int8 | lost, points | in float |\n|---|---:|---|---:|---:|---:|---:|");
+    println!(
+        "| images | size | made by | mAP float | mAP int8 | lost, points | in float |\n|---|---:|---|---:|---:|---:|---:|"
+    );
     for [name, data, weights] in &protocol.sets {
         for size in &protocol.sizes {
             let folder = root().join("runs/quant").join(name).join(size);
@@ -96,7 +101,15 @@ impl Case<'_> {
     fn ours(&self, backend: &str, option: &str, flags: &[&str]) -> Outcome<f64> {
         let mut quantize = (self.yolo)();
         quantize
-            .args(["quantize", "--weights", self.weights, "--data", self.data, "--backend", backend])
+            .args([
+                "quantize",
+                "--weights",
+                self.weights,
+                "--data",
+                self.data,
+                "--backend",
+                backend,
+            ])
             .args(["--img", self.size, "--json", "--out"])
             .arg(self.folder.join(backend))
             .args(flags);
@@ -106,7 +119,10 @@ impl Case<'_> {
             found.ok_or_else(|| format!("`{key}` is missing in what `yolo quantize` said: {said}"))
         };
         let (float, int8) = (number("map_float")?, number("map_quant")?);
-        let layers = said.split("\"float_layers\":").nth(1).and_then(|rest| rest.split(']').next());
+        let layers = said
+            .split("\"float_layers\":")
+            .nth(1)
+            .and_then(|rest| rest.split(']').next());
         let count = layers.map_or(0, |list| list.matches('"').count() / 2);
         self.row(&format!("`{backend}`, {option}"), float, int8, &count.to_string());
         Ok(float)
@@ -117,7 +133,17 @@ impl Case<'_> {
         let raw = self.folder.join("raw.onnx");
         let mut export = (self.yolo)();
         export
-            .args(["export", "--weights", self.weights, "--img", self.size, "--format", "onnx", "--raw", "--out"])
+            .args([
+                "export",
+                "--weights",
+                self.weights,
+                "--img",
+                self.size,
+                "--format",
+                "onnx",
+                "--raw",
+                "--out",
+            ])
             .arg(&raw);
         run(&mut export)?;
         for (tool, engine) in [("onnxruntime", "onnxruntime"), ("nncf", "openvino")] {
@@ -135,7 +161,8 @@ impl Case<'_> {
                 continue;
             }
             let mut val = (self.yolo)();
-            val.args(["val", "--data", self.data, "--engine", engine, "--json", "--weights"]).arg(&out);
+            val.args(["val", "--data", self.data, "--engine", engine, "--json", "--weights"])
+                .arg(&out);
             let said = output(&mut val)?;
             let int8 = numbers(&said, "map").first().copied();
             let int8 = int8.ok_or_else(|| format!("`map` is missing in what `yolo val` said: {said}"))?;
@@ -153,6 +180,10 @@ fn images(yaml: &Path) -> Outcome<PathBuf> {
     let folder = yaml.parent().unwrap_or(Path::new("")).join(train.trim());
     match folder.is_dir() {
         true => Ok(folder),
-        false => fail(format!("{}: its training images are in no folder {}", yaml.display(), folder.display())),
+        false => fail(format!(
+            "{}: its training images are in no folder {}",
+            yaml.display(),
+            folder.display()
+        )),
     }
 }

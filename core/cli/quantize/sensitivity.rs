@@ -31,7 +31,10 @@ pub fn run(quantization: &Quantization<'_>, model: &Checkpoint, quantizer: &dyn 
     let levels: Vec<String> = all.levels.iter().map(|level| format!("{level:.1}")).collect();
     println!("{}", table(&found));
     if all.layers.len() > ROWS {
-        println!("... and {} more layers (sensitivity.json has all)", all.layers.len() - ROWS);
+        println!(
+            "... and {} more layers (sensitivity.json has all)",
+            all.layers.len() - ROWS
+        );
     }
     println!(
         "all quantized: {:.1} dB on {} images (maps: {}), mAP {:.4} on {} training images, float {:.4}",
@@ -50,7 +53,14 @@ fn table(found: &Sensitivities) -> Table {
     let mut table = Table::new();
     table
         .load_style(comfy_table::presets::UTF8_HORIZONTAL_ONLY)
-        .set_header(["layer", "op", "alone quantized", "alone in float", "gain", "mAP in float"]);
+        .set_header([
+            "layer",
+            "op",
+            "alone quantized",
+            "alone in float",
+            "gain",
+            "mAP in float",
+        ]);
     for own in found.analysis.layers.iter().take(ROWS) {
         table.add_row([
             own.layer.name.clone(),
@@ -61,8 +71,10 @@ fn table(found: &Sensitivities) -> Table {
             own.map.map_or(String::new(), |map| format!("{map:.4}")),
         ]);
     }
-    for column in table.column_iter_mut().skip(2) {
-        column.set_cell_alignment(CellAlignment::Right);
+    for column in 2..6 {
+        if let Some(column) = table.column_mut(column) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
     }
     table
 }
@@ -83,8 +95,14 @@ fn drawn(found: &Sensitivities) -> String {
         &format!("Signal to noise of the raw maps; all quantized: {:.1} dB", all.snr),
         &names,
         &[
-            column("gained where it alone is in float, dB", "#e4572e", &|own| gain(found, own)),
-            column("noise where it alone is quantized, dB below the signal", "#1f77b4", &|own| own.alone),
+            column("gained where it alone is in float, dB", "#e4572e", &|own| {
+                gain(found, own)
+            }),
+            column(
+                "noise where it alone is quantized, dB below the signal",
+                "#1f77b4",
+                &|own| own.alone,
+            ),
         ],
     )
 }

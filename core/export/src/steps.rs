@@ -163,9 +163,8 @@ impl Fused {
             return Err(differs(name, &how));
         }
         let distance = found.f_sub(wanted)?.f_div_scalar(step)?.f_abs()?;
-        let count = |below: f64| -> Result<u64> {
-            Ok(distance.f_le(below)?.f_sum(Kind::Int64)?.f_int64_value(&[])? as u64)
-        };
+        let count =
+            |below: f64| -> Result<u64> { Ok(distance.f_le(below)?.f_sum(Kind::Int64)?.f_int64_value(&[])? as u64) };
         let (values, within) = (wanted.numel() as u64, count(1.005)?);
         let share = within as f64 / values.max(1) as f64;
         if self.values == 0 || share < self.least {
@@ -267,8 +266,12 @@ mod tests {
                 .map(|(i, v)| if i % every == 0 { v + by } else { *v })
                 .collect();
             let mut fused = Fused::default();
-            fused.add("same", &Tensor::from_slice(&wanted), &Tensor::from_slice(&wanted), 0.5).unwrap();
-            fused.add("q", &Tensor::from_slice(&found), &Tensor::from_slice(&wanted), 0.5).unwrap();
+            fused
+                .add("same", &Tensor::from_slice(&wanted), &Tensor::from_slice(&wanted), 0.5)
+                .unwrap();
+            fused
+                .add("q", &Tensor::from_slice(&found), &Tensor::from_slice(&wanted), 0.5)
+                .unwrap();
             fused
         };
         // Neighbours are fine, and four values of 5000 anywhere.
@@ -281,7 +284,10 @@ mod tests {
             assert!(fault.contains("`q`"), "{fault}");
         }
         let seen = fused(500, 1.0);
-        assert_eq!((seen.values, seen.within, seen.equal, seen.worst), (10_000, 9990, 9990, 2.0));
+        assert_eq!(
+            (seen.values, seen.within, seen.equal, seen.worst),
+            (10_000, 9990, 9990, 2.0)
+        );
     }
 
     #[test]

@@ -22,7 +22,10 @@ const INK: &str = "#444444";
 
 /// Draws `names`, each with a bar in every column. Bars of a column begin at 0, or at its least value where that is below.
 pub fn bars(title: &str, names: &[String], columns: &[BarColumn]) -> String {
-    let widest = names.iter().map(|name| estimated_width(name, 11.0)).fold(40.0, f64::max);
+    let widest = names
+        .iter()
+        .map(|name| estimated_width(name, 11.0))
+        .fold(40.0, f64::max);
     let left = widest + 20.0;
     let height = TOP + ROW * names.len() as f64 + 14.0;
     let mut svg = Svg::new(left + (WIDTH + NUMBER) * columns.len() as f64 + 10.0, height);
@@ -30,7 +33,14 @@ pub fn bars(title: &str, names: &[String], columns: &[BarColumn]) -> String {
     for (row, name) in names.iter().enumerate() {
         let y = TOP + ROW * row as f64;
         if row % 2 == 1 {
-            svg.rect(0.0, y, left + (WIDTH + NUMBER) * columns.len() as f64, ROW, "#f5f5f5", "none");
+            svg.rect(
+                0.0,
+                y,
+                left + (WIDTH + NUMBER) * columns.len() as f64,
+                ROW,
+                "#f5f5f5",
+                "none",
+            );
         }
         svg.text((left - 8.0, y + 12.5), name, 11.0, Anchor::End, INK);
     }
@@ -47,7 +57,13 @@ pub fn bars(title: &str, names: &[String], columns: &[BarColumn]) -> String {
             let y = TOP + ROW * row as f64;
             let length = (value - low) / span * (WIDTH - 10.0);
             svg.rect(x, y + 3.0, length, ROW - 6.0, column.color, "none");
-            svg.text((x + length + 4.0, y + 12.5), &format!("{value:.2}"), 10.0, Anchor::Start, INK);
+            svg.text(
+                (x + length + 4.0, y + 12.5),
+                &format!("{value:.2}"),
+                10.0,
+                Anchor::Start,
+                INK,
+            );
         }
     }
     svg.finish()
@@ -65,7 +81,11 @@ mod tests {
             values: values.to_vec(),
             color: "#1f77b4",
         };
-        let svg = bars("layers", &names, &[column(&[10.0, 5.0, f64::NAN]), column(&[-1.0, 1.0, 0.0])]);
+        let svg = bars(
+            "layers",
+            &names,
+            &[column(&[10.0, 5.0, f64::NAN]), column(&[-1.0, 1.0, 0.0])],
+        );
         assert!(svg.contains("b&lt;c") && !svg.contains("NaN"));
         let widths: Vec<&str> = (svg.lines().filter(|line| line.contains("#1f77b4")))
             .filter_map(|line| line.split("width=\"").nth(1)?.split('"').next())

@@ -54,7 +54,11 @@ impl Program {
     /// Binds `graph` to `params` (storage is shared: an optimizer step is seen by the next run).
     pub fn new(graph: &Graph, params: &Params) -> Result<Self> {
         let device = params.device();
-        let tensors = graph.nodes.iter().map(|node| bind(node, params)).collect::<Result<_>>()?;
+        let tensors = graph
+            .nodes
+            .iter()
+            .map(|node| bind(node, params))
+            .collect::<Result<_>>()?;
         let mut last_use: Vec<usize> = (0..graph.nodes.len()).collect();
         for (index, node) in graph.nodes.iter().enumerate() {
             for input in &node.inputs {

@@ -218,7 +218,12 @@ pub(super) fn round(
         let groups = moments.quantized.size()[0];
         let rows = weight.size()[0];
         let shaped = |t: &Tensor| t.f_detach()?.f_to_kind(kind)?.f_reshape([groups, rows / groups, -1]);
-        let per_row = |t: &Tensor| t.f_detach()?.f_to_kind(kind)?.f_expand([rows], true)?.f_reshape([groups, rows / groups, 1]);
+        let per_row = |t: &Tensor| {
+            t.f_detach()?
+                .f_to_kind(kind)?
+                .f_expand([rows], true)?
+                .f_reshape([groups, rows / groups, 1])
+        };
         let scale = per_row(&scale.f_abs()?.f_clamp_min(f64::from(f32::EPSILON))?)?;
         let zero = per_row(&zero.f_round()?.f_clamp(spec.qmin, spec.qmax)?)?;
         let exact = shaped(weight)?;
@@ -237,7 +242,11 @@ pub(super) fn round(
         let nearest = problem.weight(&share.f_ge(0.5)?.f_to_kind(kind)?)?;
         let learned = learn(&problem, &share, &exact, &nearest)?;
         let value = |w: &Tensor| -> Result<f64> { Ok(problem.error(w)?.0.f_double_value(&[])?) };
-        let better = if value(&learned)? < value(&nearest)? { learned } else { nearest };
+        let better = if value(&learned)? < value(&nearest)? {
+            learned
+        } else {
+            nearest
+        };
         Ok(better.f_reshape(weight.size())?.f_to_kind(weight.kind())?)
     })
 }
@@ -246,7 +255,11 @@ fn learn(problem: &Problem, share: &Tensor, exact: &Tensor, nearest: &Tensor) ->
     let mut v = inverse(share)?;
     // What rounding to the nearest adds to the least error that any weight has.
     let off = nearest.f_sub(exact)?;
-    let unit = off.f_bmm(&problem.moments)?.f_mul(&off)?.f_sum(Kind::Double)?.f_double_value(&[])?;
+    let unit = off
+        .f_bmm(&problem.moments)?
+        .f_mul(&off)?
+        .f_sum(Kind::Double)?
+        .f_double_value(&[])?;
     let share = v.numel() as f64 / unit.max(f64::MIN_POSITIVE);
     if !share.is_finite() {
         return Ok(nearest.shallow_clone());
@@ -338,10 +351,15 @@ mod tests {
                 };
                 let numeric = (moved(1e-6) - moved(-1e-6)) / 2e-6;
                 let found = gradient.reshape([-1]).double_value(&[at]);
-                assert!((numeric - found).abs() < 1e-5 * (1.0 + numeric.abs()), "{at}: {found} is not {numeric}");
+                assert!(
+                    (numeric - found).abs() < 1e-5 * (1.0 + numeric.abs()),
+                    "{at}: {found} is not {numeric}"
+                );
             }
         }
-        let back = (inverse(&share).expect("finite").sigmoid() * 1.2 - 0.1 - &share).abs().max();
+        let back = (inverse(&share).expect("finite").sigmoid() * 1.2 - 0.1 - &share)
+            .abs()
+            .max();
         assert!(back.double_value(&[]) < 1e-12, "h starts at the weight itself");
     }
 
@@ -351,12 +369,13 @@ mod tests {
         let x = numbers("x", &[2, 5, 40]);
         let weights = [numbers("a", &[2, 3, 5]), numbers("b", &[2, 3, 5])];
         let exact = problem.target.bmm(&problem.moments.inverse());
-        let direct = |w: &Tensor| {
-            ((w - &exact).bmm(&x)).square().sum(Kind::Double).double_value(&[]) / 40.0
-        };
+        let direct = |w: &Tensor| ((w - &exact).bmm(&x)).square().sum(Kind::Double).double_value(&[]) / 40.0;
         let of = |w: &Tensor| problem.error(w).expect("an error").0.double_value(&[]);
         // Equal but for a constant.
-        let (a, b) = (of(&weights[0]) - of(&weights[1]), direct(&weights[0]) - direct(&weights[1]));
+        let (a, b) = (
+            of(&weights[0]) - of(&weights[1]),
+            direct(&weights[0]) - direct(&weights[1]),
+        );
         assert!((a - b).abs() < 1e-9 * b.abs(), "{a} is not {b}");
     }
 
@@ -374,10 +393,23 @@ mod tests {
         let rounded = round(&weight, &spec, &scale, &zero, &moments).expect("a weight");
         let nearest = super::super::fake_quant(&weight, &spec, &scale, &zero, false).expect("a weight");
         let results = |w: &Tensor| x.conv2d(w, None::<Tensor>, 1, 1, 1, 1);
-        let error = |w: &Tensor| (results(w) - results(&weight)).square().mean(Kind::Double).double_value(&[]);
-        assert!(error(&rounded) < 0.5 * error(&nearest), "{} {}", error(&rounded), error(&nearest));
+        let error = |w: &Tensor| {
+            (results(w) - results(&weight))
+                .square()
+                .mean(Kind::Double)
+                .double_value(&[])
+        };
+        assert!(
+            error(&rounded) < 0.5 * error(&nearest),
+            "{} {}",
+            error(&rounded),
+            error(&nearest)
+        );
         let steps = (&rounded - &weight) / scale.reshape([-1, 1, 1, 1]);
-        assert!(steps.abs().max().double_value(&[]) < 1.0 + 1e-4, "a neighbour of the weight");
+        assert!(
+            steps.abs().max().double_value(&[]) < 1.0 + 1e-4,
+            "a neighbour of the weight"
+        );
         let again = super::super::fake_quant(&rounded, &spec, &scale, &zero, false).expect("a weight");
         assert!(again.allclose(&rounded, 1e-6, 1e-7, false), "it lies on the grid");
     }

@@ -115,11 +115,7 @@ impl<'a> Calibration<'a> {
     ///
     /// # Errors
     /// Those of [`Calibration::finish`], and those of `step`.
-    pub fn finish_on(
-        self,
-        images: &Tensor,
-        step: &mut dyn FnMut(usize, usize) -> Result<()>,
-    ) -> Result<Calibrated> {
+    pub fn finish_on(self, images: &Tensor, step: &mut dyn FnMut(usize, usize) -> Result<()>) -> Result<Calibrated> {
         let refinement = self.refinement;
         let mut made = self.inserted()?;
         if refinement.reconstructs() {

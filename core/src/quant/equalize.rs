@@ -25,7 +25,12 @@ pub(super) fn equalize(graph: &Graph, params: &mut Params) -> Result<usize> {
     if pairs.is_empty() {
         let between = obstacle.map_or_else(
             || "it has no two convolutions of which only the second reads the first".to_owned(),
-            |act| format!("{} stands between its convolutions, which lets no factor through", title(act)),
+            |act| {
+                format!(
+                    "{} stands between its convolutions, which lets no factor through",
+                    title(act)
+                )
+            },
         );
         return Err(Error::Impossible(format!(
             "equalization is exact only where nothing, ReLU or leaky ReLU stands between two convolutions: {between}; leave it out"
@@ -72,7 +77,14 @@ fn pairs(graph: &Graph) -> (Vec<(ValueId, ValueId)>, Option<Activation>) {
             }
         }
         // A SiLU that is written as a product has two readers.
-        let gate = |reader: &ValueId| matches!(graph.node(*reader).op, Op::Act { act: Activation::Sigmoid });
+        let gate = |reader: &ValueId| {
+            matches!(
+                graph.node(*reader).op,
+                Op::Act {
+                    act: Activation::Sigmoid
+                }
+            )
+        };
         if consumers[value.index()].len() == 2 && consumers[value.index()].iter().any(gate) {
             obstacle.get_or_insert(Activation::Silu);
         }
@@ -146,14 +158,21 @@ mod tests {
     fn uneven(graph: &Graph) -> Params {
         let params = testing::fill_params(graph, 2.0);
         let factors = Tensor::from_slice(&[1e-3f32, 0.1, 1.0, 10.0, 1e3, 0.0]).reshape([-1, 1, 1, 1]);
-        let _ = params.get("a.weight").expect("a weight").shallow_clone().f_mul_(&factors).expect("a product");
+        let _ = params
+            .get("a.weight")
+            .expect("a weight")
+            .shallow_clone()
+            .f_mul_(&factors)
+            .expect("a product");
         params
     }
 
     fn run(graph: &Graph, params: &Params) -> Tensor {
         let program = Program::new(graph, &params.to(tch::Device::Cpu, Kind::Double)).expect("tensors fit");
         let image = testing::input(1, 3, 9, 9).to_kind(Kind::Double);
-        tch::no_grad(|| program.run(&image, Mode::Eval)).expect("a forward").remove(0)
+        tch::no_grad(|| program.run(&image, Mode::Eval))
+            .expect("a forward")
+            .remove(0)
     }
 
     #[test]
@@ -186,7 +205,9 @@ mod tests {
         }
         let graph = network(Some(Activation::Silu));
         let split = crate::passes::split_silu(&graph).expect("a graph");
-        let error = equalize(&split, &mut uneven(&split)).expect_err("nothing is exact").to_string();
+        let error = equalize(&split, &mut uneven(&split))
+            .expect_err("nothing is exact")
+            .to_string();
         assert!(error.contains("SiLU"), "{error}");
     }
 }

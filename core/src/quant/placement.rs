@@ -172,7 +172,12 @@ pub(super) fn behind(graph: &Graph, value: ValueId) -> Option<Activation> {
             _ => None,
         },
         [gate, product] => {
-            let sigmoid = matches!(graph.node(*gate).op, Op::Act { act: Activation::Sigmoid });
+            let sigmoid = matches!(
+                graph.node(*gate).op,
+                Op::Act {
+                    act: Activation::Sigmoid
+                }
+            );
             let both = matches!(graph.node(*product).op, Op::Mul) && graph.node(*product).inputs == [value, *gate];
             (sigmoid && both).then_some(Activation::Silu)
         }

@@ -49,7 +49,15 @@ pub(super) fn reconstruct(
             let wanted = run.float(&inputs, float)?;
             if let (Op::FakeQuant { quant }, true) = (&node.op, refinement.fit_ranges) {
                 let read_by = readers(graph, value).map(|node| Run { node, masks: &masks });
-                fit(&node.name, quant, &read_by.collect::<Vec<_>>(), inputs[0], params, float, refinement)?;
+                fit(
+                    &node.name,
+                    quant,
+                    &read_by.collect::<Vec<_>>(),
+                    inputs[0],
+                    params,
+                    float,
+                    refinement,
+                )?;
             }
             if weighted(&node.op) {
                 improve(&run, params, float, inputs[0], &wanted, refinement)?;
@@ -147,7 +155,10 @@ fn fit(
         return Ok(());
     }
     tch::no_grad(|| {
-        let wanted = readers.iter().map(|reader| reader.float(&[input], float)).collect::<Result<Vec<_>>>()?;
+        let wanted = readers
+            .iter()
+            .map(|reader| reader.float(&[input], float))
+            .collect::<Result<Vec<_>>>()?;
         let get = |key: &str| -> Result<f64> { Ok(params.require(&format!("{name}.{key}"))?.f_double_value(&[0])?) };
         let (scale, zero) = (get("scale")?.abs(), get("zero_point")?.round());
         let ends = [spec.qmin, spec.qmax].map(|end| (end as f64 - zero) * scale);
@@ -160,12 +171,21 @@ fn fit(
             };
             let mut sum = 0.0;
             for (reader, wanted) in readers.iter().zip(&wanted) {
-                sum += share(wanted, &reader.quantized(&[&pair], params)?, refinement.bias_correction, reader.is_linear())?;
+                sum += share(
+                    wanted,
+                    &reader.quantized(&[&pair], params)?,
+                    refinement.bias_correction,
+                    reader.is_linear(),
+                )?;
             }
             Ok((sum, scale, zero))
         };
         // Of a symmetric grid both ends go together; of the other first the upper one, then the lower.
-        let turns: &[[bool; 2]] = if spec.symmetric { &[[true, true]] } else { &[[false, true], [true, false]] };
+        let turns: &[[bool; 2]] = if spec.symmetric {
+            &[[true, true]]
+        } else {
+            &[[false, true], [true, false]]
+        };
         let (mut best_ends, mut best) = (ends, error(ends)?);
         for moves in turns {
             let start = best_ends;
@@ -225,13 +245,7 @@ fn improve(
         let key = format!("{}.weight", node.name);
         let moments = tch::no_grad(|| Moments::of(&node.op, &input.float, &input.quantized, corrected))?;
         let get = |name: &str| params.require(&format!("{}.weight_quant.{name}", node.name));
-        let rounded = adaround::round(
-            float.require(&key)?,
-            spec,
-            get("scale")?,
-            get("zero_point")?,
-            &moments,
-        )?;
+        let rounded = adaround::round(float.require(&key)?, spec, get("scale")?, get("zero_point")?, &moments)?;
         params.insert(key, rounded);
     }
     if corrected {

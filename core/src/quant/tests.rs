@@ -52,8 +52,14 @@ fn network() -> (Graph, Params) {
     let mut g = GraphBuilder::new(3);
     let silu = Op::Act { act: Activation::Silu };
     let conv = |g: &mut GraphBuilder, name: &str, x, cin, cout, act: bool| {
-        let y = g.add(name, Op::conv(cin, cout, 3, 1, 1, 1, true), &[x]).expect("a node");
-        if act { g.add(&format!("{name}.act"), silu.clone(), &[y]).expect("a node") } else { y }
+        let y = g
+            .add(name, Op::conv(cin, cout, 3, 1, 1, 1, true), &[x])
+            .expect("a node");
+        if act {
+            g.add(&format!("{name}.act"), silu.clone(), &[y]).expect("a node")
+        } else {
+            y
+        }
     };
     let a = conv(&mut g, "m.a", ValueId::IMAGE, 3, 12, true);
     let b = conv(&mut g, "m.b", a, 12, 12, true);
@@ -66,7 +72,9 @@ fn network() -> (Graph, Params) {
 
 fn run(graph: &Graph, params: &Params, images: &Tensor) -> Tensor {
     let program = Program::new(graph, params).expect("tensors fit");
-    tch::no_grad(|| program.run(images, Mode::Eval)).expect("a forward").remove(0)
+    tch::no_grad(|| program.run(images, Mode::Eval))
+        .expect("a forward")
+        .remove(0)
 }
 
 fn calibrated(backend: BackendSpec, refinement: Refinement) -> Calibrated {
@@ -85,7 +93,15 @@ fn names(layers: &[QuantLayer]) -> Vec<&str> {
 }
 
 fn quantizers(graph: &Graph) -> usize {
-    let weight = |op: &Op| matches!(op, Op::Conv2d { weight_quant: Some(_), .. });
+    let weight = |op: &Op| {
+        matches!(
+            op,
+            Op::Conv2d {
+                weight_quant: Some(_),
+                ..
+            }
+        )
+    };
     let is = |op: &Op| matches!(op, Op::FakeQuant { .. }) || weight(op);
     graph.nodes.iter().filter(|node| is(&node.op)).count()
 }
@@ -115,7 +131,12 @@ fn layers_go_back_to_float() {
     let (graph, params) = network();
     let images = testing::input(2, 3, 24, 24);
     let wanted = run(&graph, &params, &images);
-    let apart = |graph: &Graph, params: &Params| (run(graph, params, &images) - &wanted).abs().mean(Kind::Double).double_value(&[]);
+    let apart = |graph: &Graph, params: &Params| {
+        (run(graph, params, &images) - &wanted)
+            .abs()
+            .mean(Kind::Double)
+            .double_value(&[])
+    };
     // Reconstruction changes weights and biases: what is in float has its own again.
     let refined = Refinement {
         bias_correction: true,
@@ -140,7 +161,10 @@ fn layers_go_back_to_float() {
         let (one, tensors) = of(&["m.b"]);
         assert!(quantizers(&one) < quantizers(&made.graph) && quantizers(&one) > 0);
         let (all, one_less) = (apart(&made.graph, &made.params), apart(&one, &tensors));
-        assert!(one_less > 1e-6 && (refinement == refined || one_less < all), "{one_less} {all}");
+        assert!(
+            one_less > 1e-6 && (refinement == refined || one_less < all),
+            "{one_less} {all}"
+        );
         assert!(tensors.get("m.b.weight_quant.scale").is_none() && tensors.get("m.a.weight_quant.scale").is_some());
         let again = in_float(&one, &tensors, &made.float, &["m.b".to_owned()]);
         assert!(again.is_err(), "it is no quantized layer any more");
@@ -162,7 +186,10 @@ fn reconstruction_brings_a_network_nearer_to_its_float_form() {
                 ..Refinement::default()
             },
         );
-        (run(&made.graph, &made.params, &unseen) - &wanted).square().mean(Kind::Double).double_value(&[])
+        (run(&made.graph, &made.params, &unseen) - &wanted)
+            .square()
+            .mean(Kind::Double)
+            .double_value(&[])
     };
     let plain = error(false, Rounding::Nearest);
     let corrected = error(true, Rounding::Nearest);
@@ -177,7 +204,9 @@ fn reconstruction_brings_a_network_nearer_to_its_float_form() {
 fn corrected_results_have_the_mean_of_the_float_ones() {
     let (graph, params) = network();
     let images = testing::input(4, 3, 24, 24);
-    let mean = |graph: &Graph, params: &Params| run(graph, params, &images).mean_dim([0i64, 2, 3].as_slice(), false, Kind::Double);
+    let mean = |graph: &Graph, params: &Params| {
+        run(graph, params, &images).mean_dim([0i64, 2, 3].as_slice(), false, Kind::Double)
+    };
     let wanted = mean(&graph, &params);
     let off = |bias_correction| {
         let refinement = Refinement {
@@ -185,7 +214,10 @@ fn corrected_results_have_the_mean_of_the_float_ones() {
             ..Refinement::default()
         };
         let made = calibrated(at_inputs(4), refinement);
-        (mean(&made.graph, &made.params) - &wanted).abs().max().double_value(&[])
+        (mean(&made.graph, &made.params) - &wanted)
+            .abs()
+            .max()
+            .double_value(&[])
     };
     assert!(off(true) < 1e-6 && off(false) > 1e-3, "{} {}", off(true), off(false));
 }
@@ -210,7 +242,10 @@ fn ranges_are_fitted_to_the_results_of_their_readers() {
                 ..Refinement::default()
             };
             let made = calibrated(backend.clone(), refinement);
-            (run(&made.graph, &made.params, &images) - &wanted).square().mean(Kind::Double).double_value(&[])
+            (run(&made.graph, &made.params, &images) - &wanted)
+                .square()
+                .mean(Kind::Double)
+                .double_value(&[])
         };
         let [plain, fitted] = [false, true].map(error);
         println!("{symmetric}: {plain} {fitted}");

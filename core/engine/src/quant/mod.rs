@@ -155,7 +155,12 @@ pub fn calibrate(
     };
     let mut step = |done: usize, total: usize| progress.step(done, total, "layers");
     let made = calibration.finish_on(&sample, &mut step)?;
-    let params = |params: Params| params.iter().map(|(key, tensor)| (key.to_owned(), own(tensor))).collect();
+    let params = |params: Params| {
+        params
+            .iter()
+            .map(|(key, tensor)| (key.to_owned(), own(tensor)))
+            .collect()
+    };
     let weakness = weakness.map_or(String::new(), |weakness| format!(" ({weakness})"));
     let mut meta = model.meta.clone();
     meta.metrics.clear();

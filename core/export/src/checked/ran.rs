@@ -39,7 +39,10 @@ impl Ran {
         let grid = self
             .grid_errors
             .map(|errors| format!(" ({errors:.2} grid errors in the mean)"));
-        let fused = self.fused.as_ref().map(|fused| format!("{}; end to end ", fused.summary()));
+        let fused = self
+            .fused
+            .as_ref()
+            .map(|fused| format!("{}; end to end ", fused.summary()));
         let d = self.difference.unwrap_or_default();
         format!(
             "run by {engine}: {}boxes differ by {:.2e} px, scores by {:.2e} at most{}",

@@ -101,7 +101,10 @@ impl Written {
                 let grid = self
                     .grid_errors
                     .map(|errors| format!(" ({errors:.2} grid errors on this processor)"));
-                let fused = self.fused.as_ref().map(|fused| format!("; its kernels: {}", fused.summary()));
+                let fused = self
+                    .fused
+                    .as_ref()
+                    .map(|fused| format!("; its kernels: {}", fused.summary()));
                 format!(
                     "checked with {engine}: {}{}{}{}",
                     steps.summary(),
@@ -164,4 +167,3 @@ impl Prepared {
         Ok(self.written)
     }
 }
-

@@ -91,12 +91,20 @@ pub fn run_fused(
     }
     let made = network.run(&inputs)?;
     let tensor = |name: &str| -> Result<Option<Tensor>> {
-        made.iter().find(|array| array.name == name).map(Array::tensor).transpose()
+        made.iter()
+            .find(|array| array.name == name)
+            .map(Array::tensor)
+            .transpose()
     };
     let mut fused = Fused::default();
     for quantizer in &quantizers {
         let found = tensor(&found(&quantizer.name))?.ok_or_else(|| differs(&quantizer.name, "it gives nothing"))?;
-        fused.add(&quantizer.name, &found, &quantizer.value, f64::from(quantizer.grid.scale))?;
+        fused.add(
+            &quantizer.name,
+            &found,
+            &quantizer.value,
+            f64::from(quantizer.grid.scale),
+        )?;
     }
     // The raw maps have no grid: a step is what it would be of eight bits.
     for (name, wanted) in raw.iter().zip(&maps) {
@@ -135,7 +143,9 @@ fn pair_inputs(file: &mut ModelProto, quantizers: &[Quantizer]) -> Result<()> {
         let half = |op: &str, input: String, output: String| NodeProto {
             op_type: op.to_owned(),
             name: output.clone(),
-            input: std::iter::once(input).chain(last.input.iter().skip(1).cloned()).collect(),
+            input: std::iter::once(input)
+                .chain(last.input.iter().skip(1).cloned())
+                .collect(),
             output: vec![output],
             ..NodeProto::default()
         };

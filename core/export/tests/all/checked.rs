@@ -277,13 +277,18 @@ fn kernels_of_a_file_with_one_fault_leave_the_simulated_steps() {
     let run = |file: &ModelProto| onnx::steps::run_fused(file, &exported, &images, &OnnxRuntime, 1);
     let right = run(&exported.model).unwrap();
     assert_eq!(right.fault(), None, "{}", right.summary());
-    assert!(right.quantizers > 20 && right.share() > 0.9999 && right.values > 10_000, "{right:?}");
+    assert!(
+        right.quantizers > 20 && right.share() > 0.9999 && right.values > 10_000,
+        "{right:?}"
+    );
     for (what, change) in faults() {
         let mut file = exported.model.clone();
         change(file.graph.as_mut().unwrap());
         let said = match run(&file) {
             Err(error) => error.to_string(),
-            Ok(fused) => fused.fault().unwrap_or_else(|| panic!("{what} passes: {}", fused.summary())),
+            Ok(fused) => fused
+                .fault()
+                .unwrap_or_else(|| panic!("{what} passes: {}", fused.summary())),
         };
         println!("{what}: {said}");
     }

@@ -130,8 +130,14 @@ mod tests {
             conf,
             class,
         };
-        let network = [vec![at(0.0, 0.9, 0), at(50.0, 0.8, 1), at(90.0, 0.1, 0)], vec![at(5.0, 0.5, 2)]];
-        let file = [vec![at(1.0, 0.8, 0), at(50.0, 0.8, 0), at(4.0, 0.85, 0)], vec![at(5.0, 0.5, 2)]];
+        let network = [
+            vec![at(0.0, 0.9, 0), at(50.0, 0.8, 1), at(90.0, 0.1, 0)],
+            vec![at(5.0, 0.5, 2)],
+        ];
+        let file = [
+            vec![at(1.0, 0.8, 0), at(50.0, 0.8, 0), at(4.0, 0.85, 0)],
+            vec![at(5.0, 0.5, 2)],
+        ];
         let mut found = Agreement {
             engine: "e",
             images: 2,

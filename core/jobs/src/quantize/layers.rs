@@ -69,7 +69,10 @@ impl Quantization<'_> {
         let found = fewest(&order, needed, &mut |names| self.map(calibrated, names, &loader))?;
         let lost = 100.0 * (float - found.accuracy);
         let images = loader.samples().len();
-        let said = format!(" ({lost:.2} points of mAP lost on {images} training images, {} allowed)", s.max_drop);
+        let said = format!(
+            " ({lost:.2} points of mAP lost on {images} training images, {} allowed)",
+            s.max_drop
+        );
         self.session.say(format!(
             "{} of {} layers stay in float{said}; {} networks were measured",
             found.names.len(),
@@ -106,7 +109,10 @@ impl Quantization<'_> {
         let loader = self.still(model, self.settings.select_images)?;
         let reported = open::samples(self.session, self.dataset, Split::Val, false)?.items;
         let reported: std::collections::HashSet<_> = reported.iter().map(|sample| &sample.image).collect();
-        let both = loader.samples().iter().filter(|sample| reported.contains(&sample.image));
+        let both = loader
+            .samples()
+            .iter()
+            .filter(|sample| reported.contains(&sample.image));
         match both.count() {
             0 => {}
             both => self.session.say(format!(

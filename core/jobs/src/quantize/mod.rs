@@ -104,7 +104,9 @@ impl Quantization<'_> {
             batches: s.calib_batches,
             refinement: s.refinement(&quantizer.backend()),
         };
-        Ok(yolo_engine::quant::calibrate(model, quantizer, &calib, &options, &*task)?)
+        Ok(yolo_engine::quant::calibrate(
+            model, quantizer, &calib, &options, &*task,
+        )?)
     }
 
     /// Training images as validation sees them.
