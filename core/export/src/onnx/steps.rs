@@ -142,7 +142,7 @@ fn pair_inputs(file: &mut ModelProto, quantizers: &[Quantizer]) -> Result<()> {
         let integers = format!("{name}.simulated.q");
         let half = |op: &str, input: String, output: String| NodeProto {
             op_type: op.to_owned(),
-            name: output.clone(),
+            name: format!("{name}.simulated.{op}"),
             input: std::iter::once(input)
                 .chain(last.input.iter().skip(1).cloned())
                 .collect(),
