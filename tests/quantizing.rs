@@ -449,7 +449,7 @@ struct Place {
 impl Place {
     fn new() -> Self {
         let folder = tempfile::tempdir().expect("a folder");
-        let data = small_data(folder.path(), 8, 64);
+        let data = small_data(folder.path(), 12, 64);
         let config = tiny_model(folder.path());
         let classes = yolo_data::Dataset::open(&data).expect("the data set").names.len();
         let weights = random_weights(&config, folder.path(), classes);

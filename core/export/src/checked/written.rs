@@ -71,7 +71,8 @@ impl Written {
     pub(super) fn excuse<T>(&mut self, request: &Request, result: Result<T>) -> Result<Option<T>> {
         match result {
             Ok(value) => Ok(Some(value)),
-            Err(Error::Disagrees(fault)) if request.force => {
+            // Also what an engine refuses, or makes no numbers of.
+            Err(Error::Disagrees(fault) | Error::Format { reason: fault, .. }) if request.force => {
                 self.faults.push(fault);
                 Ok(None)
             }
