@@ -438,3 +438,181 @@ fn distance_in_grid_errors(session: &mut ort::Session, graph: &Graph, params: &P
     assert!(grid > 0.0, "a quantized network differs from the float one");
     file / grid
 }
+
+/// A small data set, random weights for it, and a command line that quantizes them.
+struct Place {
+    folder: tempfile::TempDir,
+    data: String,
+    weights: String,
+}
+
+impl Place {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let data = small_data(folder.path(), 12, 64);
+        let config = tiny_model(folder.path());
+        let classes = yolo_data::Dataset::open(&data).expect("the data set").names.len();
+        let weights = random_weights(&config, folder.path(), classes);
+        let text = |path: &std::path::Path| path.to_str().expect("text").to_owned();
+        Self {
+            data: text(&data),
+            weights: text(&weights),
+            folder,
+        }
+    }
+
+    fn quantize(&self, more: &[&str]) -> crate::support::Said {
+        let base = [
+            "quantize",
+            "--weights",
+            &self.weights,
+            "--data",
+            &self.data,
+            "--calib-batches",
+            "2",
+        ];
+        let rest = ["--batch-size", "2", "--workers", "1", "--img", "64"];
+        yolo(self.folder.path(), &[&base[..], &rest, more].concat())
+    }
+
+    fn model(&self, out: &str) -> yolo_engine::Checkpoint {
+        let path = self.folder.path().join(out).join("quantized.safetensors");
+        yolo_engine::checkpoint::load(&path).expect("the checkpoint")
+    }
+}
+
+/// Names of convolutions with float weights.
+fn in_float(graph: &Graph) -> Vec<&str> {
+    let float = graph
+        .nodes
+        .iter()
+        .filter(|node| matches!(node.op, Op::Conv2d { weight_quant: None, .. }));
+    float.map(|node| node.name.as_str()).collect()
+}
+
+/// Layers that are named stay in float in the checkpoint and in every file made of it, which computes what the checkpoint does.
+#[test]
+fn named_layers_stay_in_float_everywhere() {
+    let place = Place::new();
+    for backend in ["tensorrt", "onnxruntime", "openvino"] {
+        let said = place
+            .quantize(&[
+                "--backend",
+                backend,
+                "--float-layers",
+                "model.24,model.3.conv",
+                "--json",
+                "--out",
+                backend,
+            ])
+            .ok()
+            .json();
+        let named = json!(["model.3.conv", "model.24.m.0", "model.24.m.1", "model.24.m.2"]);
+        let kept: Vec<_> = (said["float_layers"].as_array().expect("a list").iter())
+            .filter(|name| named.as_array().expect("a list").contains(name))
+            .collect();
+        assert!(
+            kept.len() >= 2 && kept.len() == said["float_layers"].as_array().expect("a list").len(),
+            "{said}"
+        );
+        let model = place.model(backend);
+        let float = in_float(&model.graph);
+        for name in ["model.3.conv", "model.24.m.0", "model.24.m.1", "model.24.m.2"] {
+            assert!(float.contains(&name), "{backend}: {float:?}");
+        }
+        assert!(!float.contains(&"model.5.conv"), "{backend}: {float:?}");
+        let entry = model.meta.history.last().expect("a history");
+        assert_eq!(entry.kind, "float-layers", "{entry:?}");
+        let network = Network::of(&model.graph, &model.params);
+        let file = place.folder.path().join(backend).join("random_qdq.onnx");
+        let file = ModelProto::read(&file).expect("ONNX");
+        vendors::qdq::check(&file, &network).unwrap_or_else(|reason| panic!("{backend}: {reason}"));
+    }
+    for (more, words) in [
+        (&["--float-layers", "model.3.conf"][..], "`model.3.conv`"),
+        (&["--float-layers", "auto,model.3"][..], "auto"),
+        (&["--float-layers", "auto", "--max-drop=-1"][..], "--max-drop"),
+        (
+            &["--float-layers", "model.3", "--backend", "nnie"][..],
+            "every layer on integers",
+        ),
+        (
+            &["--float-layers", "auto", "--backend", "{type: vitis}"][..],
+            "every layer on integers",
+        ),
+    ] {
+        place.quantize(&[more, &["--out", "no"]].concat()).fails(2, &[words]);
+    }
+    assert!(!place.folder.path().join("no").exists());
+}
+
+/// Where nothing is lost, `auto` keeps nothing in float.
+#[test]
+fn no_layer_stays_in_float_without_need() {
+    let place = Place::new();
+    let said = place
+        .quantize(&["--float-layers", "auto", "--select-images", "4", "--json", "--out", "a"])
+        .ok();
+    assert_eq!(said.json()["float_layers"], json!([]));
+    assert!(said.err.contains("0 of"), "{}", said.err);
+}
+
+/// The analysis names every layer once, in three forms, and leaves no model.
+#[test]
+fn sensitivities_are_a_table_json_and_a_picture() {
+    let place = Place::new();
+    let said = place
+        .quantize(&["--analyse", "--select-images", "4", "--out", "a"])
+        .ok();
+    assert!(
+        said.out.contains("alone quantized") && said.out.contains("all quantized:"),
+        "{}",
+        said.out
+    );
+    assert_eq!(
+        files(&place.folder.path().join("a")),
+        ["sensitivity.json", "sensitivity.svg"]
+    );
+    let found = place
+        .quantize(&["--analyse", "--select-images", "4", "--json", "--out", "b"])
+        .ok()
+        .json();
+    let layers = found["layers"].as_array().expect("a list");
+    assert!(layers.len() > 40, "{}", layers.len());
+    let number = |value: &serde_json::Value| value.as_f64().expect("a number");
+    let all = number(&found["snr"]);
+    let gains: Vec<f64> = layers.iter().map(|layer| number(&layer["without"]) - all).collect();
+    assert!(gains.windows(2).all(|pair| pair[0] >= pair[1]), "{gains:?}");
+    assert!(
+        gains[0] > 0.0,
+        "the most sensitive layer takes noise with it: {gains:?}"
+    );
+    // One layer makes less noise than all of them.
+    assert!(layers.iter().all(|layer| number(&layer["alone"]) > all));
+    let svg = std::fs::read_to_string(place.folder.path().join("b/sensitivity.svg")).expect("a picture");
+    let named = |layer: &serde_json::Value| svg.contains(layer["name"].as_str().expect("a name"));
+    assert!(layers.iter().all(named));
+}
+
+/// Refinements change weights and biases, files still agree, and what can't be is refused.
+#[test]
+fn refinements_reach_the_files() {
+    let place = Place::new();
+    let tensors = |out: &str, more: &[&str]| {
+        place.quantize(&[more, &["--out", out]].concat()).ok();
+        let model = place.model(out);
+        let get = |key: &str| model.params.get(key).expect("a tensor").copy();
+        [get("model.5.conv.weight"), get("model.5.conv.bias")]
+    };
+    let [weight, bias] = tensors("plain", &["--bias-correction", "false", "--rounding", "nearest"]);
+    let [same, corrected] = tensors("bias", &["--bias-correction", "--rounding", "nearest"]);
+    assert!(weight.equal(&same) && !bias.equal(&corrected));
+    let [rounded, same] = tensors("rounded", &["--bias-correction", "false", "--rounding", "adaround"]);
+    assert!(!weight.equal(&rounded) && bias.equal(&same));
+    // SiLU lets no factor through; a power-of-two grid is no linear one.
+    place
+        .quantize(&["--equalize", "--out", "no"])
+        .fails(2, &["SiLU", "exact"]);
+    let vitis = ["--rounding", "adaround", "--backend", "vitis", "--out", "no"];
+    place.quantize(&vitis).fails(2, &["--rounding adaround", "PowerOfTwo"]);
+}

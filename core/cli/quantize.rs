@@ -1,12 +1,14 @@
 //! `yolo quantize`.
 
+mod sensitivity;
+
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
 use yolo_data::Split;
 use yolo_engine::checkpoint;
 use yolo_jobs::compute::{self, AmpArgs, DeviceArgs};
-use yolo_jobs::quantize::{Artifacts, Quantization, QuantizeSettings};
+use yolo_jobs::quantize::{Quantization, QuantizeSettings};
 use yolo_jobs::{measure, open};
 
 use crate::error::CliResult;
@@ -39,6 +41,9 @@ pub struct QuantizeArgs {
     device: DeviceArgs,
     #[command(flatten)]
     amp: AmpArgs,
+    /// Calibrate and show which layers lose accuracy: a table, and sensitivity.json and sensitivity.svg in --out; nothing else is written
+    #[arg(long, conflicts_with_all = ["qat_epochs", "float_layers", "resume"])]
+    analyse: bool,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -62,6 +67,18 @@ pub fn run(args: &QuantizeArgs) -> CliResult {
     open::same_classes(session, &args.weights, &model, &args.data, &dataset)?;
     let img = open::image_size(session, settings.img, &model)?;
     let (batch, workers) = (settings.batch_size, settings.workers);
+    let quantization = Quantization {
+        session,
+        dataset: &dataset,
+        img,
+        settings: &settings,
+        precision,
+        folder: &args.out,
+        resume: args.resume,
+    };
+    if args.analyse {
+        return sensitivity::run(&quantization, &model, quantizer.as_ref(), args.json);
+    }
     let loader = open::val_loader(
         session,
         &dataset,
@@ -75,19 +92,10 @@ pub fn run(args: &QuantizeArgs) -> CliResult {
         true,
     )?;
     let [map50_float, map_float] = measure::validate(session, &model, &loader, "val float")?;
-    let quantization = Quantization {
-        session,
-        dataset: &dataset,
-        img,
-        settings: &settings,
-        precision,
-        folder: &args.out,
-        resume: args.resume,
-    };
     let result = quantization.run(&model, quantizer.as_ref())?;
     let stem = args.weights.file_stem().and_then(|s| s.to_str()).unwrap_or("model");
     // Everything that can fail is done before the first file is written.
-    let files = Artifacts::prepare(session, &args.out, stem, &result.model, quantizer.as_ref(), img as i64)?;
+    let files = quantization.artifacts(stem, &result.model, quantizer.as_ref())?;
     let path = args.out.join("quantized.safetensors");
     checkpoint::save(&path, &result.model)?;
     let (own, checks) = files.commit()?;
@@ -104,7 +112,7 @@ pub fn run(args: &QuantizeArgs) -> CliResult {
     if args.json {
         return ui::print_json(&json!({
             "map50_float": map50_float, "map_float": map_float, "map50_ptq": result.ptq[0],
-            "map50_quant": map50_quant, "map_quant": map_quant, "artifacts": artifacts, "checks": checks,
+            "map50_quant": map50_quant, "map_quant": map_quant, "float_layers": result.float_layers, "artifacts": artifacts, "checks": checks,
         }));
     }
     println!("{:>10} {:>8} {:>8}", "", "mAP50", "mAP");
@@ -112,6 +120,9 @@ pub fn run(args: &QuantizeArgs) -> CliResult {
     println!("{:>10} {:>8.4} {:>8.4}", "PTQ", result.ptq[0], result.ptq[1]);
     if settings.qat_epochs > 0 {
         println!("{:>10} {map50_quant:>8.4} {map_quant:>8.4}", "QAT");
+    }
+    if !result.float_layers.is_empty() {
+        println!("in float: {}", result.float_layers.join(", "));
     }
     for artifact in &artifacts {
         println!("{}", artifact.display());

@@ -16,6 +16,8 @@ cargo xtask bench NAME
                                       every light backbone from scratch at equal epochs (docs/backbones.md)
   load [--data YAML] [--weights PT] [--epochs N]
                                       an epoch alone and beside one busy process
+  quant [--set NAME=YAML,WEIGHTS]... [--sizes 320,640] [--backends A,B] [--python PYTHON]
+                                      what calibration loses per backend and option, with --python beside other tools' files
   kill [--times N] [--seed N]         a training killed at N random moments ends in the bits of one that was not
   reference --repo CHECKOUT [--repo2 CHECKOUT] [--python PYTHON] [--only PART,PART] [--json] [...]
                                       ours and the Python YOLOv5 side by side on this machine: docs/benchmarks.md";
@@ -30,6 +32,7 @@ pub fn bench(arguments: &[String]) -> Outcome {
         Some("light") => light(rest),
         Some("torch") => installed(rest),
         Some("load") => load(rest),
+        Some("quant") => quant(rest),
         Some("kill") => kill(rest),
         Some("reference") => reference(rest),
         _ => fail(USAGE),
@@ -140,6 +143,42 @@ fn load(arguments: &[String]) -> Outcome {
         option(arguments, "--weights").unwrap_or("../shared/data/weights/yolov5n.pt"),
         option(arguments, "--epochs").unwrap_or("4"),
     )
+}
+
+fn quant(arguments: &[String]) -> Outcome {
+    let mut sets = Vec::new();
+    for (at, _) in arguments
+        .iter()
+        .enumerate()
+        .filter(|(_, argument)| *argument == "--set")
+    {
+        let value = arguments.get(at + 1).map_or("", String::as_str);
+        let parts = value
+            .split_once('=')
+            .and_then(|(name, rest)| Some((name, rest.split_once(',')?)));
+        let Some((name, (data, weights))) = parts else {
+            return fail(format!("--set {value}: NAME=YAML,WEIGHTS is needed"));
+        };
+        sets.push([name, data, weights]);
+    }
+    if sets.is_empty() {
+        sets.push([
+            "coco128",
+            "../shared/data/coco128/coco128.yaml",
+            "../shared/data/weights/yolov5n.pt",
+        ]);
+    }
+    let protocol = crate::quant::Protocol {
+        sets,
+        sizes: option(arguments, "--sizes").unwrap_or("320").split(',').collect(),
+        backends: option(arguments, "--backends")
+            .unwrap_or("onnxruntime,openvino,tensorrt")
+            .split(',')
+            .collect(),
+        python: option(arguments, "--python"),
+    };
+    crate::quant::is_there(&protocol)?;
+    crate::quant::quant(&yolo()?, &protocol)
 }
 
 /// The test, with more kills and another seed each time.

@@ -9,6 +9,7 @@ mod guests;
 mod installed;
 mod light;
 mod load;
+mod quant;
 mod seeds;
 mod setup;
 mod skipped;
@@ -105,7 +106,7 @@ cargo xtask COMMAND
   wheel [--dir D]    make a Python wheel of the release binary: `pip install` beside torch gives the command `yolo`
   tidy               check the repository: crate edges, forbidden words, sizes, plugin folders
   lint               rustfmt and clippy, as CI runs them
-  bench NAME [ARGS]  slow measurements: bccd, seeds, torch, light, load, kill, reference (see `cargo xtask bench`)
+  bench NAME [ARGS]  slow measurements: bccd, seeds, torch, light, load, quant, kill, reference (see `cargo xtask bench`)
   gpu-pack [ARGS]    collect what xtask/gpu/check.sh needs on a machine with a GPU";
 
 fn main() -> ExitCode {

@@ -14,7 +14,7 @@ use yolo_data::{Dataset, Hyp, Loader, LoaderOptions, Policy, Sample, Split, synt
 use yolo_engine::Checkpoint;
 use yolo_engine::checkpoint::{self, Meta};
 use yolo_engine::prune::{PruneData, PruneOptions, prune};
-use yolo_engine::quant::calibrate;
+use yolo_engine::quant::{CalibrationOptions, calibrate};
 use yolo_engine::train::{
     Distillation, EachEpoch, EpochRow, OptimizerKind, Outcome, Precision, STATE, ScalerState, StepOptions, StepRates,
     Stepper, TrainOptions, check_resume, history, train,
@@ -434,7 +434,9 @@ fn a_quantized_student_learns_from_its_float_parent() {
         let quantizer: Box<dyn Quantizer> = Located::from_value("backend", json!({"type": backend}))
             .read()
             .expect("a quantizer");
-        let quantized = calibrate(&parent, quantizer.as_ref(), &calib, 1, &()).expect("a quantized model");
+        let quantized = calibrate(&parent, quantizer.as_ref(), &calib, &CalibrationOptions::ranges(1), &())
+            .expect("a quantized model")
+            .model;
         for config in ["logits", "cwd", "pkd", "crosskd"] {
             let mut options = options(1);
             options.freeze_norm = true;

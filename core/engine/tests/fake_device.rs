@@ -21,7 +21,7 @@ use yolo_engine::Checkpoint;
 use yolo_engine::checkpoint::Meta;
 use yolo_engine::eval::NmsOptions;
 use yolo_engine::prune::{PruneData, PruneOptions, prune};
-use yolo_engine::quant::calibrate;
+use yolo_engine::quant::{CalibrationOptions, calibrate};
 use yolo_engine::train::{
     Distillation, OptimizerKind, Precision, StepOptions, StepRates, Stepper, TrainOptions, train,
 };
@@ -397,9 +397,9 @@ fn every_quantizer_calibrates_and_trains_there() {
         let quantizer: Box<dyn Quantizer> = Located::from_value(name, config).read().expect("a quantizer");
         let [there, here] = [fake(), Device::Cpu].map(|device| {
             let model = checkpoint("yolov5n", &pictures.names, device);
-            let quantized = calibrate(&model, quantizer.as_ref(), &loader, 2, &())
+            let quantized = calibrate(&model, quantizer.as_ref(), &loader, &CalibrationOptions::ranges(2), &())
                 .unwrap_or_else(|error| panic!("{name} on {device:?}: {error}"));
-            let quantized = quantized.to_device(device);
+            let quantized = quantized.model.to_device(device);
             quantized.params.iter().for_each(|(_, tensor)| {
                 if tensor.is_floating_point() {
                     let _ = tensor.set_requires_grad(true);

@@ -118,6 +118,102 @@ impl Steps {
     }
 }
 
+/// Share of values that lie within one step of the simulated ones, at least.
+pub const WITHIN: f64 = 0.999;
+
+/// What an engine's own kernels made of simulated values, op by op: fused, on integers, with the rounding and the saturation of this
+/// processor.
+#[derive(Debug, Clone, PartialEq, Default, Serialize)]
+pub struct Fused {
+    /// Quantizers that were looked at.
+    pub quantizers: usize,
+    /// Values that they made, and raw maps.
+    pub values: u64,
+    /// Those on the simulated step.
+    pub equal: u64,
+    /// Those on the simulated step or a neighbour of it.
+    pub within: u64,
+    /// The largest distance in steps.
+    pub worst: f64,
+    /// Where that is.
+    pub at: String,
+    /// The share of the quantizer, or map, that has the least of its values within one step.
+    pub least: f64,
+    /// Its name.
+    pub least_at: String,
+}
+
+impl Fused {
+    /// Adds a quantizer whose kernel made `found` of what the simulation made `wanted`.
+    ///
+    /// # Errors
+    /// Where they have other shapes.
+    pub fn add(&mut self, name: &str, found: &Tensor, wanted: &Tensor, step: f64) -> Result<()> {
+        self.quantizers += 1;
+        self.add_map(name, found, wanted, step)
+    }
+
+    /// Adds a raw map.
+    ///
+    /// # Errors
+    /// Where they have other shapes.
+    pub fn add_map(&mut self, name: &str, found: &Tensor, wanted: &Tensor, step: f64) -> Result<()> {
+        if found.size() != wanted.size() {
+            let how = format!("{:?} values instead of {:?}", found.size(), wanted.size());
+            return Err(differs(name, &how));
+        }
+        let distance = found.f_sub(wanted)?.f_div_scalar(step)?.f_abs()?;
+        let count =
+            |below: f64| -> Result<u64> { Ok(distance.f_le(below)?.f_sum(Kind::Int64)?.f_int64_value(&[])? as u64) };
+        let (values, within) = (wanted.numel() as u64, count(1.005)?);
+        let share = within as f64 / values.max(1) as f64;
+        if self.values == 0 || share < self.least {
+            (self.least, self.least_at) = (share, name.to_owned());
+        }
+        self.values += values;
+        self.equal += count(0.5)?;
+        self.within += within;
+        let worst = distance.f_max()?.f_double_value(&[])?;
+        if worst.is_nan() || worst > self.worst {
+            (self.worst, self.at) = (worst, name.to_owned());
+        }
+        Ok(())
+    }
+
+    /// Share of values within one step.
+    pub fn share(&self) -> f64 {
+        self.within as f64 / self.values.max(1) as f64
+    }
+
+    /// Why the engine computes something else than was simulated, if it does: fewer than [`WITHIN`] of all values, or of those of one
+    /// quantizer, lie within one step.
+    pub fn fault(&self) -> Option<String> {
+        if self.values > 0 && self.least >= WITHIN && self.worst.is_finite() {
+            return None;
+        }
+        Some(format!(
+            "{:.3} % of the values lie within one step of the simulated ones, {:.3} % of those of `{}` (at least {} % are wanted), the \
+             farthest {:.1} steps away at `{}`",
+            100.0 * self.share(),
+            100.0 * self.least,
+            self.least_at,
+            100.0 * WITHIN,
+            self.worst,
+            self.at
+        ))
+    }
+
+    /// One line for a person.
+    pub fn summary(&self) -> String {
+        format!(
+            "op by op {:.4} % of the values are the simulated ones, {:.4} % within one step, the farthest {:.1} steps away",
+            100.0 * self.equal as f64 / self.values.max(1) as f64,
+            100.0 * self.share(),
+            self.worst
+        )
+    }
+}
+
 /// A quantizer of the file that is not the simulated one.
 pub fn differs(name: &str, how: &str) -> Error {
     Error::Disagrees(format!("`{name}` of the file is not what was simulated: {how}"))
@@ -159,6 +255,38 @@ mod tests {
                 true
             )
             .is_err()
+        );
+    }
+
+    #[test]
+    fn kernels_that_leave_the_simulated_steps_are_told() {
+        let wanted: Vec<f32> = (0..5000).map(|i| 0.5 * (i % 256) as f32).collect();
+        let fused = |every: usize, by: f32| {
+            let found: Vec<f32> = (wanted.iter().enumerate())
+                .map(|(i, v)| if i % every == 0 { v + by } else { *v })
+                .collect();
+            let mut fused = Fused::default();
+            fused
+                .add("same", &Tensor::from_slice(&wanted), &Tensor::from_slice(&wanted), 0.5)
+                .unwrap();
+            fused
+                .add("q", &Tensor::from_slice(&found), &Tensor::from_slice(&wanted), 0.5)
+                .unwrap();
+            fused
+        };
+        // Neighbours are fine, and four values of 5000 anywhere.
+        for (every, by) in [(1, 0.5), (2, -0.5), (1250, 20.0)] {
+            assert_eq!(fused(every, by).fault(), None, "{every} {by}");
+        }
+        for (every, by) in [(500, 1.0), (5000, f32::NAN), (1, -2.0)] {
+            let fused = fused(every, by);
+            let fault = fused.fault().expect("a fault");
+            assert!(fault.contains("`q`"), "{fault}");
+        }
+        let seen = fused(500, 1.0);
+        assert_eq!(
+            (seen.values, seen.within, seen.equal, seen.worst),
+            (10_000, 9990, 9990, 2.0)
         );
     }
 

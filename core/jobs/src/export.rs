@@ -57,6 +57,9 @@ pub struct ExportSettings {
     /// Write without running the file
     #[arg(long)]
     pub no_check: bool,
+    /// Write files that don't compute what the network computes, too, each with a report beside it
+    #[arg(long, conflicts_with = "no_check")]
+    pub force: bool,
 }
 
 /// The form of quantizers in a file.
@@ -106,6 +109,7 @@ impl Default for ExportSettings {
             conf_thres: 0.25,
             iou_thres: 0.45,
             no_check: false,
+            force: false,
         }
     }
 }
@@ -271,6 +275,7 @@ impl ExportSettings {
             nms,
             opset: self.opset,
             check: !self.no_check,
+            force: self.force,
             names: model.meta.names.clone(),
             ..Request::new(target.format, image)
         })

@@ -137,6 +137,21 @@ fn a_stage_may_say_all_that_its_command_can_and_is_cached_by_all_of_it() {
         let other = key(&format!("  - train: {{epochs: 2, {option}}}\n"));
         assert_eq!(plain, other, "{option} changes no weight");
     }
+    let plain = key("  - quantize: {}\n");
+    for option in [
+        "float-layers: auto",
+        "float-layers: [model.24, model.0.conv]",
+        "max-drop: 0.5",
+        "select-images: 64",
+        "bias-correction: true",
+        "fit-ranges: true",
+        "rounding: adaround",
+        "equalize: true",
+        "force: true",
+    ] {
+        let other = key(&format!("  - quantize: {{{option}}}\n"));
+        assert_ne!(plain, other, "{option} is another quantization");
+    }
     // What the recipe says for all of them stands in the stage, with its own on top.
     let recipe = read("  - train: {epochs: 2, hyp: {lr0: 0.5}}\n  - export: {}\n  - quantize: {hyp: {lr0: 0.25}}\n");
     let [Stage::Train(train), Stage::Export(export), Stage::Quantize(quantize)] = recipe.stages.as_slice() else {

@@ -3,6 +3,7 @@
 //! What lives here: drawing on plain RGB bytes, small SVG files, tables, image files that appear whole or not at all. What must
 //! not: models, tensors, data sets, printing. The crate knows nothing of the others, so it takes plain numbers and names.
 
+mod bars;
 mod canvas;
 mod color;
 mod curves;
@@ -20,6 +21,7 @@ mod text;
 pub mod chart;
 pub mod marks;
 
+pub use bars::{BarColumn, bars};
 pub use canvas::{Canvas, Picture, Rect};
 pub use chart::{Chart, Series, charts};
 pub use color::{class_color, ink_on};

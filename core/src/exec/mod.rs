@@ -11,7 +11,7 @@ pub use crate::ops::window::relative_position_index;
 
 use tch::{Device, Tensor};
 
-use crate::graph::{Graph, Op, ValueId};
+use crate::graph::{Graph, Node, Op, ValueId};
 use crate::ops::{Place, window::Masks};
 use crate::{Error, Params, Result};
 use fused::Fused;
@@ -53,31 +53,12 @@ pub struct Program {
 impl Program {
     /// Binds `graph` to `params` (storage is shared: an optimizer step is seen by the next run).
     pub fn new(graph: &Graph, params: &Params) -> Result<Self> {
-        let mut tensors = Vec::with_capacity(graph.nodes.len());
         let device = params.device();
-        for node in &graph.nodes {
-            let mut own = Vec::new();
-            if let Op::Constant { shape, values } = &node.op {
-                own.push(
-                    Tensor::f_from_slice(values)?
-                        .f_reshape(shape.as_slice())?
-                        .f_to_device(device)?,
-                );
-            }
-            for spec in node.op.params(&node.name) {
-                let tensor = params.require(&spec.key)?;
-                if tensor.size() != spec.shape {
-                    return Err(Error::Params(format!(
-                        "`{}` has shape {:?}, the model needs {:?}",
-                        spec.key,
-                        tensor.size(),
-                        spec.shape
-                    )));
-                }
-                own.push(tensor.shallow_clone());
-            }
-            tensors.push(own);
-        }
+        let tensors = graph
+            .nodes
+            .iter()
+            .map(|node| bind(node, params))
+            .collect::<Result<_>>()?;
         let mut last_use: Vec<usize> = (0..graph.nodes.len()).collect();
         for (index, node) in graph.nodes.iter().enumerate() {
             for input in &node.inputs {
@@ -268,6 +249,34 @@ impl Program {
         };
         Ok((collect(&self.graph.outputs)?, collect(&self.kept)?))
     }
+}
+
+/// The tensors of a node, in the order of its op; a constant has its value there.
+///
+/// # Errors
+/// [`Error::Params`] names a tensor that is absent or has another shape.
+pub(crate) fn bind(node: &Node, params: &Params) -> Result<Vec<Tensor>> {
+    let mut own = Vec::new();
+    if let Op::Constant { shape, values } = &node.op {
+        own.push(
+            Tensor::f_from_slice(values)?
+                .f_reshape(shape.as_slice())?
+                .f_to_device(params.device())?,
+        );
+    }
+    for spec in node.op.params(&node.name) {
+        let tensor = params.require(&spec.key)?;
+        if tensor.size() != spec.shape {
+            return Err(Error::Params(format!(
+                "`{}` has shape {:?}, the model needs {:?}",
+                spec.key,
+                tensor.size(),
+                spec.shape
+            )));
+        }
+        own.push(tensor.shallow_clone());
+    }
+    Ok(own)
 }
 
 /// The same tensor laid out with channels last (NHWC in memory, NCHW in shape): convolutions on CPUs run faster on it and hand

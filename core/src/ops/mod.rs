@@ -13,7 +13,7 @@ mod custom;
 mod deform;
 mod leaf;
 pub(crate) mod norm;
-mod pointwise;
+pub(crate) mod pointwise;
 mod quantize;
 mod random;
 mod reduce;

@@ -108,7 +108,7 @@ impl Weightless for Binary {
     }
 }
 
-fn activate(act: Activation, x: &Tensor, in_place: bool) -> Result<Tensor, tch::TchError> {
+pub(crate) fn activate(act: Activation, x: &Tensor, in_place: bool) -> Result<Tensor, tch::TchError> {
     let mut own = x.shallow_clone();
     match (act, in_place) {
         (Activation::Silu, true) => own.f_silu_(),

@@ -4,7 +4,7 @@ use std::fmt::Debug;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Observer, Placement, Ranges, Scheme};
+use super::{Observer, Placement, Ranges, Refinement, Scheme};
 use crate::graph::{Node, Op};
 use crate::{Error, Result};
 
@@ -26,6 +26,12 @@ pub struct BackendSpec {
     /// The engine that its QDQ files are for, `openvino`, where they are read by one whose form differs from the usual.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub engine: Option<String>,
+    /// What calibration does besides finding ranges, unless asked for something else.
+    #[serde(default)]
+    pub refinement: Refinement,
+    /// Whether its toolchain runs all layers on integers: a table of ranges can't say that one stays in float.
+    #[serde(default)]
+    pub integers_only: bool,
 }
 
 impl Default for BackendSpec {
@@ -41,6 +47,8 @@ impl Default for BackendSpec {
             linear: true,
             integer_ops: false,
             engine: None,
+            refinement: Refinement::default(),
+            integers_only: false,
         }
     }
 }

@@ -6,6 +6,8 @@ use tch::{Kind, Tensor};
 
 use super::FakeQuantSpec;
 use super::spec::Method;
+use crate::graph::Activation;
+use crate::ops::pointwise::activate;
 use crate::{Error, Result};
 
 /// How a range is found.
@@ -68,6 +70,7 @@ pub struct Watch {
     spec: FakeQuantSpec,
     range: Option<Range>,
     batches: usize,
+    behind: Option<Activation>,
 }
 
 impl Watch {
@@ -78,12 +81,19 @@ impl Watch {
             spec,
             range: None,
             batches: 0,
+            behind: None,
         }
+    }
+
+    /// An activation is all that becomes of the tensor: [`Observer::Mse`] counts the error of its results.
+    #[must_use]
+    pub fn behind(self, act: Option<Activation>) -> Self {
+        Self { behind: act, ..self }
     }
 
     /// Looks at the values of one batch.
     pub fn see(&mut self, x: &Tensor) -> Result<()> {
-        let now = tch::no_grad(|| batch_range(self.observer, &self.spec, x))?;
+        let now = tch::no_grad(|| range_behind(self.observer, &self.spec, x, self.behind))?;
         self.batches += 1;
         let weight = 1.0 / self.batches as f64;
         self.range = Some(match (self.range.take(), self.observer) {
@@ -115,6 +125,10 @@ impl Watch {
 /// # Errors
 /// Where a value is NaN or infinite: no scale can be found for it.
 pub fn batch_range(observer: Observer, spec: &FakeQuantSpec, x: &Tensor) -> Result<Range> {
+    range_behind(observer, spec, x, None)
+}
+
+fn range_behind(observer: Observer, spec: &FakeQuantSpec, x: &Tensor, act: Option<Activation>) -> Result<Range> {
     let x = x.detach().to_kind(Kind::Float);
     let rows = if spec.per_channel {
         x.f_reshape([x.size()[0], -1])?
@@ -141,14 +155,20 @@ pub fn batch_range(observer: Observer, spec: &FakeQuantSpec, x: &Tensor) -> Resu
                 max: max.f_minimum(&clip)?,
             })
         }
-        Observer::Mse => best_clip(spec, &rows, &min, &max),
+        Observer::Mse => best_clip(spec, &rows, &min, &max, act),
     }
 }
 
 /// Shrinks the range in steps and keeps, per row, the one with the least squared error. 40 steps down to 1/5: finer and deeper than what
-/// changes results, coarser than what takes time.
-fn best_clip(spec: &FakeQuantSpec, rows: &Tensor, min: &Tensor, max: &Tensor) -> Result<Range> {
-    const STEPS: usize = 40;
+/// changes results, coarser than what takes time. Before an activation, which may make nearly nothing of one side of the range, the two
+/// ends of an asymmetric grid shrink one after the other.
+fn best_clip(
+    spec: &FakeQuantSpec,
+    rows: &Tensor,
+    min: &Tensor,
+    max: &Tensor,
+    act: Option<Activation>,
+) -> Result<Range> {
     // A sample of large activations estimates the error well enough.
     let count = rows.size()[1];
     let step = if rows.size()[0] == 1 {
@@ -156,42 +176,106 @@ fn best_clip(spec: &FakeQuantSpec, rows: &Tensor, min: &Tensor, max: &Tensor) ->
     } else {
         1
     };
-    let sample = rows.f_slice(1, 0, count, step)?;
-    let fixed = FakeQuantSpec {
-        method: if spec.method == Method::Learnable {
-            Method::Fixed
-        } else {
-            spec.method
+    let search = Search {
+        sample: rows.f_slice(1, 0, count, step)?,
+        act,
+        spec,
+        fixed: FakeQuantSpec {
+            method: match spec.method {
+                Method::Learnable => Method::Fixed,
+                other => other,
+            },
+            ..spec.clone()
         },
-        ..spec.clone()
     };
-    let mut best: Option<(Tensor, Tensor, Tensor)> = None;
-    for i in 0..STEPS {
-        let share = 1.0 - 0.02 * i as f64;
-        let range = Range {
-            min: min.f_mul_scalar(share)?,
-            max: max.f_mul_scalar(share)?,
-        };
-        let (scale, zero) = qparams(&range, spec)?;
-        let error = super::fake_quant(&sample, &fixed, &scale, &zero, false)?
-            .f_sub(&sample)?
-            .f_square()?
-            .f_mean_dim(1, false, Kind::Float)?;
-        best = Some(match best {
-            None => (error, range.min, range.max),
-            Some((least, best_min, best_max)) => {
-                let better = error.f_lt_tensor(&least)?;
-                (
-                    error.f_where_self(&better, &least)?,
-                    range.min.f_where_self(&better, &best_min)?,
-                    range.max.f_where_self(&better, &best_max)?,
-                )
-            }
-        });
+    let range = Range {
+        min: min.shallow_clone(),
+        max: max.shallow_clone(),
+    };
+    if act.is_none() || spec.symmetric {
+        return search.shrink(&range, [true, true]);
     }
-    let (min, max) = best.map_or_else(
-        || (min.shallow_clone(), max.shallow_clone()),
-        |(_, min, max)| (min, max),
-    );
-    Ok(Range { min, max })
+    search.shrink(&search.shrink(&range, [true, false])?, [false, true])
+}
+
+/// A search for the range with the least error.
+struct Search<'a> {
+    sample: Tensor,
+    act: Option<Activation>,
+    spec: &'a FakeQuantSpec,
+    /// The quantizer without what it learns.
+    fixed: FakeQuantSpec,
+}
+
+impl Search<'_> {
+    /// The best of the ranges whose lower or upper end, or both, are shares of those of `start`.
+    fn shrink(&self, start: &Range, [lower, upper]: [bool; 2]) -> Result<Range> {
+        const STEPS: usize = 40;
+        let mut best: Option<(Tensor, Range)> = None;
+        for i in 0..STEPS {
+            let share = 1.0 - 0.02 * i as f64;
+            let shrunk = |end: &Tensor, does: bool| end.f_mul_scalar(if does { share } else { 1.0 });
+            let range = Range {
+                min: shrunk(&start.min, lower)?,
+                max: shrunk(&start.max, upper)?,
+            };
+            let error = self.error(&range)?;
+            best = Some(match best {
+                None => (error, range),
+                Some((least, kept)) => {
+                    let better = error.f_lt_tensor(&least)?;
+                    let range = Range {
+                        min: range.min.f_where_self(&better, &kept.min)?,
+                        max: range.max.f_where_self(&better, &kept.max)?,
+                    };
+                    (error.f_where_self(&better, &least)?, range)
+                }
+            });
+        }
+        best.map(|(_, range)| range)
+            .ok_or_else(|| Error::Impossible("there is no range to choose".into()))
+    }
+
+    /// Mean squared error of each row.
+    fn error(&self, range: &Range) -> Result<Tensor> {
+        let (scale, zero) = qparams(range, self.spec)?;
+        let rounded = super::fake_quant(&self.sample, &self.fixed, &scale, &zero, false)?;
+        let apart = match self.act {
+            None => rounded.f_sub(&self.sample)?,
+            Some(act) => activate(act, &rounded, false)?.f_sub(&activate(act, &self.sample, false)?)?,
+        };
+        Ok(apart.f_square()?.f_mean_dim(1, false, Kind::Float)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// SiLU makes nearly nothing of what lies far below zero: a range need not hold it.
+    #[test]
+    fn ranges_before_an_activation_are_those_of_its_results() {
+        let values: Vec<f32> = (0..4000).map(|i| -16.0 + 20.0 * i as f32 / 4000.0).collect();
+        let x = Tensor::from_slice(&values);
+        let spec = FakeQuantSpec {
+            qmin: 0,
+            qmax: 255,
+            per_channel: false,
+            symmetric: false,
+            method: Method::Learnable,
+        };
+        let seen = |act| {
+            let mut watch = Watch::new(Observer::Mse, spec.clone()).behind(act);
+            watch.see(&x).expect("finite");
+            let range = watch.range.expect("it has seen something");
+            [range.min.double_value(&[0]), range.max.double_value(&[0])]
+        };
+        let [low, high] = seen(None);
+        assert!(low < -15.0 && high > 3.7, "{low} {high}");
+        let [low, high] = seen(Some(Activation::Silu));
+        assert!(-12.0 < low && low < -3.0 && high > 3.7, "{low} {high}");
+        // The same range for the results of a ReLU would be wrong by what it cuts off above.
+        let [low, high] = seen(Some(Activation::Relu));
+        assert!(low > -4.0 && high > 3.7, "{low} {high}");
+    }
 }

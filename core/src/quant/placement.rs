@@ -158,6 +158,33 @@ fn is_image(graph: &Graph, value: ValueId) -> bool {
         || node.op.moves_values() && !node.inputs.is_empty() && node.inputs.iter().all(|input| is_image(graph, *input))
 }
 
+/// The activation that is all that becomes of a value, a SiLU that is written as a product included.
+pub(super) fn behind(graph: &Graph, value: ValueId) -> Option<Activation> {
+    let readers: Vec<ValueId> = (graph.values())
+        .filter(|reader| graph.node(*reader).inputs.contains(&value))
+        .collect();
+    if graph.outputs.contains(&value) {
+        return None;
+    }
+    match readers.as_slice() {
+        [only] => match graph.node(*only).op {
+            Op::Act { act } => Some(act),
+            _ => None,
+        },
+        [gate, product] => {
+            let sigmoid = matches!(
+                graph.node(*gate).op,
+                Op::Act {
+                    act: Activation::Sigmoid
+                }
+            );
+            let both = matches!(graph.node(*product).op, Op::Mul) && graph.node(*product).inputs == [value, *gate];
+            (sigmoid && both).then_some(Activation::Silu)
+        }
+        _ => None,
+    }
+}
+
 /// Name of the quantizer of a value.
 pub fn quantizer_name(producer: &str) -> String {
     format!("{producer}.act_quant")

@@ -23,6 +23,13 @@ pub enum Method {
     PowerOfTwoUp,
 }
 
+impl Method {
+    /// Whether its grid points are the same distance apart, which is the scale.
+    pub fn is_linear(self) -> bool {
+        matches!(self, Self::Fixed | Self::Learnable)
+    }
+}
+
 /// One fake quantizer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct FakeQuantSpec {

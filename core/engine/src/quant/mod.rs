@@ -4,9 +4,15 @@
 //!
 //! What must not be here: schemes, placement and file formats of backends (plugins and `yolo_core::quant`).
 
+mod analyse;
+mod mixed;
+
+pub use analyse::{Analysis, Sensitivity, analyse};
+pub use mixed::{Found, fewest};
+
 use tch::Tensor;
-use yolo_core::quant::{Calibration, Quantizer};
-use yolo_core::{Graph, Op, Progress};
+use yolo_core::quant::{self, Calibration, QuantLayer, Quantizer, Refinement};
+use yolo_core::{Graph, Op, Params, Progress};
 use yolo_data::{Hyp, Loader};
 
 use crate::batch::image_tensor;
@@ -37,7 +43,76 @@ pub fn weakness(images: &Loader) -> Option<String> {
     Some(format!("ranges are found on images that say little of others: {lack}"))
 }
 
-/// Post-training quantization: ranges from `batches` batches of `images`. `progress` hears of finished batches and may end it.
+/// How a network is calibrated.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CalibrationOptions {
+    /// Batches of images that ranges are found on.
+    pub batches: usize,
+    /// What is done besides.
+    pub refinement: Refinement,
+}
+
+impl CalibrationOptions {
+    /// Ranges alone.
+    pub fn ranges(batches: usize) -> Self {
+        Self {
+            batches,
+            refinement: Refinement::default(),
+        }
+    }
+}
+
+/// A quantized model with the float tensors that it was made from.
+#[derive(Debug)]
+pub struct Calibrated {
+    /// The quantized model.
+    pub model: Checkpoint,
+    /// The float tensors of the same nodes.
+    float: Params,
+}
+
+impl Calibrated {
+    /// Its quantized layers.
+    pub fn layers(&self) -> Vec<QuantLayer> {
+        quant::layers(&self.model.graph)
+    }
+
+    /// The graph and the tensors with some of the layers in float.
+    ///
+    /// # Errors
+    /// [`Error::Core`] where a name is no layer's.
+    pub fn network(&self, in_float: &[String]) -> Result<(Graph, Params)> {
+        Ok(quant::in_float(
+            &self.model.graph,
+            &self.model.params,
+            &self.float,
+            in_float,
+        )?)
+    }
+
+    /// The model with some of its layers in float, which its history says.
+    ///
+    /// # Errors
+    /// Those of [`Calibrated::network`].
+    pub fn with_float(mut self, in_float: &[String], why: &str) -> Result<Checkpoint> {
+        if in_float.is_empty() {
+            return Ok(self.model);
+        }
+        let (graph, params) = self.network(in_float)?;
+        self.model.meta.history.push(HistoryEntry {
+            kind: "float-layers".into(),
+            summary: format!("{} of {} layers in float{why}", in_float.len(), self.layers().len()),
+            settings: serde_json::to_value(in_float).map_err(yolo_core::Error::from)?,
+        });
+        Ok(Checkpoint::new(graph, params, self.model.meta))
+    }
+}
+
+/// Pixels of the images that layers are reconstructed on: both networks hold the values of all of them at once.
+const SAMPLE: usize = 64 * 320 * 320;
+
+/// Post-training quantization: ranges from batches of `images`, and what the options ask for besides. `progress` hears of finished batches
+/// and may end it.
 ///
 /// # Errors
 /// [`Error::Settings`] where the model is quantized already. [`Error::Core`] names an option of the backend that can't be, the layer whose
@@ -46,9 +121,9 @@ pub fn calibrate(
     model: &Checkpoint,
     quantizer: &dyn Quantizer,
     images: &Loader,
-    batches: usize,
+    options: &CalibrationOptions,
     progress: &dyn Progress,
-) -> Result<Checkpoint> {
+) -> Result<Calibrated> {
     if is_quantized(&model.graph) {
         return Err(Error::Settings(
             "the model is quantized already; start from the float model".into(),
@@ -58,18 +133,34 @@ pub fn calibrate(
     if let Some(weakness) = &weakness {
         progress.say(&format!("warning: {weakness}"));
     }
-    let mut calibration = Calibration::new(quantizer, &model.graph, &model.params)?;
-    let total = batches.clamp(1, images.batches());
+    let refinement = options.refinement;
+    let mut calibration = Calibration::refined(quantizer, &model.graph, &model.params, refinement)?;
+    let total = options.batches.clamp(1, images.batches());
+    let mut sample = Vec::new();
     for (done, batch) in images.epoch(0).take(total).enumerate() {
-        calibration.see(&image_tensor(&batch?, model.params.device())?)?;
+        let batch = batch?;
+        let seen = image_tensor(&batch, model.params.device())?;
+        calibration.see(&seen)?;
+        if refinement.reconstructs() {
+            let pixels = batch.size[0] * batch.size[1] * total;
+            let count = (SAMPLE / pixels.max(1)).clamp(1, batch.len()) as i64;
+            sample.push(seen.f_narrow(0, 0, count)?.f_contiguous()?);
+        }
         progress.step(done + 1, total, "")?;
     }
     let activations = calibration.activations();
-    let (graph, params) = calibration.finish()?;
-    let params = params
-        .iter()
-        .map(|(key, tensor)| (key.to_owned(), own(tensor)))
-        .collect();
+    let sample = match sample.is_empty() {
+        true => Tensor::f_empty([0], (tch::Kind::Float, model.params.device()))?,
+        false => Tensor::f_cat(&sample, 0)?,
+    };
+    let mut step = |done: usize, total: usize| progress.step(done, total, "layers");
+    let made = calibration.finish_on(&sample, &mut step)?;
+    let params = |params: Params| {
+        params
+            .iter()
+            .map(|(key, tensor)| (key.to_owned(), own(tensor)))
+            .collect()
+    };
     let weakness = weakness.map_or(String::new(), |weakness| format!(" ({weakness})"));
     let mut meta = model.meta.clone();
     meta.metrics.clear();
@@ -77,10 +168,13 @@ pub fn calibrate(
     meta.history.push(HistoryEntry {
         kind: "quantize".into(),
         summary: format!("{activations} activation ranges from {total} batches{weakness}"),
-        settings: described.clone(),
+        settings: serde_json::json!({"backend": &described, "refinement": refinement}),
     });
     meta.quantizer = Some(described);
-    Ok(Checkpoint::new(graph, params, meta))
+    Ok(Calibrated {
+        model: Checkpoint::new(made.graph, params(made.params), meta),
+        float: params(made.float),
+    })
 }
 
 /// Contiguous, detached: what a file can hold.

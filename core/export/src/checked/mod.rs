@@ -2,23 +2,23 @@
 
 mod described;
 mod ran;
+mod written;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use tch::{Kind, Tensor};
 use yolo_core::{Graph, Params, passes, testing};
 
 use prost::Message as _;
 
-use crate::deployed::Deployed;
-use crate::engine::{Engine, Ncnn, OpenVino};
+use crate::engine::{Engine, Ncnn, OnnxRuntime, OpenVino};
 use crate::limits::{self, FLOAT, Rounding};
 use crate::onnx::proto::ModelProto;
 use crate::onnx::{self, Difference, Nms, Outputs, Profile};
-use crate::steps::Steps;
-use crate::{Error, Result, file, ncnn, ort, package};
+use crate::{Error, Result, ncnn, ort, package};
 
 pub use ran::Ran;
+pub use written::{Prepared, Written};
 
 use described::{described_ncnn, described_onnx};
 use ran::run_in;
@@ -81,6 +81,8 @@ pub struct Request {
     pub names: Vec<String>,
     /// Whether to run the file before it is written.
     pub check: bool,
+    /// Write a file that does not compute what the network computes, too, with a report beside it.
+    pub force: bool,
     /// Threads of the engine that checks.
     pub threads: usize,
 }
@@ -99,124 +101,9 @@ impl Request {
             opset: None,
             names: Vec::new(),
             check: true,
+            force: false,
             threads: 0,
         }
-    }
-}
-
-/// Files that were written.
-#[derive(Debug, Clone)]
-pub struct Written {
-    /// The files; the first is the one to name.
-    pub files: Vec<PathBuf>,
-    /// Their bytes together.
-    pub size_bytes: u64,
-    /// How far the file is from the network end to end, where both were run. Of an integer file nothing follows from it: one value on
-    /// another step of its grid moves all that come after.
-    pub difference: Option<Difference>,
-    /// How the quantizers of an integer file agree with the simulated ones, each on its own.
-    pub steps: Option<Steps>,
-    /// How far an integer file is from its simulation on this processor, in units of how far that is from the float network. Two
-    /// roundings of one network are 1.4 apart.
-    pub grid_errors: Option<f64>,
-    /// What ran the file.
-    pub engine: &'static str,
-    /// Why it was not compared.
-    pub unchecked: Option<String>,
-    /// What the engine said that the file is for, where that is another one than [`Written::engine`] or was not there.
-    pub ran: Option<Ran>,
-}
-
-impl Written {
-    fn new(files: Vec<PathBuf>, size_bytes: usize, engine: &'static str) -> Self {
-        Self {
-            files,
-            size_bytes: size_bytes as u64,
-            difference: None,
-            steps: None,
-            grid_errors: None,
-            engine,
-            unchecked: None,
-            ran: None,
-        }
-    }
-
-    /// One line for a person: what was compared, and what came out.
-    pub fn summary(&self) -> String {
-        match self.ran.as_ref().map(Ran::summary) {
-            Some(ran) => format!("{}; {ran}", self.compared()),
-            None => self.compared(),
-        }
-    }
-
-    fn compared(&self) -> String {
-        let engine = self.engine;
-        if let Some(reason) = &self.unchecked {
-            return format!("not checked: {reason}");
-        }
-        let ends = self.difference.map(|d| {
-            let raw = match d.raw {
-                // Files of boxes give no raw maps.
-                0.0 => String::new(),
-                raw => format!(", raw values by {raw:.2e}"),
-            };
-            format!(
-                "boxes differ by {:.2e} px, scores by {:.2e}{raw} at most",
-                d.boxes, d.scores
-            )
-        });
-        match (&self.steps, ends) {
-            (Some(steps), ends) => {
-                let ends = ends.map(|ends| format!("; end to end, where roundings spread, {ends}"));
-                let grid = self
-                    .grid_errors
-                    .map(|errors| format!(" ({errors:.2} grid errors on this processor)"));
-                format!(
-                    "checked with {engine}: {}{}{}",
-                    steps.summary(),
-                    ends.unwrap_or_default(),
-                    grid.unwrap_or_default()
-                )
-            }
-            (None, Some(ends)) => format!("checked with {engine}: {ends}"),
-            (None, None) => "not checked".to_owned(),
-        }
-    }
-}
-
-/// Files that agree with their network and are not written yet.
-#[derive(Debug)]
-pub struct Prepared {
-    written: Written,
-    contents: Vec<(PathBuf, Vec<u8>)>,
-}
-
-impl Prepared {
-    /// What will be there.
-    pub fn written(&self) -> &Written {
-        &self.written
-    }
-
-    /// Opens them in an engine before they are written, to measure them; the folder holds copies, and must live as long as the file.
-    ///
-    /// # Errors
-    /// Those of [`Deployed::open`].
-    pub fn open(&self, engine: &'static dyn Engine, threads: usize) -> Result<(Deployed, tempfile::TempDir)> {
-        ran::open(engine, &self.contents, threads)
-    }
-
-    /// The bytes of the first file.
-    pub fn bytes(&self) -> &[u8] {
-        self.contents.first().map_or(&[], |(_, bytes)| bytes)
-    }
-
-    /// Writes the files.
-    ///
-    /// # Errors
-    /// Those of the file system.
-    pub fn commit(self) -> Result<Written> {
-        file::write_together(&self.contents)?;
-        Ok(self.written)
     }
 }
 
@@ -231,7 +118,8 @@ pub fn write(graph: &Graph, params: &Params, request: &Request, path: &Path) -> 
 /// Makes the files of a network and holds them against it.
 ///
 /// # Errors
-/// [`Error::Disagrees`] where a file does not compute what the network computes; others where the format can't hold it.
+/// [`Error::Disagrees`] where a file does not compute what the network computes, unless it is wanted in any case; others where the format
+/// can't hold it.
 pub fn prepare(graph: &Graph, params: &Params, request: &Request, path: &Path) -> Result<Prepared> {
     if let Some(n) = request.batch.filter(|n| *n < 1) {
         return Err(Error::Unsupported(format!("a batch of {n} images makes no sense")));
@@ -267,28 +155,19 @@ fn prepare_onnx(graph: &Graph, params: &Params, request: &Request, path: &Path) 
     let description = described_onnx(&exported.model, graph, request)?;
     let files = vec![path.to_owned(), package::path_of(path)];
     let mut written = Written::new(files, bytes.len() + description.len(), "onnxruntime");
+    let contents = vec![(path.to_owned(), bytes), (package::path_of(path), description)];
+    // More than one image where the number is open, so that this is seen to work.
+    let count = request.batch.unwrap_or(2);
+    let images = testing::input(count, graph.input_channels(), request.image[0], request.image[1]);
     if request.profile == Profile::OpenVino && request.check && request.nms.is_none() {
-        let contents = [
-            (path.to_owned(), bytes.clone()),
-            (package::path_of(path), description.clone()),
-        ];
-        let images = testing::input(
-            request.batch.unwrap_or(2),
-            graph.input_channels(),
-            request.image[0],
-            request.image[1],
-        );
         let (graph, params) = if qdq {
             (graph.clone(), params.shallow_clone())
         } else {
             onnx::strip(graph, params)?
         };
-        written.ran = Some(run_in(
-            &OpenVino,
-            &contents,
-            (&graph, &params, &images),
-            request.threads,
-        )?);
+        let file = qdq.then_some(&exported);
+        let ran = run_in(&OpenVino, &contents, file, (&graph, &params, &images), request.threads);
+        written.ran = written.excuse(request, ran)?;
     }
     if !request.check {
         written.unchecked = Some("nobody asked for it".into());
@@ -297,58 +176,80 @@ fn prepare_onnx(graph: &Graph, params: &Params, request: &Request, path: &Path) 
     } else {
         // Suppressed boxes can't be compared one by one: what goes into the suppression is.
         let (exported, compared) = if request.nms.is_some() {
-            let plain = onnx::export(
-                graph,
-                params,
-                &onnx::Options {
-                    nms: None,
-                    ..options.clone()
-                },
-            )?;
+            let options = onnx::Options {
+                nms: None,
+                ..options.clone()
+            };
+            let plain = onnx::export(graph, params, &options)?;
             let bytes = plain.model.to_bytes()?;
             (plain, bytes)
         } else {
-            (exported, bytes.clone())
+            (exported, contents[0].1.clone())
         };
-        // More than one image where the number is open, so that this is seen to work.
-        let images = testing::input(
-            request.batch.unwrap_or(2),
-            graph.input_channels(),
-            request.image[0],
-            request.image[1],
-        );
-        let mut session = ort::Session::from_bytes(&compared, request.threads)?;
+        let of = (graph, params, &images);
         if qdq {
-            // What will be written, not what was meant.
-            let file = ModelProto::decode(compared.as_slice()).map_err(|error| Error::Disagrees(error.to_string()))?;
-            let (steps, ends) = onnx::steps::check(&file, &exported, &images, request.threads)?;
-            limits::agree(
-                path,
-                ends,
-                limits::last_limit(&exported.graph, &exported.params, &images)?,
-            )?;
-            let found = onnx::check(&mut session, graph, params, &images)?;
-            written.steps = Some(steps);
-            written.grid_errors = Some(found.max_share(limits::noise(graph, params, &images)?));
-            written.difference = Some(found);
+            check_integers(path, &mut written, request, (&exported, &compared), of)?;
         } else {
-            let (graph, params) = onnx::strip(graph, params)?;
-            if request.outputs == Outputs::Decoded && limits::saturated(&graph, &params, &images)? {
-                // Of scores that are all 0 or 1 nothing can be seen; of what they are made of, it can.
-                let raw = onnx::Options {
-                    outputs: Outputs::Raw,
-                    nms: None,
-                    ..options
-                };
-                let file = onnx::export(&graph, &params, &raw)?.model.to_bytes()?;
-                session = ort::Session::from_bytes(&file, request.threads)?;
-            }
-            let of = (&graph, &params, &images);
-            (written.difference, written.unchecked) = float_onnx(path, &mut session, of)?;
+            check_float(path, &mut written, request, (&options, &compared), of)?;
         }
     }
-    let contents = vec![(path.to_owned(), bytes), (package::path_of(path), description)];
     Ok(Prepared { written, contents })
+}
+
+/// Runs an integer file on onnxruntime: each quantizer alone, each op with the engine's own kernels, and the whole.
+fn check_integers(
+    path: &Path,
+    written: &mut Written,
+    request: &Request,
+    (exported, bytes): (&onnx::Exported, &[u8]),
+    (graph, params, images): Against<'_>,
+) -> Result<()> {
+    // What will be written, not what was meant.
+    let file = ModelProto::decode(bytes).map_err(|error| Error::Disagrees(error.to_string()))?;
+    let steps = onnx::steps::check(&file, exported, images, request.threads);
+    if let Some((steps, ends)) = written.excuse(request, steps)? {
+        let limit = limits::last_limit(&exported.graph, &exported.params, images)?;
+        written.excuse(request, limits::agree(path, ends, limit))?;
+        written.steps = Some(steps);
+        let fused = onnx::steps::run_fused(&file, exported, images, &OnnxRuntime, request.threads)?;
+        // Of a file for another engine nothing follows from it.
+        if request.profile == Profile::Ort {
+            written.excuse(request, ran::judge(path, OnnxRuntime.title(), &fused))?;
+        }
+        written.fused = Some(fused);
+    }
+    let mut session = ort::Session::from_bytes(bytes, request.threads)?;
+    let found = onnx::check(&mut session, graph, params, images)?;
+    written.grid_errors = Some(found.max_share(limits::noise(graph, params, images)?));
+    written.difference = Some(found);
+    Ok(())
+}
+
+/// Runs a float file on onnxruntime.
+fn check_float(
+    path: &Path,
+    written: &mut Written,
+    request: &Request,
+    (options, bytes): (&onnx::Options, &[u8]),
+    (graph, params, images): Against<'_>,
+) -> Result<()> {
+    let mut session = ort::Session::from_bytes(bytes, request.threads)?;
+    let (graph, params) = onnx::strip(graph, params)?;
+    if request.outputs == Outputs::Decoded && limits::saturated(&graph, &params, images)? {
+        // Of scores that are all 0 or 1 nothing can be seen; of what they are made of, it can.
+        let raw = onnx::Options {
+            outputs: Outputs::Raw,
+            nms: None,
+            ..options.clone()
+        };
+        let file = onnx::export(&graph, &params, &raw)?.model.to_bytes()?;
+        session = ort::Session::from_bytes(&file, request.threads)?;
+    }
+    let found = float_onnx(path, &mut session, (&graph, &params, images));
+    if let Some((difference, unchecked)) = written.excuse(request, found)? {
+        (written.difference, written.unchecked) = (difference, unchecked);
+    }
+    Ok(())
 }
 
 fn prepare_ncnn(graph: &Graph, params: &Params, request: &Request, path: &Path) -> Result<Prepared> {
@@ -398,12 +299,15 @@ fn prepare_ncnn(graph: &Graph, params: &Params, request: &Request, path: &Path) 
         // What will be written, not what was meant.
         let read = ncnn::model::Net::parse(&text, &bytes)?;
         if quantized {
-            let (steps, ends) = ncnn::steps::check(&read, graph, params, &images)?;
-            limits::agree(path, ends, limits::last_limit(graph, params, &images)?)?;
-            let found = ncnn::check(&read, graph, params, &images)?;
-            written.steps = Some(steps);
-            written.difference = Some(found);
-            written.ran = Some(run_in(&Ncnn, &contents, (graph, params, &images), request.threads)?);
+            let steps = ncnn::steps::check(&read, graph, params, &images);
+            if let Some((steps, ends)) = written.excuse(request, steps)? {
+                let limit = limits::last_limit(graph, params, &images)?;
+                written.excuse(request, limits::agree(path, ends, limit))?;
+                written.steps = Some(steps);
+            }
+            written.difference = Some(ncnn::check(&read, graph, params, &images)?);
+            let ran = run_in(&Ncnn, &contents, None, (graph, params, &images), request.threads);
+            written.ran = written.excuse(request, ran)?;
         } else {
             // Half weights are compared with the network that has them.
             let (graph, params) = if request.half {
@@ -412,9 +316,12 @@ fn prepare_ncnn(graph: &Graph, params: &Params, request: &Request, path: &Path) 
                 (graph.clone(), params.shallow_clone())
             };
             let of = (&graph, &params, &images);
-            (written.difference, written.unchecked) = float_ncnn(path, &read, of)?;
+            if let Some(found) = written.excuse(request, float_ncnn(path, &read, of))? {
+                (written.difference, written.unchecked) = found;
+            }
             if written.unchecked.is_none() {
-                written.ran = Some(run_in(&Ncnn, &contents, of, request.threads)?);
+                let ran = run_in(&Ncnn, &contents, None, of, request.threads);
+                written.ran = written.excuse(request, ran)?;
             }
         }
     } else {

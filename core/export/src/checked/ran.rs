@@ -1,14 +1,17 @@
 //! Files that are run in the engine that they are for before they are written.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use prost::Message as _;
 use tch::{Kind, Tensor};
 
 use super::Against;
 use crate::deployed::Deployed;
 use crate::engine::Engine;
 use crate::limits::{self, FLOAT, Rounding, agree, run};
-use crate::onnx::{self, Difference};
+use crate::onnx::proto::ModelProto;
+use crate::onnx::{self, Difference, Exported};
+use crate::steps::Fused;
 use crate::{Error, Result};
 
 /// What the engine made of a file that it is for.
@@ -18,6 +21,8 @@ pub struct Ran {
     pub engine: &'static str,
     /// Largest differences to the network, where it ran the file.
     pub difference: Option<Difference>,
+    /// What its kernels make of simulated values, of an integer ONNX file.
+    pub fused: Option<Fused>,
     /// How far an integer file is from its simulation in the mean, in units of how far that is from the float network.
     pub grid_errors: Option<f64>,
     /// Why it did not run it.
@@ -34,9 +39,14 @@ impl Ran {
         let grid = self
             .grid_errors
             .map(|errors| format!(" ({errors:.2} grid errors in the mean)"));
+        let fused = self
+            .fused
+            .as_ref()
+            .map(|fused| format!("{}; end to end ", fused.summary()));
         let d = self.difference.unwrap_or_default();
         format!(
-            "run by {engine}: boxes differ by {:.2e} px, scores by {:.2e} at most{}",
+            "run by {engine}: {}boxes differ by {:.2e} px, scores by {:.2e} at most{}",
+            fused.unwrap_or_default(),
             d.boxes,
             d.scores,
             grid.unwrap_or_default()
@@ -48,20 +58,36 @@ impl Ran {
 /// network are 1.4 apart; an engine that computes something else is several.
 const MEAN: f64 = 2.0;
 
-/// Runs the files, which are not written yet, in an engine and compares boxes and scores with those of the network. An engine that is not
-/// there is no error.
+/// Refuses a file whose kernels leave the simulated steps.
+///
+/// # Errors
+/// [`Error::Disagrees`] with the shares.
+pub(super) fn judge(path: &Path, engine: &str, fused: &Fused) -> Result<()> {
+    match fused.fault() {
+        None => Ok(()),
+        Some(fault) => Err(Error::Disagrees(format!(
+            "{}: {engine} would compute something else than was simulated: {fault}",
+            path.display()
+        ))),
+    }
+}
+
+/// Runs the files, which are not written yet, in an engine and compares boxes and scores with those of the network; an integer ONNX file
+/// also op by op, where `exported` says what it was made from. An engine that is not there is no error.
 ///
 /// # Errors
 /// Where the engine refuses the file or crashes on it, and [`Error::Disagrees`] where it computes something else.
 pub(super) fn run_in(
     engine: &'static dyn Engine,
     contents: &[(PathBuf, Vec<u8>)],
+    exported: Option<&Exported>,
     (graph, params, images): Against<'_>,
     threads: usize,
 ) -> Result<Ran> {
     let mut ran = Ran {
         engine: engine.title(),
         difference: None,
+        fused: None,
         grid_errors: None,
         not_run: None,
     };
@@ -77,7 +103,13 @@ pub(super) fn run_in(
     let found = file.predict(images)?;
     let wanted = head.decode(&run(graph, params, images)?)?;
     let difference = onnx::difference(&found, &wanted)?;
-    let path = contents.first().map_or_else(PathBuf::new, |(path, _)| path.clone());
+    let (path, bytes) = contents.first().cloned().unwrap_or_default();
+    if let Some(exported) = exported {
+        let model = ModelProto::decode(bytes.as_slice()).map_err(|error| Error::Disagrees(error.to_string()))?;
+        let fused = onnx::steps::run_fused(&model, exported, images, engine, threads)?;
+        judge(&path, ran.engine, &fused)?;
+        ran.fused = Some(fused);
+    }
     if onnx::is_quantized(graph) {
         let (plain, plain_params) = onnx::strip(graph, params)?;
         let float = head.decode(&run(&plain, &plain_params, images)?)?;

@@ -15,7 +15,8 @@ use super::proto::{
     TensorTypeProto, TypeProto, ValueInfoProto,
 };
 use super::{Difference, Exported, qdq};
-use crate::steps::{Grid, Steps, differs};
+use crate::engine::{Array, Engine};
+use crate::steps::{Fused, Grid, Steps, differs};
 use crate::{Error, Result, ort};
 
 /// A quantizer of the simulation.
@@ -59,6 +60,104 @@ pub fn check(file: &ModelProto, exported: &Exported, images: &Tensor, threads: u
     }
     let outputs = compare(&results, &exported.graph, &maps)?;
     Ok((steps.finish()?, outputs))
+}
+
+/// Holds each op of `file` as `engine` runs it, fused and on integers, against the simulation: as [`check`], but what reads a simulated
+/// value reads it from a pair of quantizers, so that the engine finds one before and one behind every op, as in the file itself.
+///
+/// # Errors
+/// Those of the engine; names a quantizer that the file lacks, or that gives another shape.
+pub fn run_fused(
+    file: &ModelProto,
+    exported: &Exported,
+    images: &Tensor,
+    engine: &dyn Engine,
+    threads: usize,
+) -> Result<Fused> {
+    let (quantizers, maps) = simulate(exported, images)?;
+    let mut cut = cut(file, &quantizers)?;
+    pair_inputs(&mut cut, &quantizers)?;
+    let raw: Vec<String> = (exported.graph.outputs.iter())
+        .map(|value| exported.names[value.index()].clone())
+        .collect();
+    show(&mut cut, &raw, &maps);
+    let folder = tempfile::tempdir().map_err(|source| Error::write(&std::env::temp_dir(), source))?;
+    let path = folder.path().join("steps.onnx");
+    cut.write(&path)?;
+    let mut network = engine.open(&path, threads)?;
+    let mut inputs = vec![Array::of("images", images)?];
+    for quantizer in &quantizers {
+        inputs.push(Array::of(&simulated(&quantizer.name), &quantizer.value)?);
+    }
+    let made = network.run(&inputs)?;
+    let tensor = |name: &str| -> Result<Option<Tensor>> {
+        made.iter()
+            .find(|array| array.name == name)
+            .map(Array::tensor)
+            .transpose()
+    };
+    let mut fused = Fused::default();
+    for quantizer in &quantizers {
+        let found = tensor(&found(&quantizer.name))?.ok_or_else(|| differs(&quantizer.name, "it gives nothing"))?;
+        fused.add(
+            &quantizer.name,
+            &found,
+            &quantizer.value,
+            f64::from(quantizer.grid.scale),
+        )?;
+    }
+    // The raw maps have no grid: a step is what it would be of eight bits.
+    for (name, wanted) in raw.iter().zip(&maps) {
+        let found = tensor(name)?.ok_or_else(|| differs(name, "it gives nothing"))?;
+        let span = wanted.f_max()?.f_double_value(&[])? - wanted.f_min()?.f_double_value(&[])?;
+        fused.add_map(name, &found, wanted, span / 255.0)?;
+    }
+    Ok(fused)
+}
+
+/// Makes values outputs.
+fn show(file: &mut ModelProto, names: &[String], values: &[Tensor]) {
+    if let Some(graph) = &mut file.graph {
+        for (name, value) in names.iter().zip(values) {
+            if !graph.output.iter().any(|output| output.name == *name) {
+                graph.output.push(float(name.clone(), &value.size()));
+            }
+        }
+    }
+}
+
+/// Name of the input that holds a simulated value.
+fn simulated(name: &str) -> String {
+    format!("{name}.simulated")
+}
+
+/// Puts a pair of quantizers behind each simulated value; it changes nothing, as the value lies on its grid.
+fn pair_inputs(file: &mut ModelProto, quantizers: &[Quantizer]) -> Result<()> {
+    let graph = (file.graph.as_mut()).ok_or_else(|| Error::Unsupported("the file holds no network".into()))?;
+    let mut pairs = Vec::with_capacity(2 * quantizers.len());
+    for Quantizer { name, .. } in quantizers {
+        let made = found(name);
+        let last = graph.node.iter().find(|node| node.output.first() == Some(&made));
+        let last = last.ok_or_else(|| differs(name, "nothing makes it"))?;
+        let integers = format!("{name}.simulated.q");
+        let half = |op: &str, input: String, output: String| NodeProto {
+            op_type: op.to_owned(),
+            name: format!("{name}.simulated.{op}"),
+            input: std::iter::once(input)
+                .chain(last.input.iter().skip(1).cloned())
+                .collect(),
+            output: vec![output],
+            ..NodeProto::default()
+        };
+        pairs.push(half("QuantizeLinear", simulated(name), integers.clone()));
+        pairs.push(half("DequantizeLinear", integers, name.clone()));
+        for input in graph.input.iter_mut().filter(|input| input.name == *name) {
+            input.name = simulated(name);
+        }
+    }
+    // Nodes stand in the order in which they are computed.
+    graph.node.splice(0..0, pairs);
+    Ok(())
 }
 
 /// Values of all quantizers, and the network's maps.

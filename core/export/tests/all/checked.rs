@@ -1,6 +1,7 @@
 //! Files are written only if they compute what their network computes.
 
 use yolo_export::checked::{Format, Request, write};
+use yolo_export::engine::OnnxRuntime;
 use yolo_export::ncnn;
 use yolo_export::ncnn::model::{Layer, Net, Weight};
 use yolo_export::onnx::proto::{GraphProto, ModelProto, TensorProto};
@@ -135,6 +136,27 @@ fn a_file_that_computes_something_else_is_not_written() {
         assert!(error.contains(name) && error.contains("nothing was written"), "{error}");
     }
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    // Wanted in any case: the file with what is wrong with it beside it.
+    for (format, name) in [(Format::Onnx, "a.onnx"), (Format::Ncnn, "a.param")] {
+        let request = Request {
+            force: true,
+            ..Request::new(format, [64; 2])
+        };
+        let written = write(&graph, &broken, &request, &dir.path().join(name)).unwrap();
+        assert!(written.summary().contains("FAILED"), "{}", written.summary());
+        let report = dir.path().join(format!("{name}.report.json"));
+        assert!(written.files.contains(&report) && written.files.iter().all(|file| file.is_file()));
+        let report: serde_json::Value = serde_json::from_slice(&std::fs::read(&report).unwrap()).unwrap();
+        let fault = report["faults"][0].as_str().unwrap();
+        assert!(fault.contains(name), "{fault}");
+    }
+    // A file without a fault has no report.
+    let request = Request {
+        force: true,
+        ..Request::new(Format::Onnx, [64; 2])
+    };
+    let written = write(&graph, &params, &request, &dir.path().join("b.onnx")).unwrap();
+    assert!(written.faults.is_empty() && !dir.path().join("b.onnx.report.json").exists());
 }
 
 #[test]
@@ -233,6 +255,42 @@ fn a_qdq_file_with_one_fault_is_rejected() {
                 ),
             }
         }
+    }
+}
+
+/// The same faults, seen in what the engine's own kernels make of simulated values.
+#[test]
+fn kernels_of_a_file_with_one_fault_leave_the_simulated_steps() {
+    if !engine() {
+        return;
+    }
+    let graph = tiny(3);
+    let params = fill(&graph, 2.5);
+    let images = image(1, 3, 96, 64);
+    let (quantized, weights) = quantize(&graph, &params, &images, &range(0, 255), 1.0);
+    let options = onnx::Options {
+        image: [96, 64],
+        profile: Profile::Ort,
+        ..onnx::Options::default()
+    };
+    let exported = onnx::export(&quantized, &weights, &options).unwrap();
+    let run = |file: &ModelProto| onnx::steps::run_fused(file, &exported, &images, &OnnxRuntime, 1);
+    let right = run(&exported.model).unwrap();
+    assert_eq!(right.fault(), None, "{}", right.summary());
+    assert!(
+        right.quantizers > 20 && right.share() > 0.9999 && right.values > 10_000,
+        "{right:?}"
+    );
+    for (what, change) in faults() {
+        let mut file = exported.model.clone();
+        change(file.graph.as_mut().unwrap());
+        let said = match run(&file) {
+            Err(error) => error.to_string(),
+            Ok(fused) => fused
+                .fault()
+                .unwrap_or_else(|| panic!("{what} passes: {}", fused.summary())),
+        };
+        println!("{what}: {said}");
     }
 }
 

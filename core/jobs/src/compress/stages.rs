@@ -16,7 +16,7 @@ use super::recipe::{Recipe, Stage};
 use crate::error::{Error, Result};
 use crate::export::Target;
 use crate::prune::{PruneSettings, Pruning, write_plan};
-use crate::quantize::{Artifacts, Quantization, QuantizeSettings};
+use crate::quantize::{Quantization, QuantizeSettings};
 use crate::train::{Job, TrainSettings, penalty, teacher};
 use crate::{Compute, Session, compute, measure, open};
 
@@ -460,9 +460,10 @@ impl<'a> Context<'a> {
         };
         let result = quantization.run(&model, quantizer.as_ref())?;
         let name = &self.recipe.name;
-        let files = Artifacts::prepare(self.session, place, name, &result.model, quantizer.as_ref(), img as i64)?;
+        let files = quantization.artifacts(name, &result.model, quantizer.as_ref())?;
         let (artifacts, checks) = files.commit()?;
-        let details = json!({"ptq": result.ptq, "artifacts": artifacts, "checks": checks});
+        let details =
+            json!({"ptq": result.ptq, "float_layers": result.float_layers, "artifacts": artifacts, "checks": checks});
         let path = place.join("quantized.safetensors");
         let epochs = self.epochs + settings.qat_epochs as u64;
         let metrics = if img == self.size() {

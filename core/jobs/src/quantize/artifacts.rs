@@ -1,21 +1,22 @@
 //! The files of a backend: made and checked first, written when all agree.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use yolo_core::{Quantizer, quant};
 use yolo_engine::Checkpoint;
 use yolo_export::Error as Export;
 use yolo_export::checked::{self, Format, Prepared, Request, Written};
 use yolo_export::onnx::{Difference, Profile};
-use yolo_export::steps::Steps;
+use yolo_export::steps::{Fused, Steps};
 
+use super::{Agreement, Quantization};
 use crate::error::Result;
-use crate::{Session, files};
+use crate::files;
 
 /// The files of a backend, held against the quantized network and not written yet: its text files with the float network that they belong
 /// to, and the QDQ network where the scheme has one.
 pub struct Artifacts {
-    networks: Vec<Prepared>,
+    networks: Vec<(Prepared, Option<Agreement>)>,
     texts: Vec<(PathBuf, String)>,
 }
 
@@ -28,68 +29,83 @@ pub struct Checked {
     pub diff: Option<Difference>,
     /// Its quantizers, each on its own.
     pub steps: Option<Steps>,
+    /// What the engine's own kernels make of simulated values.
+    pub fused: Option<Fused>,
     /// Why it was not run.
     pub unchecked: Option<String>,
+    /// What it computes otherwise: it was written all the same.
+    pub faults: Vec<String>,
+    /// What it finds on pictures, beside what the network finds.
+    pub detections: Option<Agreement>,
     /// All of it for a person.
     pub said: String,
 }
 
-impl From<&Written> for Checked {
-    fn from(written: &Written) -> Self {
+impl Checked {
+    fn of(written: &Written, detections: Option<Agreement>) -> Self {
+        let own = written.ran.as_ref().and_then(|ran| ran.fused.as_ref());
+        let found = detections.as_ref().map(|found| format!("; {}", found.summary()));
         Self {
             path: written.files[0].clone(),
             diff: written.difference,
             steps: written.steps,
+            fused: own.or(written.fused.as_ref()).cloned(),
             unchecked: written.unchecked.clone(),
-            said: written.summary(),
+            faults: written.faults.clone(),
+            said: written.summary() + &found.unwrap_or_default(),
+            detections,
         }
     }
 }
 
-impl Artifacts {
-    /// Makes and checks them for images of `img` pixels; they will stand in `folder`, named after `stem`.
+impl Quantization<'_> {
+    /// Makes the files of the backend, named after `stem`, and holds them against the network.
     ///
     /// # Errors
-    /// Where a file does not compute what the network computes, or the backend has neither files nor a QDQ network.
-    pub fn prepare(
-        session: Session<'_>,
-        folder: &Path,
-        stem: &str,
-        model: &Checkpoint,
-        quantizer: &dyn Quantizer,
-        img: i64,
-    ) -> Result<Self> {
+    /// Where a file does not compute what the network computes, unless it is wanted in any case; where the backend has neither files nor a
+    /// QDQ network.
+    pub fn artifacts(&self, stem: &str, model: &Checkpoint, quantizer: &dyn Quantizer) -> Result<Artifacts> {
         let ranges = quant::Ranges::of(&model.graph, &model.params)?;
         let texts = quantizer.artifacts(stem, &ranges)?;
         let prepare = |format, name: String| {
             let request = Request {
                 profile: profile_of(quantizer),
                 names: model.meta.names.clone(),
-                ..Request::new(format, [img; 2])
+                force: self.settings.force,
+                ..Request::new(format, [self.img as i64; 2])
             };
-            checked::prepare(&model.graph, &model.params, &request, &folder.join(name))
+            checked::prepare(&model.graph, &model.params, &request, &self.folder.join(name))
         };
         let mut networks = Vec::new();
         if !texts.is_empty() {
-            networks.push(prepare(Format::Onnx, format!("{stem}_deploy_model.onnx"))?);
+            networks.push((prepare(Format::Onnx, format!("{stem}_deploy_model.onnx"))?, None));
         }
         match prepare(Format::OnnxQdq, format!("{stem}_qdq.onnx")) {
-            Ok(file) => networks.push(file),
+            Ok(file) => {
+                let found = self.agreement(model, &file, profile_of(quantizer))?;
+                networks.push((file, found));
+            }
             // A logarithmic or power-of-two grid with odd rounding has no QDQ form; the backend's own files are all there is.
             Err(error @ (Export::Node { .. } | Export::Unsupported(_))) if !networks.is_empty() => {
-                session.say(format!("no QDQ file: {error}"));
+                self.session.say(format!("no QDQ file: {error}"));
+            }
+            Err(error @ Export::Disagrees(_)) => {
+                let help = "--force writes it with a report of all that was compared beside it";
+                return Err(crate::Error::Failed(format!("{error}\n  help: {help}")));
             }
             Err(error) => return Err(error.into()),
         }
-        Ok(Self {
+        Ok(Artifacts {
             networks,
             texts: texts
                 .into_iter()
-                .map(|file| (folder.join(&file.name), file.text))
+                .map(|file| (self.folder.join(&file.name), file.text))
                 .collect(),
         })
     }
+}
 
+impl Artifacts {
     /// Writes them; the files, and what each network was compared with.
     ///
     /// # Errors
@@ -100,9 +116,9 @@ impl Artifacts {
             files::write(&path, text.as_bytes())?;
             paths.push(path);
         }
-        for network in self.networks {
+        for (network, found) in self.networks {
             let written = network.commit()?;
-            checks.push(Checked::from(&written));
+            checks.push(Checked::of(&written, found));
             paths.extend(written.files);
         }
         Ok((paths, checks))

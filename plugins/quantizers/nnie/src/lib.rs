@@ -29,6 +29,7 @@ impl Quantizer for Nnie {
             },
             placement: Placement::inputs_of(&["conv2d", "linear", "max-pool", "avg-pool", "upsample", "add", "mul"]),
             linear: true,
+            integers_only: true,
             ..BackendSpec::default()
         }
         .observed_by(self.observer)

@@ -48,7 +48,7 @@ impl Quantizer for OnnxRuntime {
             },
             linear: true,
             integer_ops: true,
-            engine: None,
+            ..BackendSpec::default()
         }
     }
 }

@@ -38,6 +38,7 @@ impl Quantizer for PplW8A16 {
                 ..Placement::inputs_of(&OPS).and_outputs_of(&OPS)
             },
             linear: true,
+            integers_only: true,
             ..BackendSpec::default()
         }
         .observed_by(self.observer)
@@ -93,6 +94,7 @@ impl Quantizer for PplCuda {
                 ..Placement::inputs_of(&OPS).and_outputs_of(&OPS)
             },
             linear: true,
+            integers_only: true,
             ..BackendSpec::default()
         }
         .observed_by(self.observer)

@@ -35,6 +35,7 @@ impl Quantizer for Snpe {
                 ..Placement::inputs_of(&OPS).and_outputs_of(&OPS)
             },
             linear: true,
+            integers_only: true,
             ..BackendSpec::default()
         }
         .observed_by(self.observer)

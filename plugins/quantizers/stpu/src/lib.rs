@@ -33,6 +33,7 @@ impl Quantizer for Stpu {
                 ..Placement::inputs_of(&OPS).and_outputs_of(&OPS)
             },
             linear: true,
+            integers_only: true,
             ..BackendSpec::default()
         }
         .observed_by(self.observer)

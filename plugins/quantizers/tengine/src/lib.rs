@@ -38,6 +38,7 @@ impl Quantizer for Tengine {
                 ..Placement::inputs_of(&OPS).and_outputs_of(&OPS)
             },
             linear: true,
+            integers_only: true,
             ..BackendSpec::default()
         }
         .observed_by(self.observer)

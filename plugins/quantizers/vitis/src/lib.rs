@@ -31,6 +31,7 @@ impl Quantizer for Vitis {
                 "conv2d", "linear", "avg-pool", "max-pool", "add", "mul", "concat", "upsample",
             ]),
             linear: true,
+            integers_only: true,
             ..BackendSpec::default()
         }
         .observed_by(self.observer)
