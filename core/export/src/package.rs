@@ -186,7 +186,10 @@ impl Package {
             return Err(wrong(reason));
         }
         if package.task != "detect" {
-            return Err(wrong(format!("its task is `{}`; this program has `detect`", package.task)));
+            return Err(wrong(format!(
+                "its task is `{}`; this program has `detect`",
+                package.task
+            )));
         }
         if package.checksum.as_ref().is_some_and(|sum| *sum != package.sum()) {
             let reason = "its `input`, `letterbox` or `output` was changed after `yolo export` wrote it: write the file again, or take the \
@@ -276,7 +279,11 @@ pub fn known(file: &Path) -> Result<Known> {
         };
         return Ok(Known {
             package: None,
-            classes: entry("names").map(names).transpose().map_err(|reason| wrong(file, reason))?.unwrap_or_default(),
+            classes: entry("names")
+                .map(names)
+                .transpose()
+                .map_err(|reason| wrong(file, reason))?
+                .unwrap_or_default(),
             stride: entry("stride").and_then(|text| text.trim().parse().ok()),
         });
     }
@@ -291,7 +298,13 @@ pub fn known(file: &Path) -> Result<Known> {
         })?;
     Ok(Known {
         package: None,
-        classes: located.value.get("names").map(listed).transpose().map_err(|reason| wrong(&beside, reason))?.unwrap_or_default(),
+        classes: located
+            .value
+            .get("names")
+            .map(listed)
+            .transpose()
+            .map_err(|reason| wrong(&beside, reason))?
+            .unwrap_or_default(),
         stride: located.value.get("stride").and_then(Value::as_i64),
     })
 }
@@ -300,7 +313,11 @@ pub fn known(file: &Path) -> Result<Known> {
 fn names(text: &str) -> Result<Vec<String>, String> {
     match serde_json::from_str(text) {
         Ok(value) => listed(&value),
-        Err(_) => listed(&yolo_core::config::Located::parse("names", text).map_err(|error| error.to_string())?.value),
+        Err(_) => listed(
+            &yolo_core::config::Located::parse("names", text)
+                .map_err(|error| error.to_string())?
+                .value,
+        ),
     }
 }
 

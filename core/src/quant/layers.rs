@@ -72,7 +72,8 @@ pub fn named(layers: &[QuantLayer], names: &[String]) -> Result<Vec<String>> {
     Ok(layers
         .iter()
         .zip(found)
-        .filter_map(|(layer, is)| is.then(|| layer.name.clone()))
+        .filter(|(_, is)| *is)
+        .map(|(layer, _)| layer.name.clone())
         .collect())
 }
 

@@ -194,8 +194,12 @@ pub(super) fn model_from(
         ))
     })?;
     graph.validate().map_err(|error| fail(error.to_string()))?;
-    let meta: Meta =
-        serde_json::from_str(field("meta")?).map_err(|error| fail(format!("its metadata can't be read ({})", yolo_core::config::in_words(&error))))?;
+    let meta: Meta = serde_json::from_str(field("meta")?).map_err(|error| {
+        fail(format!(
+            "its metadata can't be read ({})",
+            yolo_core::config::in_words(&error)
+        ))
+    })?;
     meta_agrees(&meta, &graph).map_err(fail)?;
 
     let mut params = Params::new();
@@ -260,7 +264,10 @@ fn meta_agrees(meta: &Meta, graph: &Graph) -> Result<(), String> {
         ));
     }
     if meta.image_size < 0 {
-        return Err(format!("its metadata says images of {} pixels: {changed}", meta.image_size));
+        return Err(format!(
+            "its metadata says images of {} pixels: {changed}",
+            meta.image_size
+        ));
     }
     Ok(())
 }
@@ -304,7 +311,11 @@ mod tests {
             image_size,
             ..Meta::default()
         };
-        assert_eq!(meta_agrees(&of(&["a"], 640), &graph), Ok(()), "without a head there are no classes");
+        assert_eq!(
+            meta_agrees(&of(&["a"], 640), &graph),
+            Ok(()),
+            "without a head there are no classes"
+        );
         graph.head = Some(head);
         assert_eq!(meta_agrees(&of(&["a", "b"], 640), &graph), Ok(()));
         assert_eq!(meta_agrees(&of(&[], 0), &graph), Ok(()), "nobody said");

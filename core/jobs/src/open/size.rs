@@ -17,7 +17,9 @@ pub fn image_size(session: Session<'_>, given: Option<usize>, checkpoint: &Check
         .ok()
         .filter(|size| *size > 0);
     let size = given.or(trained).unwrap_or_else(|| {
-        session.say(format!("the model does not say what size it was trained for: using --img {USUAL}"));
+        session.say(format!(
+            "the model does not say what size it was trained for: using --img {USUAL}"
+        ));
         USUAL
     });
     multiple_of_stride(session, size, checkpoint.max_stride())
