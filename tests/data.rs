@@ -379,6 +379,6 @@ fn a_pipe_among_the_images_ends_nothing_and_is_named() {
         .expect("mkfifo");
     assert!(made.success());
     let data = data.display().to_string();
-    let checked = yolo(dir.path(), &["data", "check", &data]).fails(1, &["pipe.jpg", "a pipe"]);
-    drop(checked);
+    let said = yolo(dir.path(), &["data", "check", &data]).fails(1, &[]).out;
+    assert!(said.contains("pipe.jpg") && said.contains("a pipe"), "{said}");
 }

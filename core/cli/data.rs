@@ -368,7 +368,10 @@ impl AnchorsArgs {
     /// Anchors of each level.
     fn per_level(&self) -> CliResult<usize> {
         let levels = self.levels.unwrap_or(self.count / USUAL_PER_LEVEL).max(1);
-        if self.count > 0 && self.count % levels == 0 && (self.levels.is_some() || self.count % USUAL_PER_LEVEL == 0) {
+        if self.count > 0
+            && self.count.is_multiple_of(levels)
+            && (self.levels.is_some() || self.count.is_multiple_of(USUAL_PER_LEVEL))
+        {
             return Ok(self.count / levels);
         }
         Err(CliError::Usage(format!(

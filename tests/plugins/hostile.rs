@@ -156,7 +156,7 @@ fn libraries_without_a_table() {
 fn tables_of_another_version_or_cut_off() {
     let folder = Folder::new("version");
     folder.library(&table("YOLO_ABI_MAJOR, YOLO_ABI_MINOR", "2, 0"), &[]);
-    folder.refused("abi_mismatch", &["ABI 2.0, this yolo speaks 1.1", "newer yolo"]);
+    folder.refused("abi_mismatch", &["ABI 2.0, this yolo speaks 1.2", "newer yolo"]);
     folder.library(&table("YOLO_ABI_MAJOR, YOLO_ABI_MINOR", "0, 9"), &[]);
     folder.refused("abi_mismatch", &["ABI 0.9", "rebuild the plugin"]);
     folder.library(&table("YOLO_MAGIC", "7"), &[]);

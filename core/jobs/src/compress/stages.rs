@@ -139,7 +139,7 @@ impl<'a> Context<'a> {
             match stage {
                 Stage::Quantize(settings) => {
                     let backend = settings.open(self.session, &format!("{name}.backend"))?.backend();
-                    integers = Some((name, backend));
+                    integers = Some((format!("{}-{}", index + 1, stage.kind()), backend));
                 }
                 Stage::Export(_) | Stage::Bench(_) | Stage::Reference(_) => {}
                 Stage::Prune(_) => (float, pruned) = (true, true),
