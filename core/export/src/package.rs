@@ -191,17 +191,17 @@ impl Package {
                 package.task
             )));
         }
-        if package.checksum.as_ref().is_some_and(|sum| *sum != package.sum()) {
-            let reason = "its `input`, `letterbox` or `output` was changed after `yolo export` wrote it: write the file again, or take the \
-                          line `checksum` out if the change is meant";
-            return Err(wrong(reason.to_owned()));
-        }
         let usual = Self::new("", [None; 4], package.output.clone(), &[]);
         let (input, known) = (&package.input, &usual.input);
         if (&input.channels, input.mean, input.divisor) != (&known.channels, known.mean, known.divisor)
             || package.letterbox != usual.letterbox
         {
             let reason = "pictures for it are prepared in another way than RGB / 255 on gray 114: this program has only that one";
+            return Err(wrong(reason.to_owned()));
+        }
+        if package.checksum.as_ref().is_some_and(|sum| *sum != package.sum()) {
+            let reason = "its `input`, `letterbox` or `output` was changed after `yolo export` wrote it: write the file again, or take the \
+                          line `checksum` out if the change is meant";
             return Err(wrong(reason.to_owned()));
         }
         Ok(package)
