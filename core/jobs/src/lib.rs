@@ -47,6 +47,7 @@ pub mod export;
 pub mod files;
 pub mod latency;
 pub mod limits;
+mod lists;
 pub mod measure;
 pub mod memory;
 pub mod open;

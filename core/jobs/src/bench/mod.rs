@@ -29,7 +29,7 @@ pub struct BenchSettings {
     /// `torch`, `ort`, `openvino`, `ncnn`, or `auto`: onnxruntime where it is installed, else libtorch (repeatable; default: all that are
     /// installed)
     #[arg(long)]
-    #[serde(deserialize_with = "one_or_many")]
+    #[serde(deserialize_with = "crate::lists::one_or_many")]
     pub engine: Vec<String>,
     /// Side of the image (default: what the model was trained for)
     #[arg(long, visible_aliases = ["imgsz", "img-size"])]
@@ -55,20 +55,6 @@ impl Default for BenchSettings {
             batch_size: 1,
         }
     }
-}
-
-/// `engine: ort` as well as `engine: [torch, ort]`.
-fn one_or_many<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged, expecting = "the name of an engine, or a list of them")]
-    enum OneOrMany {
-        One(String),
-        Many(Vec<String>),
-    }
-    Ok(match OneOrMany::deserialize(from)? {
-        OneOrMany::One(name) => vec![name],
-        OneOrMany::Many(names) => names,
-    })
 }
 
 impl BenchSettings {

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use yolo_core::Quantizer;
 use yolo_core::quant::{BackendSpec, Refinement, Rounding};
@@ -48,7 +48,7 @@ pub struct QuantizeSettings {
     pub calib_batches: usize,
     /// Layers that stay in float: `auto` keeps the fewest that --max-drop asks for; or names (`model.24`, `model.0.conv`)
     #[arg(long, value_name = "NAME", num_args = 1.., value_delimiter = ',')]
-    #[serde(deserialize_with = "one_or_many")]
+    #[serde(deserialize_with = "crate::lists::one_or_many")]
     pub float_layers: Vec<String>,
     /// Points of mAP (of 100) that may be lost with `--float-layers auto`, on training images
     #[arg(long, default_value_t = 0.3)]
@@ -235,18 +235,4 @@ impl QuantizeSettings {
         yolo_core::config::merge(&mut value, top.clone());
         open::sensible(&yolo_core::config::Located::from_value("quantize.hyp", value))
     }
-}
-
-/// `float-layers: auto` as well as `float-layers: [model.24, model.0.conv]`.
-fn one_or_many<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged, expecting = "`auto`, the name of a layer, or a list of them")]
-    enum OneOrMany {
-        One(String),
-        Many(Vec<String>),
-    }
-    Ok(match OneOrMany::deserialize(from)? {
-        OneOrMany::One(name) => vec![name],
-        OneOrMany::Many(names) => names,
-    })
 }
