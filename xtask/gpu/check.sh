@@ -6,7 +6,8 @@
 #
 # Needs what gpu-pack collected (.gpu), python3 with PyTorch >= 2.11 and numpy, and a C++ compiler. Of the environment it reads
 #     PARTS=a,c     only these, after the first start (0; a: forward and gradients, b: BCCD, c: step beside PyTorch, d: TPH and Swin, e: NCCL,
-#                   f: pruning and calibration, g: kernels, t: torch.compile's max-autotune)
+#                   f: pruning and calibration, g: kernels, h: a training that fills the card, n: every metric, distiller and way to quantize,
+#                   t: torch.compile's max-autotune)
 #     DEVICE=0      the card, or `cpu`; TINY=1 shrinks everything, to try the check itself
 #     OUT=FOLDER    results; PYTHON=python3; YOLO_TORCH=FOLDER the PyTorch that the program uses (that of PYTHON); LIMIT=470 seconds
 set -u
@@ -32,9 +33,9 @@ fi
 export YOLO_TORCH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PYTHONPATH=$PWD/xtask/gpu
 
 # Part, and the seconds that it may take. The order is that of importance: what does not fit is left out at the end.
-plan="0:150 g:40 a:100 c:220 b:100 e:45 d:90 f:100 t:300"
+plan="0:150 g:40 c:220 d:90 e:45 h:90 a:100 b:100 f:100 n:120 t:300"
 # The first start compiles: its time shall be no other part's.
-wanted=",0,${PARTS:-a,b,c,d,e,f,g,t},"
+wanted=",0,${PARTS:-a,b,c,d,e,f,g,h,n,t},"
 failed=0
 for entry in $plan; do
     name=${entry%%:*}

@@ -241,6 +241,73 @@ def steps(result):
     ratio(result, "step f32, ours against eager", ours.get("off"), single)
 
 
+def busy(result):
+    """A training that fills the card: how long does the card wait for the loader?"""
+    pictures, names = WORK / "many/images/train", sorted((PACK / "bccd/images/train").iterdir())
+    for folder in (pictures, WORK / "many/labels/train"):
+        folder.mkdir(parents=True, exist_ok=True)
+    for turn in range(sized(20, 1)):
+        for image in names:
+            label = PACK / "bccd/labels/train" / f"{image.stem}.txt"
+            for source, folder in ((image, pictures), (label, WORK / "many/labels/train")):
+                target = folder / f"{turn}-{source.name}"
+                if not target.exists():
+                    os.link(source, target)
+    yaml = WORK / "many/data.yaml"
+    lines = [line for line in DATA.read_text().splitlines() if not line.startswith(("path:", "train:", "val:"))]
+    yaml.write_text("\n".join([f"path: {WORK / 'many'}", "train: images/train", f"val: {PACK / 'bccd/images/val'}", *lines]) + "\n")
+    for cfg, batch in sized((("yolov5s", 32), ("yolov5m", 32)), (("yolov5n", 8),)):
+
+        def train(cfg=cfg, batch=batch):
+            options = ["--data", yaml, "--cfg", cfg, "--epochs", sized(2, 1), "--img", sized(640, 64), "--batch-size", batch]
+            options += ["--device", DEVICE, "--workers", min(os.cpu_count() or 2, 16), "--cache", "ram", "--noval", "--noplots"]
+            with Card() as card:
+                found, _ = yolo(["train", *options, "--project", WORK / "busy", "--name", cfg, "--exist-ok", "--json"])
+            # The median sample leaves out start, end and the last validation.
+            samples = sorted(share for share, _ in card.samples)
+            middle = samples[len(samples) // 2] if samples else None
+            active = card.busy()
+            text = f"{found['images_per_second']:.0f} img/s"
+            text += "" if active is None else f", card busy {100 * active:.0f} % (median sample {middle:.0f} %)"
+            result.keep(f"training {cfg} at {sized(640, 64)}, batch {batch}", text, {**found, "busy": active, "median": middle})
+
+        result.attempt(f"training {cfg}", train)
+
+
+def features(result):
+    """Every metric, distiller and way to quantize once on the card."""
+    weights, folder = trained(), WORK / "features"
+    folder.mkdir(parents=True, exist_ok=True)
+    common = ["--data", DATA, "--img", sized(320, 64), "--device", DEVICE, "--json"]
+    plugins, _ = yolo(["list-plugins", "--json"])
+    names = {kind: [row["name"] for row in plugins["plugins"] if row["kind"] == kind] for kind in ("metric", "distiller", "pruner", "quantizer")}
+    work = {}
+    for metric in names["metric"]:
+        options = ["prune", "--weights", weights, "--pruner", "oneshot", "--metric", metric, "--flops", 0.6, "--noval"]
+        work[f"metric {metric}"] = [*options, "--out", folder / f"metric-{metric}.safetensors", *common]
+    for pruner in names["pruner"]:
+        options = ["prune", "--weights", weights, "--pruner", pruner, "--flops", 0.6, "--noval"]
+        work[f"pruner {pruner}"] = [*options, "--out", folder / f"pruner-{pruner}.safetensors", *common]
+    for distiller in names["distiller"]:
+        options = ["train", "--weights", PACK / "yolov5n.pt", "--teacher", weights, "--distiller", distiller, "--epochs", 1]
+        work[f"distiller {distiller}"] = [*options, "--noval", "--noplots", "--project", folder, "--name", distiller, *common]
+    ways = {
+        "bias correction": ["--bias-correction", "true"],
+        "fitted ranges": ["--fit-ranges", "true"],
+        "adaround": ["--rounding", "adaround"],
+        "equalized": ["--equalize"],
+        "float layers": ["--float-layers", "auto", "--max-drop", 0.3],
+        "qat": ["--qat-epochs", 1],
+    }
+    for way, extra in ways.items():
+        options = ["quantize", "--weights", weights, "--backend", "onnxruntime", "--calib-batches", 2, *extra]
+        work[f"quantize, {way}"] = [*options, "--out", folder / f"int8-{way.replace(' ', '-')}", *common]
+    with concurrent.futures.ThreadPoolExecutor(sized(8, 2)) as pool:
+        jobs = {pool.submit(yolo, command): what for what, command in work.items()}
+        done = [jobs[job] for job in concurrent.futures.as_completed(jobs) if result.attempt(jobs[job], job.result)]
+    result.keep("metrics, pruners, distillers, ways to quantize", f"{len(done)} of {len(work)} ran", sorted(done))
+
+
 def tuned(result):
     """`torch.compile` that tries many kernels: takes minutes, so it comes last and only where time is left."""
     weights, step = WORK / "step.safetensors", WORK / "step-bf16.safetensors"
@@ -345,6 +412,8 @@ PARTS = {
     "e": processes,
     "f": compression,
     "g": kernels,
+    "h": busy,
+    "n": features,
     "t": tuned,
 }
 

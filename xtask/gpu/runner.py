@@ -4,6 +4,7 @@ stopped leaves what it had), and the card's own counters."""
 import json
 import os
 import pathlib
+import shutil
 import statistics
 import subprocess
 import sys
@@ -58,10 +59,28 @@ def run(command, name=None, limit=None, environment=None):
     seconds = time.monotonic() - start
     print(done.stderr[-6000:], end="", file=sys.stderr)
     print(done.stdout[-3000:], file=sys.stderr, flush=True)
+    if done.returncode < 0:
+        backtrace(command, environment)
     if done.returncode != 0:
         lines = [line for line in (done.stderr or done.stdout).strip().splitlines() if line.strip()]
         raise Failure(f"{name}: exit {done.returncode}: {' | '.join(lines[-3:])[-400:]}")
     return done.stdout, seconds
+
+
+def backtrace(command, environment):
+    """Runs a command that a signal ended once more under a debugger, where there is one; its stack goes to the log."""
+    debugger = shutil.which("gdb") or shutil.which("cuda-gdb")
+    if not debugger or left() < 20:
+        return
+    wanted = [debugger, "-batch", "-ex", "run", "-ex", "bt 40", "-ex", "info threads", "--args", *command]
+    try:
+        done = subprocess.run(
+            wanted, capture_output=True, stdin=subprocess.DEVNULL, text=True, errors="replace", timeout=min(60, left() - 5),
+            env={**os.environ, **(environment or {})},
+        )
+    except subprocess.TimeoutExpired:
+        return
+    print("--- once more under a debugger:", done.stdout[-6000:], sep="\n", file=sys.stderr, flush=True)
 
 
 def yolo(arguments, limit=None, environment=None):

@@ -4,7 +4,7 @@ import json
 import pathlib
 import sys
 
-ORDER = "0abcdefgt"
+ORDER = "0abcdefghnt"
 
 
 def main():

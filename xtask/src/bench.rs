@@ -8,8 +8,9 @@ const USAGE: &str = "\
 cargo xtask bench NAME
 
   bccd [--data YAML] [--weights PT]   the BCCD recipe, whose table is in the README
-  compress [--data YAML] [--weights PT] [--cfg MODEL] [--epochs N] [--tune N] [--pruners A,B] [--flops 0.6,0.5] [--distiller NAME] [--seeds N]
-                                      pruned models against a base of as many epochs, val and test, with intervals
+  compress [--data YAML] [--weights PT] [--cfg MODEL] [--epochs N] [--tune N] [--pruners A,B] [--flops 0.6,0.5] [--distiller A,none]
+           [--seeds N] [--teacher MODEL[,WEIGHTS] --students A,B] [--teacher-epochs N] [--jobs N] [--device D] [--amp off]
+                                      pruned models and students against models of as many epochs, val and test, with intervals
   seeds [--data YAML] [--weights PT]  yolov5n on BCCD for 15 epochs with three seeds: docs/benchmarks.md
   torch --torch PATH                  builds for an installed PyTorch, trains and validates on it
   light [--data YAML] [--epochs N] [--batch N]
@@ -85,35 +86,42 @@ fn bccd(arguments: &[String]) -> Outcome {
 
 fn compress(arguments: &[String]) -> Outcome {
     let yolo = yolo()?;
-    let value = |name: &str, usual: &'static str| option(arguments, name).unwrap_or(usual).to_owned();
+    let value = |name: &str, usual: &str| option(arguments, name).unwrap_or(usual).to_owned();
+    let list = |name: &str, usual: &str| -> Vec<String> {
+        let words = value(name, usual);
+        words
+            .split(',')
+            .filter(|word| !word.is_empty())
+            .map(str::to_owned)
+            .collect()
+    };
     let number = |name: &str, usual: u32| match option(arguments, name) {
         None => Ok(usual),
         Some(text) => text.parse().map_err(|_| format!("{name} {text} is no number")),
     };
-    let [data, weights, cfg] = [
-        value("--data", "../shared/data/bccd/bccd.yaml"),
-        value("--weights", "../shared/data/weights/yolov5n.pt"),
-        value("--cfg", "yolov5n"),
-    ];
-    let [pruners, flops, distiller] = [
-        value("--pruners", "slimming,eagleeye,oneshot"),
-        value("--flops", "0.6,0.5,0.27,0.15"),
-        value("--distiller", "logits"),
-    ];
-    let [img, nominal] = [value("--img", "320"), value("--nominal-batch", "16")];
+    let device = ["--device", "--amp"]
+        .into_iter()
+        .filter_map(|name| Some([name.to_owned(), option(arguments, name)?.to_owned()]))
+        .flatten()
+        .collect();
     crate::compress::compress(
         &yolo,
         &crate::compress::Protocol {
-            data: &data,
-            weights: &weights,
-            cfg: &cfg,
+            data: value("--data", "../shared/data/bccd/bccd.yaml"),
+            weights: value("--weights", "../shared/data/weights/yolov5n.pt"),
+            cfg: value("--cfg", "yolov5n"),
             epochs: [number("--epochs", 78)?, number("--tune", 60)?],
-            img: &img,
-            nominal: &nominal,
-            pruners: pruners.split(',').collect(),
-            flops: flops.split(',').collect(),
-            distiller: &distiller,
+            img: value("--img", "320"),
+            nominal: value("--nominal-batch", "16"),
+            pruners: list("--pruners", "slimming,eagleeye,oneshot"),
+            flops: list("--flops", "0.6,0.5,0.27,0.15"),
+            distillers: list("--distiller", "logits"),
+            teacher: option(arguments, "--teacher").map(str::to_owned),
+            teacher_epochs: number("--teacher-epochs", 300)?,
+            students: list("--students", ""),
             seeds: number("--seeds", 3)?,
+            jobs: usize::try_from(number("--jobs", 1)?).unwrap_or(1),
+            device,
         },
     )
 }

@@ -68,6 +68,11 @@ char *yolo_pinned_bytes(const int64_t *shape, size_t dims, yolo::Handle out) {
     YOLO_GUARD({ *out = at::empty(at::IntArrayRef(shape, dims), at::TensorOptions().dtype(at::kByte).pinned_memory(true)); })
 }
 
+// A copy on the host that a device reads by itself. (The function of torch-sys names the device, which PyTorch warns of.)
+char *yolo_pinned(yolo::Handle tensor, yolo::Handle out) {
+    YOLO_GUARD({ *out = tensor->pin_memory(); })
+}
+
 // A stream of its own on a device: its id, for the functions below.
 char *yolo_new_stream(int device, int64_t *id) {
     YOLO_GUARD({

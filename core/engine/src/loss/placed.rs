@@ -94,6 +94,6 @@ fn on_device(tensor: &Tensor, device: Device) -> Result<Tensor> {
     if !device.is_cuda() {
         return Ok(tensor.f_to_device(device)?);
     }
-    let pinned = tensor.f_pin_memory(device)?;
+    let pinned = yolo_torch::native::device::pinned(tensor)?;
     Ok(pinned.f_to_device_(device, pinned.kind(), true, false)?)
 }

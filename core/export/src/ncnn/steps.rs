@@ -159,7 +159,7 @@ impl Force for Forced {
             levels: 254,
             half_up: false,
         };
-        self.steps.add(&layer.name, &made, &wanted, grid)?;
+        self.steps.add(&layer.name, &made, &wanted, Some(&*x), grid)?;
         *x = wanted;
         Ok(())
     }

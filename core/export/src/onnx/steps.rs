@@ -3,7 +3,7 @@
 //!
 //! What must not be here: what is near enough, which is in [`crate::steps`].
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use tch::Tensor;
 use yolo_core::quant::Method;
@@ -23,8 +23,9 @@ use crate::{Error, Result, ort};
 struct Quantizer {
     /// Name of its value in the file.
     name: String,
-    /// What it makes.
+    /// What it makes, and what of.
     value: Tensor,
+    raw: Tensor,
     grid: qdq::Grid,
     method: Method,
 }
@@ -56,7 +57,8 @@ pub fn check(file: &ModelProto, exported: &Exported, images: &Tensor, threads: u
     for quantizer in &quantizers {
         let found =
             (made.get(found(&quantizer.name).as_str())).ok_or_else(|| differs(&quantizer.name, "it gives nothing"))?;
-        steps.add(&quantizer.name, found, &quantizer.value, quantizer.steps())?;
+        let (wanted, raw) = (&quantizer.value, Some(&quantizer.raw));
+        steps.add(&quantizer.name, found, wanted, raw, quantizer.steps())?;
     }
     let outputs = compare(&results, &exported.graph, &maps)?;
     Ok((steps.finish()?, outputs))
@@ -164,10 +166,14 @@ fn pair_inputs(file: &mut ModelProto, quantizers: &[Quantizer]) -> Result<()> {
 fn simulate(exported: &Exported, images: &Tensor) -> Result<(Vec<Quantizer>, Vec<Tensor>)> {
     let (graph, params) = (&exported.graph, &exported.params);
     let mut values: HashMap<ValueId, Tensor> = HashMap::new();
+    let quantized: HashSet<ValueId> = (graph.nodes.iter())
+        .filter(|node| matches!(node.op, Op::FakeQuant { .. }))
+        .filter_map(|node| node.inputs.first().copied())
+        .collect();
     let program = Program::new(graph, params)?;
     let maps = tch::no_grad(|| {
         program.run_observed(images, Mode::Eval, |value, tensor| {
-            if matches!(graph.node(value).op, Op::FakeQuant { .. }) {
+            if quantized.contains(&value) || matches!(graph.node(value).op, Op::FakeQuant { .. }) {
                 values.insert(value, tensor.copy());
             }
             Ok(())
@@ -175,10 +181,13 @@ fn simulate(exported: &Exported, images: &Tensor) -> Result<(Vec<Quantizer>, Vec
     })?;
     let mut quantizers = Vec::with_capacity(values.len());
     for (value, node) in graph.values().zip(&graph.nodes) {
-        if let (Op::FakeQuant { quant }, Some(made)) = (&node.op, values.remove(&value)) {
+        let Op::FakeQuant { quant } = &node.op else { continue };
+        let raw = node.inputs.first().and_then(|input| values.get(input));
+        if let (Some(raw), Some(made)) = (raw, values.get(&value)) {
             quantizers.push(Quantizer {
                 name: exported.names[value.index()].clone(),
-                value: made,
+                value: made.shallow_clone(),
+                raw: raw.shallow_clone(),
                 grid: qdq::grid(node, params, quant)?,
                 method: quant.method,
             });

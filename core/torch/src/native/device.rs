@@ -14,6 +14,7 @@ unsafe extern "C" {
     fn yolo_set_device(device: c_int) -> *mut c_char;
     fn yolo_allow_tf32(allow: c_int) -> *mut c_char;
     fn yolo_pinned_bytes(shape: *const i64, dims: usize, out: Handle) -> *mut c_char;
+    fn yolo_pinned(tensor: Handle, out: Handle) -> *mut c_char;
     fn yolo_new_stream(device: c_int, id: *mut i64) -> *mut c_char;
     fn yolo_copy_on_stream(pinned: Handle, device: c_int, id: i64, out: Handle) -> *mut c_char;
     fn yolo_device_properties(
@@ -118,6 +119,17 @@ pub fn set_current(device: Device) -> Result {
 pub fn allow_tf32(allow: bool) -> Result {
     // SAFETY: takes a number.
     checked(unsafe { yolo_allow_tf32(c_int::from(allow)) })
+}
+
+/// A copy of a tensor on the host in memory that CUDA devices read by themselves.
+///
+/// # Errors
+/// Where there is no CUDA.
+pub fn pinned(tensor: &Tensor) -> Result<Tensor> {
+    let out = Tensor::new();
+    // SAFETY: a live tensor and a handle that the function fills.
+    checked(unsafe { yolo_pinned(handle(tensor), handle(&out)) })?;
+    Ok(out)
 }
 
 /// Carries batches to a CUDA device on a stream of its own, beside the work of the current one.
