@@ -88,10 +88,10 @@ fn a_network_is_pruned_by_the_times_of_a_table() {
     let full: Vec<usize> = groups.groups.iter().map(yolo_core::prune::ChannelGroup::len).collect();
     let share = time.milliseconds(&kept) / time.milliseconds(&full);
     assert!(share <= 0.6 && share > 0.45, "{share}");
-    let predicted = report["latency"]["predicted"].as_f64().expect("a number");
+    let predicted = report["timing"]["predicted"].as_f64().expect("a number");
     assert!((predicted - share).abs() < 1e-9, "{predicted} {share}");
     assert!(
-        report["latency"]["measured"]
+        report["timing"]["measured"]
             .as_f64()
             .is_some_and(|measured| measured > 0.0),
         "{report}"
@@ -152,13 +152,17 @@ fn times_are_measured_and_kept() {
     assert_eq!((table.engine.as_str(), table.threads), ("torch", 1));
     assert!(table.ops.len() > 10 && table.ops.iter().flat_map(|op| &op.ms).any(|ms| *ms > 0.0));
     // Of this machine, so that whole networks were measured, too.
-    let number = |key: &str| report["latency"][key].as_f64().expect("a number");
+    let number = |key: &str| report["timing"][key].as_f64().expect("a number");
     assert!(number("predicted") <= 0.9 + 1e-9, "{report}");
     assert!(number("ms_before") > 0.0 && number("ms") > 0.0);
     assert!((number("measured") - number("ms") / number("ms_before")).abs() < 1e-9);
+    assert_eq!(report["latency"], report["timing"]["ms"]);
+    assert_eq!(report["latency_before"], report["timing"]["ms_before"]);
+    let predicted = report["latency_predicted"].as_f64().expect("a number");
+    assert!((predicted - number("predicted") * number("ms_before")).abs() < 1e-9);
     let pruned = checkpoint::load(&dir.path().join("pruned.safetensors")).expect("a model");
     let kept: &Value = &pruned.meta.history.last().expect("an entry").settings["latency"];
-    assert_eq!(*kept, json!(report["latency"]), "the checkpoint remembers");
+    assert_eq!(*kept, json!(report["timing"]), "the checkpoint remembers");
 }
 
 #[test]

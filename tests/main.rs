@@ -31,6 +31,7 @@ mod pruning;
 mod python;
 mod quantizing;
 mod ranking;
+mod report;
 mod sampling;
 mod search;
 mod silent;

@@ -57,6 +57,25 @@ fn limits_hold() {
             line.extend(["--set", "candidates=2", "--set", "window=0.1"]);
         }
         let found = yolo(dir.path(), &line).ok().json();
+        let list = dir.path().join("candidates.csv");
+        if pruner == "eagleeye" {
+            assert_eq!(found["candidates"], "candidates.csv");
+            let text = std::fs::read_to_string(&list).expect("the list stands beside the result");
+            assert_eq!(text.lines().count(), 3, "{text}");
+            let weights = std::fs::read(dir.path().join("a.safetensors")).expect("a model");
+            std::fs::write(&list, "somebody's own\n").expect("a file");
+            let told = yolo(dir.path(), &line).ok();
+            assert!(
+                told.err.contains("candidates.csv is no list of candidates and stays"),
+                "{}",
+                told.err
+            );
+            assert_eq!(std::fs::read_to_string(&list).expect("it stays"), "somebody's own\n");
+            let again = std::fs::read(dir.path().join("a.safetensors")).expect("a model");
+            assert!(weights == again, "the same command makes the same bytes");
+        } else {
+            assert!(found["candidates"].is_null() && !list.exists());
+        }
         let plan: PrunePlan = serde_json::from_value(found["plan"].clone()).expect("a plan");
         let mut floors = 0;
         for group in &groups {

@@ -51,7 +51,8 @@ pub fn run(args: &CompressArgs) -> CliResult {
     let result = compress::run(ui::session()?, &recipe, mode, Compute { device, precision })?;
     if args.json {
         return ui::print_json(&json!({
-            "recipe": recipe.name, "folder": result.folder, "stages": result.rows, "pictures": result.pictures,
+            "recipe": recipe.name, "folder": result.folder, "stages": result.rows, "notes": result.notes,
+            "pictures": result.pictures,
         }));
     }
     println!("{}", compress::terminal(&result.rows));

@@ -14,8 +14,9 @@ use yolo_engine::val::Detector;
 use yolo_export::deployed::Deployed;
 use yolo_jobs::compute::DeviceArgs;
 use yolo_jobs::deployed::{self, EngineArgs};
+use yolo_jobs::files::RunFolder;
 use yolo_jobs::outputs::{self, Input, Writes};
-use yolo_jobs::{files, limits, open, plots};
+use yolo_jobs::{limits, open, plots};
 use yolo_report::{Canvas, Letters, Mark, MarkStyle, draw_marks};
 
 use crate::error::{CliError, CliResult};
@@ -173,9 +174,14 @@ pub fn run(args: &DetectArgs) -> CliResult {
         max_det: limits::at_least_one("--max-det", args.max_det)?,
         ..NmsOptions::default()
     };
-    let folder = match &args.save_dir {
-        Some(folder) => folder.clone(),
-        None => files::run_folder(&args.project, &args.name, args.exist_ok),
+    let wants_files = !args.nosave || args.save_txt;
+    let own = (args.save_dir.is_none() && wants_files)
+        .then(|| RunFolder::take(&args.project, &args.name, args.exist_ok))
+        .transpose()?;
+    let folder = match (&args.save_dir, &own) {
+        (Some(folder), _) => folder.clone(),
+        (None, Some(own)) => own.path().to_owned(),
+        (None, None) => PathBuf::new(),
     };
     let sources: Vec<Input> = files
         .iter()

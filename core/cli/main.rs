@@ -23,6 +23,7 @@ mod plugins;
 mod prune;
 mod quantize;
 mod ranks;
+mod report;
 mod source;
 mod torch;
 mod train;
@@ -65,6 +66,7 @@ enum Command {
     Quantize(Box<quantize::QuantizeArgs>),
     Compare(compare::CompareArgs),
     Compress(compress::CompressArgs),
+    Report(report::ReportArgs),
     Export(export::ExportArgs),
     Bench(bench::BenchArgs),
     Data(data::DataArgs),
@@ -94,6 +96,7 @@ fn run(command: Command, given: &[String]) -> CliResult {
         Command::Quantize(args) => quantize::run(&args),
         Command::Compare(args) => compare::run(&args),
         Command::Compress(args) => compress::run(&args),
+        Command::Report(args) => report::run(&args),
         Command::Export(args) => export::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Data(args) => data::run(&args),

@@ -1,13 +1,14 @@
 //! `yolo prune`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::json;
 use yolo_core::prune::PlanFile;
 use yolo_engine::checkpoint;
+use yolo_jobs::candidates::{self, LIST};
 use yolo_jobs::compute::{self, AmpArgs, DeviceArgs};
 use yolo_jobs::prune::{PruneSettings, Pruning, write_plan};
-use yolo_jobs::{open, outputs};
+use yolo_jobs::{files, open, outputs};
 
 use crate::error::{CliError, CliResult};
 use crate::{channels, ui};
@@ -56,7 +57,7 @@ pub struct PruneArgs {
 }
 
 /// A plan is a JSON file, and takes the place of nothing but a plan.
-fn place_of_plan(path: &std::path::Path) -> CliResult {
+fn place_of_plan(path: &Path) -> CliResult {
     let json = path
         .extension()
         .is_some_and(|ending| ending.eq_ignore_ascii_case("json"));
@@ -73,6 +74,42 @@ fn place_of_plan(path: &std::path::Path) -> CliResult {
         )));
     }
     Ok(())
+}
+
+/// The candidates of a search whose folder nobody named: its list stands beside the result.
+struct Listing {
+    kept: tempfile::TempDir,
+    beside: PathBuf,
+}
+
+impl Listing {
+    /// Where `settings` name no folder; then they name one of this command's own.
+    fn of(settings: &mut PruneSettings, out: &Path) -> CliResult<Option<Self>> {
+        if settings.candidates.is_some() || settings.plan.is_some() {
+            return Ok(None);
+        }
+        let kept =
+            tempfile::tempdir().map_err(|error| CliError::Failed(format!("a folder for candidates: {error}")))?;
+        settings.candidates = Some(kept.path().to_owned());
+        let beside = out.parent().unwrap_or(Path::new("")).join(LIST);
+        Ok(Some(Self { kept, beside }))
+    }
+
+    /// Puts the list there, if there was a search; says where.
+    fn publish(self) -> CliResult<Option<PathBuf>> {
+        let Some(text) = candidates::list(self.kept.path())? else {
+            return Ok(None);
+        };
+        if self.beside.exists() && candidates::list(self.beside.parent().unwrap_or(Path::new(""))).is_err() {
+            ui::say(format!(
+                "note: {} is no list of candidates and stays; the list of this search is not written (--candidates FOLDER keeps it)",
+                self.beside.display()
+            ));
+            return Ok(None);
+        }
+        files::write(&self.beside, text.as_bytes())?;
+        Ok(Some(self.beside))
+    }
 }
 
 /// Runs the command.
@@ -104,6 +141,7 @@ pub fn run(args: &PruneArgs) -> CliResult {
         "--pruner"
     };
     settings.check(session, place)?;
+    let journal = Listing::of(&mut settings, out)?;
     let device = args.device.one()?;
     let precision = compute::precision(args.amp.amp, device)?;
     let model = open::checkpoint(session, &args.weights)?.to_device(device);
@@ -128,16 +166,23 @@ pub fn run(args: &PruneArgs) -> CliResult {
         pruned.model.meta.metrics.insert("map".into(), map);
     }
     checkpoint::save(out, &pruned.model)?;
+    let listed = journal.map(|journal| journal.publish()).transpose()?.flatten();
     if let Some(path) = &args.save_plan {
         write_plan(path, &pruned, &model)?;
     }
     let (old, new) = (model.graph.cost(img as i64)?, pruned.model.graph.cost(img as i64)?);
+    let timing = Pruning::measured_time(&pruned.model);
+    let time = |key: &str| timing.and_then(|timing| timing[key].as_f64());
+    let predicted = time("ms_before")
+        .zip(time("predicted"))
+        .map(|(before, share)| before * share);
     if args.json {
         return ui::print_json(&json!({
             "params_before": old.params, "params": new.params,
             "gflops_before": old.gflops(), "gflops": new.gflops(),
             "map50_before": before.map(|m| m[0]), "map50": after.map(|m| m[0]), "map": after.map(|m| m[1]),
-            "plan": pruned.plan, "latency": Pruning::measured_time(&pruned.model), "out": out,
+            "latency_before": time("ms_before"), "latency": time("ms"), "latency_predicted": predicted,
+            "timing": timing, "candidates": listed, "plan": pruned.plan, "out": out,
         }));
     }
     let share = |now: f64, then: f64| 100.0 * now / then;

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use yolo_jobs::compute::{self, DeviceArgs};
+use yolo_jobs::files::RunFolder;
 use yolo_jobs::train::{Report, TrainSettings, Trained, Training};
 
 use crate::error::{CliError, CliResult};
@@ -105,12 +106,17 @@ pub fn run(args: &TrainArgs, given: &[String]) -> CliResult {
             return Err(CliError::Usage("--sync-bn needs more than one device".into()));
         }
         let device = asked.0.device.one()?;
+        let mut asked = asked;
+        let _own = args.resume.is_none().then(|| resume::taken(&mut asked)).transpose()?;
         return train(asked, args.json, device, &Ranks::alone());
     };
     let named = asked.as_ref().map_or(&args.device, |asked| &asked.0.device);
     let device = ranks::own_device(named, &environment)?;
     let ranks = Ranks::meet(&environment, device)?;
-    ranks.together(|| train(same_for_all(&ranks, asked)?, args.json, device, &ranks))
+    ranks.together(|| {
+        let (asked, _own) = same_for_all(&ranks, asked, args.resume.is_none())?;
+        train(asked, args.json, device, &ranks)
+    })
 }
 
 /// Evolutions have a folder of their own, as in YOLOv5, unless another is named.
@@ -122,14 +128,16 @@ fn placed(args: &TrainArgs) -> TrainArgs {
     args
 }
 
-/// What rank 0 is asked for: the folder may be on its machine only.
-fn same_for_all(ranks: &Ranks, asked: CliResult<Asked>) -> CliResult<Asked> {
-    let own = if ranks.world.is_main() {
-        serde_json::to_vec(&asked?)?
+/// What rank 0 is asked for: the folder may be on its machine only, and is taken there.
+fn same_for_all(ranks: &Ranks, asked: CliResult<Asked>, new: bool) -> CliResult<(Asked, Option<RunFolder>)> {
+    let (told, own) = if ranks.world.is_main() {
+        let mut asked = asked?;
+        let own = new.then(|| resume::taken(&mut asked)).transpose()?;
+        (serde_json::to_vec(&asked)?, own)
     } else {
-        Vec::new()
+        (Vec::new(), None)
     };
-    Ok(serde_json::from_slice(&ranks.world.share(own)?)?)
+    Ok((serde_json::from_slice(&ranks.world.share(told)?)?, own))
 }
 
 /// Trains as one of `ranks`.

@@ -13,9 +13,10 @@ use yolo_engine::val::{ImageResult, Report};
 use yolo_export::deployed::Deployed;
 use yolo_jobs::compute::DeviceArgs;
 use yolo_jobs::deployed::{self, EngineArgs};
+use yolo_jobs::files::RunFolder;
 use yolo_jobs::outputs::{self, Input, Writes};
 use yolo_jobs::plots::Pictures;
-use yolo_jobs::{files, limits, measure, open, plots};
+use yolo_jobs::{limits, measure, open, plots};
 use yolo_report::Letters;
 
 use crate::detect::free_stem;
@@ -126,9 +127,13 @@ pub fn run(args: &ValArgs) -> CliResult {
         ..NmsOptions::validation()
     };
     let wants_files = args.plots || args.save_txt || args.save_json;
-    let folder = match &args.save_dir {
-        Some(folder) => folder.clone(),
-        None => files::run_folder(&args.project, &args.name, args.exist_ok),
+    let own = (args.save_dir.is_none() && wants_files)
+        .then(|| RunFolder::take(&args.project, &args.name, args.exist_ok))
+        .transpose()?;
+    let folder = match (&args.save_dir, &own) {
+        (Some(folder), _) => folder.clone(),
+        (None, Some(own)) => own.path().to_owned(),
+        (None, None) => PathBuf::new(),
     };
     let sources: Vec<Input> = (loader.samples().iter())
         .map(|sample| Input {

@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 use yolo_engine::train::STATE;
+use yolo_jobs::files::{self, RunFolder};
+use yolo_jobs::open;
 use yolo_jobs::train::{FREE, OPTIONS, finished};
-use yolo_jobs::{files, open};
 
 use super::TrainArgs;
 use crate::error::{CliError, CliResult};
@@ -28,11 +29,10 @@ const MOVABLE: [&str; 12] = [
     "weights",
 ];
 
-/// Options, folder, and whether there is something to continue. `given` are the names of options on the command line.
+/// Options, folder, and whether there is something to continue; that of a new run is not taken yet ([`taken`]). `given` are the names of options on the command line.
 pub fn resumed(args: &TrainArgs, given: &[String]) -> CliResult<(TrainArgs, PathBuf, bool)> {
     let Some(wanted) = &args.resume else {
-        let folder = files::run_folder(&args.project, &args.name, args.exist_ok);
-        return Ok((args.clone(), folder, false));
+        return Ok((args.clone(), args.project.join(&args.name), false));
     };
     let folder = match wanted {
         Some(place) => Some(folder_of(place)),
@@ -75,6 +75,13 @@ pub fn resumed(args: &TrainArgs, given: &[String]) -> CliResult<(TrainArgs, Path
             Ok((args, folder, resume))
         }
     }
+}
+
+/// Takes the folder of a new run, which gets a number where its name is taken.
+pub fn taken((args, folder, _): &mut (TrainArgs, PathBuf, bool)) -> CliResult<RunFolder> {
+    let own = RunFolder::take(&args.project, &args.name, args.exist_ok)?;
+    own.path().clone_into(folder);
+    Ok(own)
 }
 
 /// The options of a run, with those that may change as they are given now.

@@ -16,6 +16,9 @@ use yolo_report::{Chart, Series, charts};
 use crate::error::{Error, Result, io_error};
 use crate::files;
 
+/// Name of the list of candidates.
+pub const LIST: &str = "candidates.csv";
+
 const HEADER: &str = "candidate,key,flops,params,steps,map50,map";
 /// Plans that are kept.
 const BEST: usize = 5;
@@ -86,7 +89,7 @@ impl Candidates {
     /// it; [`Error::Failed`] names what can't be written.
     pub fn open(folder: &Path, search: &Value) -> Result<Self> {
         let lock = files::lock(folder)?;
-        let (about, csv) = (folder.join("search.json"), folder.join("candidates.csv"));
+        let (about, csv) = (folder.join("search.json"), folder.join(LIST));
         let mut state = State::default();
         if about.exists() {
             same_search(&about, search)?;
@@ -153,6 +156,19 @@ impl Candidates {
     }
 }
 
+/// The list in `folder`, if it holds a candidate.
+///
+/// # Errors
+/// Names the file and the line where it is no list of candidates.
+pub fn list(folder: &Path) -> Result<Option<String>> {
+    let path = folder.join(LIST);
+    if !path.exists() {
+        return Ok(None);
+    }
+    let rows = read(&path)?.rows;
+    Ok((!rows.is_empty()).then(|| files::read_text(&path)).transpose()?)
+}
+
 impl Journal for Candidates {
     fn known(&self, candidate: &Candidate<'_>) -> Option<Evaluation> {
         let key = key(candidate);
@@ -174,7 +190,7 @@ impl Journal for Candidates {
         let mut csv = self.csv.lock().unwrap_or_else(PoisonError::into_inner);
         csv.write_all(line.as_bytes())
             .map_err(|source| yolo_engine::Error::Io {
-                path: self.folder.join("candidates.csv"),
+                path: self.folder.join(LIST),
                 action: "write it",
                 source,
             })?;
@@ -306,7 +322,7 @@ mod tests {
             assert!(Candidates::open(&folder, &search).is_err(), "two processes at once");
         }
         // A process that was killed in the third line: its two whole ones count, exactly.
-        let csv = folder.join("candidates.csv");
+        let csv = folder.join(LIST);
         let text = std::fs::read_to_string(&csv).expect("the list");
         std::fs::write(&csv, &text[..text.len() - 4]).expect("the list");
         let again = Candidates::open(&folder, &search).expect("the same search");

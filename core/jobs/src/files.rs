@@ -39,16 +39,69 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// `project/name`, or `project/name2`, ... if that exists.
-pub fn run_folder(project: &Path, name: &str, exist_ok: bool) -> PathBuf {
-    let base = project.join(name);
-    if exist_ok || !base.exists() {
-        return base;
+/// The folder of a run, made for this process alone: two that start at once get two. Where nothing was written into it, it goes again
+/// when it is dropped.
+#[derive(Debug)]
+pub struct RunFolder {
+    path: PathBuf,
+    /// Folders that were made for it, the deepest first.
+    made: Vec<PathBuf>,
+}
+
+impl RunFolder {
+    /// `project/name`, or `project/name2`, ... if that exists; with `exist_ok` it may exist.
+    ///
+    /// # Errors
+    /// Names the folder that can't be made.
+    pub fn take(project: &Path, name: &str, exist_ok: bool) -> Result<Self> {
+        let mut made = missing(project);
+        std::fs::create_dir_all(project).map_err(|error| io_error("can't make the folder", project, &error))?;
+        for number in 1.. {
+            let path = match number {
+                1 => project.join(name),
+                number => project.join(format!("{name}{number}")),
+            };
+            // A name may have folders in it.
+            if let Some(above) = path.parent() {
+                made.splice(0..0, missing(above));
+                std::fs::create_dir_all(above).map_err(|error| io_error("can't make the folder", above, &error))?;
+            }
+            match std::fs::create_dir(&path) {
+                Ok(()) => {
+                    made.insert(0, path.clone());
+                    return Ok(Self { path, made });
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists && exist_ok => {
+                    return Ok(Self { path, made });
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(io_error("can't make the folder", &path, &error)),
+            }
+        }
+        Err(Error::Failed(format!("{}: no name is free", project.display())))
     }
-    (2..)
-        .map(|n| project.join(format!("{name}{n}")))
-        .find(|path| !path.exists())
-        .unwrap_or(base)
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for RunFolder {
+    fn drop(&mut self) {
+        // Those that hold something stay: the system refuses to remove them.
+        for folder in &self.made {
+            if std::fs::remove_dir(folder).is_err() {
+                break;
+            }
+        }
+    }
+}
+
+/// Folders on the way to `folder` that are not there, the deepest first.
+fn missing(folder: &Path) -> Vec<PathBuf> {
+    let named = folder.ancestors().filter(|part| !part.as_os_str().is_empty());
+    named.take_while(|part| !part.exists()).map(Path::to_owned).collect()
 }
 
 /// A folder that one process writes to; given back when it is dropped, or the process ends in whatever way.
@@ -79,6 +132,34 @@ pub fn lock(folder: &Path) -> Result<Lock> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn runs_that_start_at_once_get_folders_of_their_own_and_leave_none_that_is_empty() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let project = dir.path().join("runs/train");
+        let folders: Vec<RunFolder> = std::thread::scope(|scope| {
+            let all: Vec<_> = (0..8)
+                .map(|_| scope.spawn(|| RunFolder::take(&project, "exp", false).expect("a folder")))
+                .collect();
+            all.into_iter().map(|one| one.join().expect("no panic")).collect()
+        });
+        let mut names: Vec<_> = folders.iter().map(|folder| folder.path().to_owned()).collect();
+        names.sort();
+        let mut wanted: Vec<PathBuf> = (2..=8).map(|n| project.join(format!("exp{n}"))).collect();
+        wanted.insert(0, project.join("exp"));
+        assert_eq!(names, wanted);
+        std::fs::write(project.join("exp3/results.csv"), "epoch").expect("a file");
+        drop(folders);
+        let left: Vec<_> = std::fs::read_dir(&project).expect("it stays").flatten().collect();
+        assert_eq!(left.len(), 1, "only the one that holds something");
+        let again = RunFolder::take(&project, "exp3", true).expect("it may be there");
+        assert_eq!(again.path(), project.join("exp3"));
+        drop(again);
+        assert!(project.join("exp3/results.csv").exists());
+        let other = dir.path().join("other");
+        drop(RunFolder::take(&other, "a/b", false).expect("a folder"));
+        assert!(!other.exists());
+    }
 
     #[test]
     fn a_folder_is_taken_once_and_given_back() {

@@ -55,6 +55,7 @@ pub mod outputs;
 pub mod plots;
 pub mod prune;
 pub mod quantize;
+pub mod report;
 mod session;
 pub mod train;
 

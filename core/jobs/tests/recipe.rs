@@ -87,7 +87,11 @@ fn a_recipe_runs_without_the_binary_stops_when_told_to_and_goes_on() {
     assert!(stopped.open.borrow().is_empty(), "every piece of work has ended");
     let log = Log::default();
     let result = compress::run(session(&log), &recipe, Mode::Resume, Compute::cpu()).expect("it goes on");
-    let status: Vec<_> = result.rows.iter().map(|row| (row.name.as_str(), row.status)).collect();
+    let status: Vec<_> = result
+        .rows
+        .iter()
+        .map(|row| (row.name.as_str(), row.status.name()))
+        .collect();
     assert_eq!(
         status,
         [("1-train", "cached"), ("2-prune", "done"), ("3-bench", "done")]
@@ -121,7 +125,7 @@ fn candidates_are_compared_on_images_that_were_held_out() {
             .map_err(ToString::to_string)?
             .rows
             .iter()
-            .map(|row| row.status)
+            .map(|row| row.status.name())
             .collect();
         Ok::<_, String>(status)
     };
@@ -212,7 +216,7 @@ fn a_stage_counts_as_done_while_what_its_model_extends_stays() {
     let run = || {
         let recipe = Recipe::read(&path, &[]).expect("a recipe");
         let result = compress::run(session(&Log::default()), &recipe, Mode::Keep, Compute::cpu()).expect("it runs");
-        (result.rows[0].status, result.rows[0].params)
+        (result.rows[0].status.name(), result.rows[0].params)
     };
     let (_, params) = run();
     assert_eq!(run(), ("cached", params));
@@ -368,7 +372,7 @@ fn a_stage_whose_model_was_changed_runs_anew() {
     let run = || {
         let log = Log::default();
         let result = compress::run(session(&log), &recipe, Mode::Keep, Compute::cpu()).expect("it runs");
-        (result.rows[0].status, log.lines.into_inner().join("\n"))
+        (result.rows[0].status.name(), log.lines.into_inner().join("\n"))
     };
     assert_eq!(run().0, "done");
     assert_eq!(run().0, "cached");

@@ -1,6 +1,6 @@
 //! What a person looks at: pictures with boxes, curves, confusion matrices and the table of results.
 //!
-//! What lives here: drawing on plain RGB bytes, small SVG files, tables, image files that appear whole or not at all. What must
+//! What lives here: drawing on plain RGB bytes, small SVG files, tables, pages of HTML, image files that appear whole or not at all. What must
 //! not: models, tensors, data sets, printing. The crate knows nothing of the others, so it takes plain numbers and names.
 
 mod bars;
@@ -21,6 +21,7 @@ mod widths;
 
 pub mod chart;
 pub mod marks;
+pub mod page;
 
 pub use bars::{BarColumn, bars};
 pub use canvas::{Canvas, Picture, Rect};
@@ -33,6 +34,7 @@ pub use labels::label_plots;
 pub use letters::Letters;
 pub use marks::{Mark, MarkStyle, draw_marks};
 pub use matrix::confusion_matrix;
+pub use page::Page;
 pub use scatter::{Panel, scatter_panels};
 pub use sheet::{Cell, contact_sheet, grid_sheet};
 pub use table::{TableRow, markdown, terminal};

@@ -64,7 +64,7 @@ impl Svg {
         let _ = writeln!(
             self.body,
             r#"<text x="{x:.1}" y="{y:.1}" font-size="{size}" text-anchor="{anchor}" fill="{fill}">{}</text>"#,
-            escape(text)
+            escaped(text)
         );
     }
 
@@ -74,7 +74,7 @@ impl Svg {
         let _ = writeln!(
             self.body,
             r##"<text transform="translate({x:.1} {y:.1}) rotate({degrees})" font-size="{size}" text-anchor="{anchor}" fill="#444444">{}</text>"##,
-            escape(text)
+            escaped(text)
         );
     }
 
@@ -97,7 +97,7 @@ fn name(anchor: Anchor) -> &'static str {
 }
 
 /// Text as XML; what XML can't hold is left out.
-fn escape(text: &str) -> String {
+pub(crate) fn escaped(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for letter in text.chars() {
         match letter {

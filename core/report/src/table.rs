@@ -63,8 +63,8 @@ fn number(value: Option<f64>, decimals: usize) -> Option<String> {
     value.filter(|v| v.is_finite()).map(|v| format!("{v:.decimals$}"))
 }
 
-/// The header and the cells of every row.
-fn cells(rows: &[TableRow]) -> (Vec<&'static str>, Vec<Vec<String>>) {
+/// The header and the cells of every row: what [`terminal`] and [`markdown`] show.
+pub fn cells(rows: &[TableRow]) -> (Vec<&'static str>, Vec<Vec<String>>) {
     let shown = |column: &&Column| column.always || rows.iter().any(|row| (column.text)(row).is_some());
     let columns: Vec<&Column> = COLUMNS.iter().filter(shown).collect();
     let header = std::iter::once("stage").chain(columns.iter().map(|column| column.name));

@@ -18,7 +18,8 @@ use cache::Record;
 use stages::Context;
 
 pub use recipe::{Recipe, Stage};
-pub use table::{StageRow, terminal};
+pub(crate) use table::cells;
+pub use table::{StageRow, Status, terminal};
 
 /// What becomes of what an earlier run has left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -121,11 +122,12 @@ pub fn run(session: Session<'_>, recipe: &Recipe, mode: Mode, compute: Compute) 
     }
     let pictures = context.pictures(&folder)?;
     let rows = table::rows(&records);
-    table::write(&folder, &rows)?;
+    let notes = table::notes(&records);
+    table::write(&folder, &rows, &notes)?;
     Ok(Compressed {
         folder,
         rows,
-        notes: table::notes(&records),
+        notes,
         pictures,
     })
 }

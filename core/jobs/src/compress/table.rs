@@ -2,22 +2,42 @@
 
 use std::path::Path;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use yolo_report::table as report;
 
 use super::cache::Record;
 use crate::error::Result;
 use crate::files;
 
+/// When a stage was done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// By this run.
+    Done,
+    /// By an earlier one.
+    Cached,
+}
+
+impl Status {
+    /// As in JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::Cached => "cached",
+        }
+    }
+}
+
 /// A row with the keys of the JSON output.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct StageRow {
     /// Position and kind, `3-prune`.
     pub name: String,
     /// Kind of the stage.
     pub kind: String,
-    /// `done`, or `cached` if it was done by an earlier run.
-    pub status: &'static str,
+    /// Whether it was done by this run.
+    pub status: Status,
     /// What it left.
     pub weights: std::path::PathBuf,
     /// Trainable parameters.
@@ -29,16 +49,26 @@ pub struct StageRow {
     /// mAP at IoU 0.5:0.95.
     pub map: f64,
     /// mAP50 and mAP on the test images, where the data set has some.
+    #[serde(default)]
     pub test: Option<[f64; 2]>,
     /// Epochs of training that went into the model, those of the stages before included.
+    #[serde(default)]
     pub epochs: u64,
     /// Images per second on this CPU, where there is a bench stage.
     pub fps: Option<f64>,
     /// Bytes of the model, or of the exported file.
     pub size_bytes: u64,
     /// Seconds that the stage took.
+    #[serde(default)]
     pub seconds: f64,
+    /// The same in minutes.
+    #[serde(default)]
+    pub minutes: f64,
+    /// Of a training: whether it had stopped getting better when its epochs ended.
+    #[serde(default)]
+    pub converged: Option<bool>,
     /// Anything else that the stage found out.
+    #[serde(default)]
     pub details: serde_json::Value,
 }
 
@@ -54,7 +84,7 @@ pub(super) fn rows(records: &[(Record, bool)]) -> Vec<StageRow> {
         .map(|(record, cached)| StageRow {
             name: record.name.clone(),
             kind: record.kind.clone(),
-            status: if *cached { "cached" } else { "done" },
+            status: if *cached { Status::Cached } else { Status::Done },
             weights: record.weights.clone(),
             params: record.params,
             gflops: record.gflops,
@@ -67,6 +97,8 @@ pub(super) fn rows(records: &[(Record, bool)]) -> Vec<StageRow> {
                 .or_else(|| speeds.and_then(|speeds| speeds[&record.name].as_f64())),
             size_bytes: record.size_bytes,
             seconds: record.seconds,
+            minutes: record.seconds / 60.0,
+            converged: record.details["converged"].as_bool(),
             details: record.details.clone(),
         })
         .collect()
@@ -95,14 +127,22 @@ pub fn terminal(rows: &[StageRow]) -> String {
     report::terminal(&report_rows(rows))
 }
 
+/// Header and cells of the table.
+pub(crate) fn cells(rows: &[StageRow]) -> (Vec<&'static str>, Vec<Vec<String>>) {
+    report::cells(&report_rows(rows))
+}
+
 /// `results.json` and `results.md`.
-pub(super) fn write(folder: &Path, rows: &[StageRow]) -> Result {
+pub(super) fn write(folder: &Path, rows: &[StageRow], notes: &[String]) -> Result {
     let texts = [
         (
             "results.json",
-            serde_json::to_string_pretty(&serde_json::json!({ "stages": rows }))?,
+            serde_json::to_string_pretty(&serde_json::json!({ "stages": rows, "notes": notes }))?,
         ),
-        ("results.md", report::markdown(&report_rows(rows))),
+        (
+            "results.md",
+            format!("{}\n{}\n", report::markdown(&report_rows(rows)), notes.join("  \n")),
+        ),
     ];
     for (name, text) in texts {
         let path = folder.join(name);

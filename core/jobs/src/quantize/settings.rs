@@ -47,8 +47,8 @@ pub struct QuantizeSettings {
     #[arg(long, default_value_t = 16)]
     pub calib_batches: usize,
     /// Layers that stay in float: `auto` keeps the fewest that --max-drop asks for; or names (`model.24`, `model.0.conv`)
-    #[arg(long, value_name = "NAME", num_args = 1.., value_delimiter = ',')]
-    #[serde(deserialize_with = "crate::lists::one_or_many")]
+    #[arg(long, value_name = "NAME", num_args = 1.., value_delimiter = ',', visible_alias = "keep-float")]
+    #[serde(alias = "keep-float", deserialize_with = "crate::lists::one_or_many")]
     pub float_layers: Vec<String>,
     /// Points of mAP (of 100) that may be lost with `--float-layers auto`, on training images
     #[arg(long, default_value_t = 0.3)]
