@@ -75,6 +75,9 @@ fn a_pruner_in_a_library_as_the_page_makes_it() {
     let twin = twin();
     let here = twin.pages();
     let blocks = page("dynamic.md");
+    // The twin stays from run to run as long as nothing changes.
+    let _ = std::fs::remove_dir_all(here.join("data"));
+    let _ = std::fs::remove_file(here.join("pruned.safetensors"));
     let data = small_data(&here, 24, 64);
     let model = here.join("model.yaml");
     std::fs::write(&model, "extends: yolov5n\nscale: {depth: 0.33, width: 0.125}\n").expect("a file");

@@ -245,6 +245,12 @@ impl Deployed {
 /// The sizes of the input: the engine's, where it knows them, held against what is said about the file.
 fn input_shape(port: &Port, package: Option<&Package>) -> Result<[Option<i64>; 4], String> {
     let said = package.map(|package| package.input.shape);
+    if let Some(kind) = &port.kind {
+        return Err(format!(
+            "its input `{}` takes {kind} where f32 from 0 to 1 is given; export it with an input of f32 (YOLOv5: without --half)",
+            port.name
+        ));
+    }
     if port.shape.is_empty() {
         return said.ok_or_else(|| {
             "nothing says what size of images it takes and what its outputs mean: `yolo export` writes that beside the file, as FILE.json"
@@ -257,6 +263,12 @@ fn input_shape(port: &Port, package: Option<&Package>) -> Result<[Option<i64>; 4
             port.name, port.shape
         )
     })?;
+    if own[1] != 3 && own[3] == 3 {
+        return Err(format!(
+            "its input `{}` has its channels last, {:?}; export it with [images, 3, height, width]",
+            port.name, port.shape
+        ));
+    }
     if !matches!(own[1], 3 | -1) {
         return Err(format!("its input has {} channels; a detector has 3", own[1]));
     }
@@ -377,6 +389,7 @@ mod tests {
         Port {
             name: name.into(),
             shape: shape.to_vec(),
+            kind: None,
         }
     }
 
@@ -409,6 +422,16 @@ mod tests {
         assert_eq!(input(&[]).unwrap()[3], Some(64));
         assert!(input(&[1, 3, 64, 96]).unwrap_err().contains("1 x 3 x 64 x 96"));
         assert!(input(&[1, 4, 64, 64]).unwrap_err().contains("channels"));
+        assert!(input(&[1, 64, 64, 3]).unwrap_err().contains("channels last"));
+        let half = Port {
+            kind: Some("f16".into()),
+            ..port("images", &[1, 3, 64, 64])
+        };
+        let error = input_shape(&half, Some(&package)).unwrap_err();
+        assert!(
+            error.contains("`images` takes f16") && error.contains("--half"),
+            "{error}"
+        );
         assert!(input_shape(&port("in0", &[]), None).unwrap_err().contains("FILE.json"));
         assert!(described(&package, &[port("output", &[1, 252, 7])]).is_ok());
         assert!(

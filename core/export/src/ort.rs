@@ -97,6 +97,16 @@ impl Session {
             .collect()
     }
 
+    /// What the numbers of each input are, where they are not f32.
+    pub fn input_kinds(&self) -> Vec<Option<String>> {
+        let kind = |kind: &ValueType| match kind.tensor_type() {
+            Some(TensorElementType::Float32) => None,
+            Some(other) => Some(other.to_string()),
+            None => Some("no tensor".to_owned()),
+        };
+        self.inner.inputs().iter().map(|input| kind(input.dtype())).collect()
+    }
+
     /// Names and sizes of the outputs; a size that may vary is -1.
     pub fn output_sizes(&self) -> Vec<(String, Vec<i64>)> {
         let sizes = |kind: &ValueType| kind.tensor_shape().map_or_else(Vec::new, |shape| shape.to_vec());

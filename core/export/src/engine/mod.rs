@@ -30,6 +30,9 @@ pub struct Port {
     pub name: String,
     /// Its sizes, -1 where one may vary; empty where the engine does not know them before it ran.
     pub shape: Vec<i64>,
+    /// What its numbers are, `f16`, where they are not f32.
+    #[serde(default)]
+    pub kind: Option<String>,
 }
 
 /// A tensor of `f32`, row-major.

@@ -39,7 +39,10 @@ impl Engine for OnnxRuntime {
     fn open(&self, path: &Path, threads: usize) -> Result<Box<dyn Network>> {
         let session = ort::Session::open(path, threads)?;
         Ok(Box::new(Session {
-            inputs: ports(session.inputs()),
+            inputs: (ports(session.inputs()).into_iter())
+                .zip(session.input_kinds())
+                .map(|(port, kind)| Port { kind, ..port })
+                .collect(),
             outputs: ports(session.output_sizes()),
             milliseconds: 0.0,
             session,
@@ -48,7 +51,12 @@ impl Engine for OnnxRuntime {
 }
 
 fn ports(ports: Vec<(String, Vec<i64>)>) -> Vec<Port> {
-    ports.into_iter().map(|(name, shape)| Port { name, shape }).collect()
+    let port = |(name, shape)| Port {
+        name,
+        shape,
+        kind: None,
+    };
+    ports.into_iter().map(port).collect()
 }
 
 struct Session {

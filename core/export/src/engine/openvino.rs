@@ -226,6 +226,10 @@ fn ports(count: usize, port: impl Fn(usize) -> Result<Node, openvino::InferenceE
             // A result without a name has none in the file.
             name: node.get_name().unwrap_or_else(|_| format!("result{index}")),
             shape: shape.get_dimensions().iter().map(size).collect(),
+            kind: match node.get_element_type().map_err(said)? {
+                ElementType::F32 => None,
+                other => Some(format!("{other:?}").to_ascii_lowercase()),
+            },
         })
     };
     (0..count).map(describe).collect()

@@ -85,6 +85,7 @@ pub fn heads(arrays: &[Array]) -> Vec<Port> {
     let head = |array: &Array| Port {
         name: array.name.clone(),
         shape: array.shape.clone(),
+        kind: None,
     };
     arrays.iter().map(head).collect()
 }
