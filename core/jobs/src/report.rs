@@ -157,8 +157,9 @@ impl Training {
     fn show(&self, page: &mut Page) -> Result {
         if let Some(best) = self.best() {
             page.text(&format!(
-                "{} epochs; the best, {}: mAP50 {:.4}, mAP {:.4}",
+                "{} epoch{}; the best, {}: mAP50 {:.4}, mAP {:.4}",
                 self.epochs.len(),
+                if self.epochs.len() == 1 { "" } else { "s" },
                 self.epochs[best] + 1.0,
                 self.map50[best],
                 self.map[best]

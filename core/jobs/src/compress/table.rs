@@ -134,15 +134,13 @@ pub(crate) fn cells(rows: &[StageRow]) -> (Vec<&'static str>, Vec<Vec<String>>) 
 
 /// `results.json` and `results.md`.
 pub(super) fn write(folder: &Path, rows: &[StageRow], notes: &[String]) -> Result {
+    let below: String = notes.iter().map(|note| format!("\n{note}\n")).collect();
     let texts = [
         (
             "results.json",
             serde_json::to_string_pretty(&serde_json::json!({ "stages": rows, "notes": notes }))?,
         ),
-        (
-            "results.md",
-            format!("{}\n{}\n", report::markdown(&report_rows(rows)), notes.join("  \n")),
-        ),
+        ("results.md", report::markdown(&report_rows(rows)) + &below),
     ];
     for (name, text) in texts {
         let path = folder.join(name);
