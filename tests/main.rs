@@ -41,6 +41,7 @@ mod support;
 mod teaching;
 mod torch;
 mod train;
+mod twice;
 mod val;
 mod vendors;
 mod weights;

@@ -63,6 +63,15 @@ fn limits_hold() {
             let text = std::fs::read_to_string(&list).expect("the list stands beside the result");
             assert_eq!(text.lines().count(), 3, "{text}");
             let weights = std::fs::read(dir.path().join("a.safetensors")).expect("a model");
+            let shorter = text.lines().take(2).collect::<Vec<_>>().join("\n") + "\n";
+            std::fs::write(&list, shorter).expect("a file");
+            let told = yolo(dir.path(), &line).ok();
+            assert!(
+                told.err.contains("the list of another search is replaced"),
+                "{}",
+                told.err
+            );
+            assert_eq!(std::fs::read_to_string(&list).expect("the list"), text);
             std::fs::write(&list, "somebody's own\n").expect("a file");
             let told = yolo(dir.path(), &line).ok();
             assert!(

@@ -40,7 +40,7 @@ pub struct DetectArgs {
     #[arg(long, required = true, num_args = 1..)]
     source: Vec<String>,
     /// Long side that pictures are scaled to, or height and width to fit into (default: what the model was trained for)
-    #[arg(long, visible_aliases = ["imgsz", "img-size"], num_args = 1..=2, value_names = ["SIDE", "WIDTH"])]
+    #[arg(long, visible_aliases = ["imgsz", "img-size"], num_args = 1..=2, value_names = ["SIDE", "WIDTH"], action = clap::ArgAction::Set)]
     img: Vec<usize>,
     /// Least confidence
     #[arg(long, default_value_t = 0.25)]
@@ -123,6 +123,7 @@ enum Model {
 impl Finder {
     fn open(args: &DetectArgs) -> CliResult<Self> {
         if let Some(file) = deployed::open(&args.weights, &args.engine, &args.device)? {
+            file.note().into_iter().for_each(ui::say);
             return Ok(Self {
                 names: file.names().to_vec(),
                 size: deployed::sides(ui::session()?, &file, &args.img, &args.weights)?,

@@ -107,6 +107,12 @@ impl Listing {
             ));
             return Ok(None);
         }
+        if std::fs::read_to_string(&self.beside).is_ok_and(|there| there != text) {
+            ui::say(format!(
+                "note: {}: the list of another search is replaced (--candidates FOLDER keeps each by itself)",
+                self.beside.display()
+            ));
+        }
         files::write(&self.beside, text.as_bytes())?;
         Ok(Some(self.beside))
     }

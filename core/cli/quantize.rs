@@ -9,9 +9,9 @@ use yolo_data::Split;
 use yolo_engine::checkpoint;
 use yolo_jobs::compute::{self, AmpArgs, DeviceArgs};
 use yolo_jobs::quantize::{Quantization, QuantizeSettings};
-use yolo_jobs::{measure, open};
+use yolo_jobs::{files, measure, open, train};
 
-use crate::error::CliResult;
+use crate::error::{CliError, CliResult};
 use crate::ui;
 
 /// Quantize a model: calibrate (PTQ), train quantized (QAT) if asked to, write what the backend's toolchain reads
@@ -92,6 +92,8 @@ pub fn run(args: &QuantizeArgs) -> CliResult {
         true,
     )?;
     let [map50_float, map_float] = measure::validate(session, &model, &loader, "val float")?;
+    let _lock = files::lock(&args.out)?;
+    earlier(args)?;
     let result = quantization.run(&model, quantizer.as_ref())?;
     let stem = args.weights.file_stem().and_then(|s| s.to_str()).unwrap_or("model");
     // Everything that can fail is done before the first file is written.
@@ -129,6 +131,26 @@ pub fn run(args: &QuantizeArgs) -> CliResult {
     }
     for check in &checks {
         println!("{}: {}", check.path.display(), check.said);
+    }
+    Ok(())
+}
+
+/// What an earlier run has left in --out: epochs are not lost, and a result that is replaced is said to be.
+fn earlier(args: &QuantizeArgs) -> CliResult {
+    let qat = args.out.join("qat");
+    if args.resume {
+        return Ok(());
+    }
+    if let Some(done) = train::unfinished(&qat) {
+        return Err(CliError::Usage(format!(
+            "{}: {done} epochs of an unfinished QAT are there\n  help: the same command with --resume goes on; to start anew give another --out, or \
+             remove that folder",
+            qat.display()
+        )));
+    }
+    let path = args.out.join("quantized.safetensors");
+    if path.exists() {
+        ui::say(format!("note: {} is there and will be replaced", path.display()));
     }
     Ok(())
 }

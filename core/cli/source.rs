@@ -2,7 +2,7 @@
 //!
 //! What lives here: from words to files. What must not: decoding.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use yolo_data::endings::{self, IMAGE_EXTENSIONS, is_image};
@@ -61,9 +61,28 @@ fn of(text: &str, path: &Path) -> CliResult<Vec<PathBuf>> {
                 here()
             )));
         }
-        return chosen(text, found);
+        return chosen(text, once(text, found));
     }
     Err(CliError::Failed(format!("{text}: there is no such file or folder")))
+}
+
+/// Each file once: a link to a folder above leads `**` round and round.
+fn once(text: &str, found: Vec<PathBuf>) -> Vec<PathBuf> {
+    let mut seen = HashSet::new();
+    let count = found.len();
+    // A link to a file is a name of its own, one to a folder is another way to what is there.
+    let place = |path: &Path| Some(path.parent()?.canonicalize().ok()?.join(path.file_name()?));
+    let kept: Vec<PathBuf> = found
+        .into_iter()
+        .filter(|path| place(path).is_none_or(|place| seen.insert(place)))
+        .collect();
+    if kept.len() < count {
+        ui::say(format!(
+            "{text}: {} ways to files that are taken already are left out (links to folders)",
+            count - kept.len()
+        ));
+    }
+    kept
 }
 
 /// The pictures among `entries`, with a line about the rest.

@@ -222,6 +222,7 @@ enum Model {
 impl Model {
     fn open(args: &ValArgs) -> CliResult<Self> {
         if let Some(file) = deployed::open(&args.weights, &args.engine, &args.device)? {
+            file.note().into_iter().for_each(ui::say);
             return Ok(Self::File(Box::new(file)));
         }
         let device = args.device.one()?;

@@ -114,6 +114,12 @@ pub fn onnx_batch(path: &Path, batch: i64, size: [i64; 2], threads: usize, plan:
     let values: Vec<f32> = (0..shape.iter().product::<i64>())
         .map(|i| (i % 251) as f32 / 250.0)
         .collect();
+    if batch > 1 && shape.first().is_some_and(|own| *own != batch) {
+        return Err(Error::Format {
+            path: path.to_owned(),
+            reason: format!("it is written for batches of {}; leave --batch-size out", shape[0]),
+        });
+    }
     let batch = shape.first().copied().unwrap_or(1);
     let times = time(plan, || session.run_slices(&[(&name, &shape, &values)]).map(drop))?;
     Latency::of(times, batch).ok_or_else(|| Error::Unsupported("a measurement needs at least one run".to_owned()))

@@ -38,6 +38,7 @@ pub struct Deployed {
     classes: usize,
     names: Vec<String>,
     milliseconds: f64,
+    note: Option<String>,
 }
 
 impl Deployed {
@@ -81,6 +82,7 @@ impl Deployed {
         }
         let size = |axis: usize| shape[axis].filter(|size| *size > 0);
         Ok(Self {
+            note: known.note,
             input: port.name,
             batch: size(0).and_then(|batch| usize::try_from(batch).ok()),
             image: size(2).zip(size(3)).map(<[i64; 2]>::from),
@@ -93,6 +95,11 @@ impl Deployed {
             names,
             milliseconds: 0.0,
         })
+    }
+
+    /// What a person must be told of the file before it is used.
+    pub fn note(&self) -> Option<&str> {
+        self.note.as_deref()
     }
 
     /// The engine that runs it.

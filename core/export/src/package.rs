@@ -42,6 +42,9 @@ pub struct Package {
     /// anchor or stride. Who changed them on purpose takes this line out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checksum: Option<String>,
+    /// Of the bytes of the file that this describes; of ncnn's two files together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
 }
 
 /// The input of a file.
@@ -144,6 +147,7 @@ impl Package {
             classes: classes.to_vec(),
             thresholds: Thresholds::default(),
             checksum: None,
+            file: None,
         };
         package.checksum = Some(package.sum());
         package
@@ -152,8 +156,7 @@ impl Package {
     /// SHA-256 of what belongs to the file, 16 hexadecimal digits.
     fn sum(&self) -> String {
         let text = serde_json::json!([self.input, self.letterbox, self.output]).to_string();
-        let digest = Sha256::digest(text.as_bytes());
-        digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+        sum_of(&[text.as_bytes()])
     }
 
     /// The text of `FILE.json`.
@@ -228,6 +231,42 @@ impl Package {
     }
 }
 
+/// SHA-256 of some bytes, 16 hexadecimal digits.
+pub(crate) fn sum_of(parts: &[&[u8]]) -> String {
+    let mut hash = Sha256::new();
+    for part in parts {
+        hash.update(part);
+    }
+    hash.finalize()
+        .iter()
+        .take(8)
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
+}
+
+/// What must be said where a description was written for other bytes than those of `file`.
+fn of_another(file: &Path, package: &Package) -> Result<Option<String>> {
+    let Some(wanted) = &package.file else { return Ok(None) };
+    let read = |path: &Path| std::fs::read(path).map_err(|source| Error::read(path, source));
+    let own = read(file)?;
+    let found = if file
+        .extension()
+        .is_some_and(|ending| ending.eq_ignore_ascii_case("param"))
+    {
+        sum_of(&[&own, &read(&file.with_extension("bin"))?])
+    } else {
+        sum_of(&[&own])
+    };
+    Ok((found != *wanted).then(|| {
+        format!(
+            "note: {} was written for another file than {}: anchors, sizes and class names are taken from there, and wrong where the networks \
+             differ; files that belong together are written by one `yolo export`",
+            path_of(file).display(),
+            file.display()
+        )
+    }))
+}
+
 /// Where the description of a file stands: `model.onnx.json` for `model.onnx`.
 pub fn path_of(file: &Path) -> PathBuf {
     let mut name = file.as_os_str().to_owned();
@@ -244,6 +283,8 @@ pub struct Known {
     pub classes: Vec<String>,
     /// Largest stride.
     pub stride: Option<i64>,
+    /// What a person must be told.
+    pub note: Option<String>,
 }
 
 fn wrong(path: &Path, reason: String) -> Error {
@@ -265,6 +306,7 @@ pub fn known(file: &Path) -> Result<Known> {
         if path.is_file() {
             let package = Package::read(&path)?;
             return Ok(Known {
+                note: if is("xml") { None } else { of_another(file, &package)? },
                 classes: package.classes.clone(),
                 stride: None,
                 package: Some(package),
@@ -285,6 +327,7 @@ pub fn known(file: &Path) -> Result<Known> {
                 .map_err(|reason| wrong(file, reason))?
                 .unwrap_or_default(),
             stride: entry("stride").and_then(|text| text.trim().parse().ok()),
+            note: None,
         });
     }
     let beside = file.with_file_name("metadata.yaml");
@@ -306,6 +349,7 @@ pub fn known(file: &Path) -> Result<Known> {
             .map_err(|reason| wrong(&beside, reason))?
             .unwrap_or_default(),
         stride: located.value.get("stride").and_then(Value::as_i64),
+        note: None,
     })
 }
 

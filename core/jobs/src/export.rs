@@ -19,7 +19,7 @@ pub struct ExportSettings {
     #[arg(long = "format", visible_alias = "include", default_value = "onnx", num_args = 1.., value_delimiter = ',')]
     pub formats: Vec<String>,
     /// Side of the image, or height and width (default: what the model was trained for)
-    #[arg(long, visible_aliases = ["imgsz", "img-size"], num_args = 1..=2, value_names = ["SIDE", "WIDTH"])]
+    #[arg(long, visible_aliases = ["imgsz", "img-size"], num_args = 1..=2, value_names = ["SIDE", "WIDTH"], action = clap::ArgAction::Set)]
     pub img: Vec<usize>,
     /// Images per run
     #[arg(long, visible_alias = "batch", default_value_t = 1)]

@@ -89,11 +89,15 @@ impl RunFolder {
 
 impl Drop for RunFolder {
     fn drop(&mut self) {
-        // Those that hold something stay: the system refuses to remove them.
-        for folder in &self.made {
-            if std::fs::remove_dir(folder).is_err() {
-                break;
-            }
+        remove_empty(&self.made);
+    }
+}
+
+/// Removes folders, the deepest first; those that hold something stay, as the system refuses to remove them.
+fn remove_empty(folders: &[PathBuf]) {
+    for folder in folders {
+        if std::fs::remove_dir(folder).is_err() {
+            break;
         }
     }
 }
@@ -104,10 +108,19 @@ fn missing(folder: &Path) -> Vec<PathBuf> {
     named.take_while(|part| !part.exists()).map(Path::to_owned).collect()
 }
 
-/// A folder that one process writes to; given back when it is dropped, or the process ends in whatever way.
+/// A folder that one process writes to; given back when it is dropped, or the process ends in whatever way. Where it was made for that and
+/// nothing was written into it, it goes again.
 #[derive(Debug)]
 pub struct Lock {
     _file: std::fs::File,
+    /// Folders that were made for it, the deepest first.
+    made: Vec<PathBuf>,
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        remove_empty(&self.made);
+    }
 }
 
 /// Takes a folder for this process: two that write one run would each undo what the other does.
@@ -115,17 +128,18 @@ pub struct Lock {
 /// # Errors
 /// Where another process has it, or it can't be made.
 pub fn lock(folder: &Path) -> Result<Lock> {
+    let made = missing(folder);
     std::fs::create_dir_all(folder).map_err(|error| io_error("can't make the folder", folder, &error))?;
     // The folder itself is what is locked: nothing is left in it.
     let file = std::fs::File::open(folder).map_err(|error| io_error("can't open the folder", folder, &error))?;
     match file.try_lock() {
-        Ok(()) => Ok(Lock { _file: file }),
+        Ok(()) => Ok(Lock { _file: file, made }),
         Err(std::fs::TryLockError::WouldBlock) => Err(Error::Usage(format!(
             "{}: another process is at work in this folder\n  help: wait for it, or give another name or folder",
             folder.display()
         ))),
         // A file system without locks protects nothing, and is no reason to do nothing.
-        Err(std::fs::TryLockError::Error(_)) => Ok(Lock { _file: file }),
+        Err(std::fs::TryLockError::Error(_)) => Ok(Lock { _file: file, made }),
     }
 }
 

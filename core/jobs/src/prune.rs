@@ -66,7 +66,8 @@ pub struct PruneSettings {
     /// Score layer by layer, and make one score of theirs: mean, sum, max, min, product or first (default: as the metric does)
     #[arg(long)]
     pub aggregate: Option<Aggregate>,
-    /// Folder that keeps the candidates of a search: CSV, picture, best plans; an interrupted search goes on
+    /// Folder that keeps the candidates of a search: CSV, picture, best plans; an interrupted search goes on (default: their list alone,
+    /// `candidates.csv` beside `--out`)
     #[arg(long, value_name = "DIR")]
     pub candidates: Option<PathBuf>,
     /// Replay a plan instead of searching

@@ -17,6 +17,9 @@ use crate::{compress, files};
 /// A picture of more bytes would make a page that no browser likes.
 const LARGEST: u64 = 8 << 20;
 
+/// What every page says.
+const MADE: &str = "Made by yolo report";
+
 /// What a run has come to.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct RunRow {
@@ -47,13 +50,19 @@ pub fn write(runs: &[PathBuf], out: &Path) -> Result<Vec<RunRow>> {
             out.display()
         )));
     }
+    if out.exists() && !files::read_text(out).is_ok_and(|text| text.contains(MADE)) {
+        return Err(Error::Usage(format!(
+            "--out {}: this page is not of `yolo report` and would be overwritten; give another name",
+            out.display()
+        )));
+    }
     let found = runs.iter().map(|run| Run::read(run)).collect::<Result<Vec<_>>>()?;
     let title = match runs {
         [one] => format!("yolo: {}", one.display()),
         many => format!("yolo: {} runs", many.len()),
     };
     let mut page = Page::new(&title);
-    page.text(&format!("Made by yolo {}.", env!("CARGO_PKG_VERSION")));
+    page.text(&format!("{MADE} {}.", env!("CARGO_PKG_VERSION")));
     if found.len() > 1 {
         beside(&mut page, &found);
     }

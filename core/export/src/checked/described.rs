@@ -7,10 +7,10 @@ use crate::Result;
 use crate::ncnn::model::Net;
 use crate::onnx::proto::ModelProto;
 use crate::onnx::{self, Outputs};
-use crate::package::{Output, Package};
+use crate::package::{Output, Package, sum_of};
 
 /// The description of an ONNX file.
-pub(super) fn described_onnx(model: &ModelProto, graph: &Graph, request: &Request) -> Result<Vec<u8>> {
+pub(super) fn described_onnx(model: &ModelProto, graph: &Graph, request: &Request, bytes: &[u8]) -> Result<Vec<u8>> {
     let ports = model.graph.as_ref();
     let outputs: Vec<String> =
         ports.map_or_else(Vec::new, |graph| graph.output.iter().map(|o| o.name.clone()).collect());
@@ -30,14 +30,14 @@ pub(super) fn described_onnx(model: &ModelProto, graph: &Graph, request: &Reques
             name: onnx::OUTPUT.to_owned(),
         },
     };
-    describe(input, output, graph, request)
+    describe(input, output, (graph, request), &[bytes])
 }
 
 fn axes(names: &[&str]) -> Vec<String> {
     names.iter().map(|&name| name.to_owned()).collect()
 }
 
-fn describe(input: &str, output: Output, graph: &Graph, request: &Request) -> Result<Vec<u8>> {
+fn describe(input: &str, output: Output, (graph, request): (&Graph, &Request), file: &[&[u8]]) -> Result<Vec<u8>> {
     let [height, width] = request.image.map(Some);
     let shape = [request.batch, Some(graph.input_channels()), height, width];
     // A host draws numbers where nobody gave names.
@@ -47,11 +47,13 @@ fn describe(input: &str, output: Output, graph: &Graph, request: &Request) -> Re
     } else {
         (0..count).map(|class| class.to_string()).collect()
     };
-    Ok(Package::new(input, shape, output, &names).to_json()?.into_bytes())
+    let mut package = Package::new(input, shape, output, &names);
+    package.file = Some(sum_of(file));
+    Ok(package.to_json()?.into_bytes())
 }
 
 /// The description of ncnn files.
-pub(super) fn described_ncnn(net: &Net, graph: &Graph, request: &Request) -> Result<Vec<u8>> {
+pub(super) fn described_ncnn(net: &Net, graph: &Graph, request: &Request, files: &[&[u8]]) -> Result<Vec<u8>> {
     let names = (0..graph.outputs.len()).map(|level| format!("out{level}")).collect();
     let output = match &graph.head {
         None => Output::Maps { names },
@@ -63,5 +65,5 @@ pub(super) fn described_ncnn(net: &Net, graph: &Graph, request: &Request) -> Res
         },
     };
     let input = net.layers.first().and_then(|layer| layer.outputs.first());
-    describe(input.map_or("", String::as_str), output, graph, request)
+    describe(input.map_or("", String::as_str), output, (graph, request), files)
 }

@@ -152,7 +152,7 @@ fn prepare_onnx(graph: &Graph, params: &Params, request: &Request, path: &Path) 
     };
     let exported = onnx::export(graph, params, &options)?;
     let bytes = exported.model.to_bytes()?;
-    let description = described_onnx(&exported.model, graph, request)?;
+    let description = described_onnx(&exported.model, graph, request, &bytes)?;
     let files = vec![path.to_owned(), package::path_of(path)];
     let mut written = Written::new(files, bytes.len() + description.len(), "onnxruntime");
     let contents = vec![(path.to_owned(), bytes), (package::path_of(path), description)];
@@ -285,7 +285,7 @@ fn prepare_ncnn(graph: &Graph, params: &Params, request: &Request, path: &Path) 
     }
     let (text, bytes) = (net.to_param(), net.to_bin());
     let (param, bin) = ncnn::paths(path);
-    let description = described_ncnn(&net, graph, request)?;
+    let description = described_ncnn(&net, graph, request, &[text.as_bytes(), &bytes])?;
     let files = vec![param.clone(), bin.clone(), package::path_of(&param)];
     let size = text.len() + bytes.len() + description.len();
     let mut written = Written::new(files, size, "the layers of ncnn on libtorch");

@@ -135,7 +135,10 @@ impl Quantization<'_> {
             folder: self.folder.join("qat"),
             resume: self.resume,
         };
+        // A training of its own it is not: it goes on with what it is a part of.
+        let again = format!("`yolo train --resume {}`", qat.folder.display());
         qat.run("qat", None)
+            .map_err(|error| error.map(|text| text.replace(&again, "the same command and --resume")))
     }
 }
 

@@ -331,6 +331,13 @@ pub fn finished(folder: &Path) -> Option<usize> {
     (state.epochs_done >= epochs).then_some(epochs)
 }
 
+/// The epochs that are done of a training in `folder` that has not come to its end; none where there is none, or no epoch.
+pub fn unfinished(folder: &Path) -> Option<usize> {
+    let state = checkpoint::state_numbers(&folder.join(STATE)).ok()?;
+    let epochs = usize::try_from(state.settings["epochs"].as_u64()?).ok()?;
+    Some(state.epochs_done).filter(|done| (1..epochs).contains(done))
+}
+
 /// Most bytes that tensors have held at once on a GPU.
 fn device_memory(device: Device) -> Option<i64> {
     device.is_cuda().then(|| {
