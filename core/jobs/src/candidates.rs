@@ -166,7 +166,7 @@ pub fn list(folder: &Path) -> Result<Option<String>> {
         return Ok(None);
     }
     let rows = read(&path)?.rows;
-    Ok((!rows.is_empty()).then(|| files::read_text(&path)).transpose()?)
+    (!rows.is_empty()).then(|| files::read_text(&path)).transpose()
 }
 
 impl Journal for Candidates {
