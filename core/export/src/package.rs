@@ -253,7 +253,11 @@ fn of_another(file: &Path, package: &Package) -> Result<Option<String>> {
         .extension()
         .is_some_and(|ending| ending.eq_ignore_ascii_case("param"))
     {
-        sum_of(&[&own, &read(&file.with_extension("bin"))?])
+        let Ok(bin) = read(&file.with_extension("bin")) else {
+            // Where the other half is missing, the engine says so.
+            return Ok(None);
+        };
+        sum_of(&[&own, &bin])
     } else {
         sum_of(&[&own])
     };
