@@ -176,14 +176,9 @@ pub fn run(args: &DetectArgs) -> CliResult {
         ..NmsOptions::default()
     };
     let wants_files = !args.nosave || args.save_txt;
-    let own = (args.save_dir.is_none() && wants_files)
-        .then(|| RunFolder::take(&args.project, &args.name, args.exist_ok))
-        .transpose()?;
-    let folder = match (&args.save_dir, &own) {
-        (Some(folder), _) => folder.clone(),
-        (None, Some(own)) => own.path().to_owned(),
-        (None, None) => PathBuf::new(),
-    };
+    let named = (args.project.as_path(), args.name.as_str(), args.exist_ok);
+    let own = RunFolder::of_results(args.save_dir.as_deref(), wants_files, named)?;
+    let folder = own.path().to_owned();
     let sources: Vec<Input> = files
         .iter()
         .map(|image| Input {

@@ -85,6 +85,9 @@ fn bccd(arguments: &[String]) -> Outcome {
 }
 
 fn compress(arguments: &[String]) -> Outcome {
+    if option(arguments, "--students").is_some() != option(arguments, "--teacher").is_some() {
+        return fail("bench compress: --teacher and --students go together");
+    }
     let yolo = yolo()?;
     let value = |name: &str, usual: &str| option(arguments, name).unwrap_or(usual).to_owned();
     let list = |name: &str, usual: &str| -> Vec<String> {

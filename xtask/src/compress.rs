@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::sync::{Condvar, Mutex, OnceLock, PoisonError};
 use std::thread;
 
 use serde_json::{Value, json};
@@ -89,7 +89,7 @@ struct Variant {
 impl Bench<'_> {
     /// All rows, those of all seeds of a name together, in the order of the protocol.
     fn run(&self) -> Outcome<Vec<Row>> {
-        let teacher = Once::new();
+        let teacher = OnceLock::new();
         let seeds: Vec<Outcome<Vec<Row>>> = thread::scope(|scope| {
             let teacher = &teacher;
             scope.spawn(move || teacher.set(self.teacher()));
@@ -107,7 +107,7 @@ impl Bench<'_> {
     }
 
     /// All models of one seed.
-    fn seed(&self, seed: u32, teacher: &Once<Outcome<Option<PathBuf>>>) -> Outcome<Vec<Row>> {
+    fn seed(&self, seed: u32, teacher: &OnceLock<Outcome<Option<PathBuf>>>) -> Outcome<Vec<Row>> {
         let [base, tune] = self.protocol.epochs;
         thread::scope(|scope| {
             let reference = scope.spawn(move || self.train(seed, "reference", base + tune));
@@ -212,8 +212,13 @@ impl Bench<'_> {
         Ok(Some(self.recipe(0, &format!("teacher-{cfg}"), &rest)?.best()))
     }
 
-    fn student(&self, seed: u32, distiller: &str, teacher: &Once<Outcome<Option<PathBuf>>>) -> Outcome<Option<Made>> {
-        let Some(teacher) = teacher.get()? else {
+    fn student(
+        &self,
+        seed: u32,
+        distiller: &str,
+        teacher: &OnceLock<Outcome<Option<PathBuf>>>,
+    ) -> Outcome<Option<Made>> {
+        let Some(teacher) = teacher.wait().clone()? else {
             return Ok(None);
         };
         let rest = format!(
@@ -371,36 +376,6 @@ impl Turns {
         *self.free.lock().unwrap_or_else(PoisonError::into_inner) += 1;
         self.freed.notify_one();
         made
-    }
-}
-
-/// A value that others wait for.
-struct Once<T> {
-    value: Mutex<Option<T>>,
-    set: Condvar,
-}
-
-impl<T: Clone> Once<T> {
-    fn new() -> Self {
-        Self {
-            value: Mutex::new(None),
-            set: Condvar::new(),
-        }
-    }
-
-    fn set(&self, value: T) {
-        *self.value.lock().unwrap_or_else(PoisonError::into_inner) = Some(value);
-        self.set.notify_all();
-    }
-
-    fn get(&self) -> T {
-        let mut value = self.value.lock().unwrap_or_else(PoisonError::into_inner);
-        loop {
-            if let Some(value) = value.as_ref() {
-                return value.clone();
-            }
-            value = self.set.wait(value).unwrap_or_else(PoisonError::into_inner);
-        }
     }
 }
 

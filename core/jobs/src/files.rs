@@ -81,6 +81,20 @@ impl RunFolder {
         Err(Error::Failed(format!("{}: no name is free", project.display())))
     }
 
+    /// Where results go: `save_dir` as it is; else a folder of `(project, name, exist_ok)` where there are any, and nowhere where not.
+    ///
+    /// # Errors
+    /// Those of [`RunFolder::take`].
+    pub fn of_results(save_dir: Option<&Path>, any: bool, named: (&Path, &str, bool)) -> Result<Self> {
+        match save_dir {
+            None if any => Self::take(named.0, named.1, named.2),
+            given => Ok(Self {
+                path: given.unwrap_or(Path::new("")).to_owned(),
+                made: Vec::new(),
+            }),
+        }
+    }
+
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path
