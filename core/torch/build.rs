@@ -281,7 +281,12 @@ fn link_shared(archives: &[PathBuf], libtorch: &Path, out: &Path) -> Result<Path
         .arg("-Wl,--whole-archive")
         .args(archives)
         .arg("-Wl,--no-whole-archive");
-    output(command.args(headers::link_arguments(libtorch)))?;
+    command.args(headers::link_arguments(libtorch));
+    let mut shared = compiler.to_command();
+    shared.args(command.get_args()).arg(headers::SHARED_RUNTIME);
+    if output(&mut shared).is_err() {
+        output(&mut command)?;
+    }
     Ok(library)
 }
 

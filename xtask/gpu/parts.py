@@ -128,9 +128,13 @@ def golden(result):
     graph = WORK / "golden.json"
     yolo(["model", "yolov5n", "--nc", 10, "--graph", graph, "--json"])
     fixture = ROOT / "tests/fixtures/loss.json"
-    arguments = ["yardstick.py", "--golden", fixture, "--graph", graph, "--device", DEVICE, "--double"]
+    # On the CPU: where two boxes claim one cell, the last one wins there, and any on a card.
+    arguments = ["yardstick.py", "--golden", fixture, "--graph", graph, "--device", "cpu", "--double"]
     found = python(arguments)[0]["golden"]
-    result.keep("yardstick's loss and gradients, f64, against the golden ones", f"worst relative {max(found.values()):.1e}", found)
+    text = f"worst relative {max(found.values()):.1e}"
+    result.keep("yardstick's loss and gradients, f64, against the golden ones", text, found)
+    if not max(found.values()) < 1e-5:
+        result.failed("the yardstick's loss", text)
 
 
 def train(result, amp):
@@ -295,7 +299,6 @@ def features(result):
         "bias correction": ["--bias-correction", "true"],
         "fitted ranges": ["--fit-ranges", "true"],
         "adaround": ["--rounding", "adaround"],
-        "equalized": ["--equalize"],
         "float layers": ["--float-layers", "auto", "--max-drop", 0.3],
         "qat": ["--qat-epochs", 1],
     }
@@ -390,8 +393,8 @@ def compression(result):
             maps = f"mAP50 {found['map50_float']:.3f} to {found['map50_quant']:.3f}"
             result.keep(f"PTQ on {device}", f"{seconds:.1f} s in all, {maps}", {**found, "wall": seconds})
 
-        result.attempt(f"EagleEye on {device}", prune)
         result.attempt(f"PTQ on {device}", calibrate)
+        result.attempt(f"EagleEye on {device}", prune)
 
 
 def kernels(result):

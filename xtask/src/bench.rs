@@ -9,7 +9,8 @@ cargo xtask bench NAME
 
   bccd [--data YAML] [--weights PT]   the BCCD recipe, whose table is in the README
   compress [--data YAML] [--weights PT] [--cfg MODEL] [--epochs N] [--tune N] [--pruners A,B] [--flops 0.6,0.5] [--distiller A,none]
-           [--seeds N] [--teacher MODEL[,WEIGHTS] --students A,B] [--teacher-epochs N] [--jobs N] [--device D] [--amp off]
+           [--img N] [--nominal-batch N] [--seeds N] [--teacher MODEL[,WEIGHTS] --students A,B] [--teacher-epochs N] [--jobs N]
+           [--device D] [--amp off]
                                       pruned models and students against models of as many epochs, val and test, with intervals
   seeds [--data YAML] [--weights PT]  yolov5n on BCCD for 15 epochs with three seeds: docs/benchmarks.md
   torch --torch PATH                  builds for an installed PyTorch, trains and validates on it
@@ -26,6 +27,9 @@ cargo xtask bench NAME
 /// Runs a benchmark by name.
 pub fn bench(arguments: &[String]) -> Outcome {
     let rest = arguments.get(1..).unwrap_or_default();
+    if let Some(name) = arguments.first() {
+        known(name, rest)?;
+    }
     match arguments.first().map(String::as_str) {
         Some("bccd") => bccd(rest),
         Some("compress") => compress(rest),
@@ -37,6 +41,31 @@ pub fn bench(arguments: &[String]) -> Outcome {
         Some("kill") => kill(rest),
         Some("reference") => reference(rest),
         _ => fail(USAGE),
+    }
+}
+
+/// Refuses flags that the usage of benchmark `name` doesn't name: these runs are long, and a misspelt option would be found at the end.
+fn known(name: &str, arguments: &[String]) -> Outcome {
+    let start = format!("  {name} ");
+    let mut lines = USAGE.lines().skip_while(|line| !line.starts_with(&start));
+    let own = lines
+        .next()
+        .into_iter()
+        .chain(lines.take_while(|line| line.starts_with("    ")));
+    let mut flags: Vec<&str> = own
+        .flat_map(|line| line.split(|c: char| !c.is_ascii_alphanumeric() && c != '-'))
+        .filter(|word| word.starts_with("--"))
+        .collect();
+    if name == "reference" {
+        flags.extend(REFERENCE_OPTIONS);
+    }
+    let strange = arguments
+        .iter()
+        .find(|word| word.starts_with('-') && !flags.contains(&word.as_str()));
+    match strange {
+        None => Ok(()),
+        Some(flag) if flag == "--help" || flag == "-h" => fail(USAGE),
+        Some(flag) => fail(format!("bench {name} has no {flag}; it has {}", flags.join(", "))),
     }
 }
 
@@ -247,4 +276,26 @@ fn reference(arguments: &[String]) -> Outcome {
         python.arg("--json");
     }
     run(&mut python)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unknown_flags_start_nothing() {
+        let words = |text: &str| -> Vec<String> { text.split(' ').map(str::to_owned).collect() };
+        for good in [
+            "compress --seeds 1 --jobs 2 --amp off",
+            "reference --repo x --before y --json",
+            "kill --times 3",
+        ] {
+            let words = words(good);
+            assert_eq!(known(&words[0], &words[1..]), Ok(()), "{good}");
+        }
+        assert_eq!(known("compress", &words("--help")), Err(USAGE.to_owned()));
+        let said = known("compress", &words("--sedes 1")).unwrap_err();
+        assert!(said.contains("no --sedes") && said.contains("--seeds"), "{said}");
+        assert!(known("kill", &words("--jobs 1")).is_err());
+    }
 }

@@ -324,7 +324,11 @@ impl Job<'_> {
         ];
         arguments.extend(objects.iter().map(|object| object.as_os_str()));
         arguments.extend(torch.iter().map(OsStr::new));
-        self.compiler.run(&arguments)?;
+        arguments.push(OsStr::new(headers::SHARED_RUNTIME));
+        if self.compiler.run(&arguments).is_err() {
+            arguments.pop();
+            self.compiler.run(&arguments)?;
+        }
         Ok(library)
     }
 }
@@ -336,4 +340,70 @@ pub fn errors_of(log: &str) -> String {
         errors = log.lines().take(3).collect();
     }
     errors.join("\n    ")
+}
+
+#[cfg(test)]
+mod tests {
+    use object::{Object as _, ObjectSymbol as _};
+
+    use super::*;
+
+    /// Uses what the C++ library has in its archive, not in its headers.
+    const SOURCE: &str = "#include <sstream>\nextern \"C\" int f() { std::ostringstream s; s << std::locale().name(); return (int)s.str().size(); }\n";
+
+    /// Names that a library gives to others.
+    fn given(library: &Path) -> Vec<String> {
+        let bytes = std::fs::read(library).unwrap();
+        let file = object::File::parse(&*bytes).unwrap();
+        let given = file.dynamic_symbols().filter(|symbol| symbol.is_definition());
+        given.map(|symbol| symbol.name().unwrap().to_owned()).collect()
+    }
+
+    /// A compiler that links the C++ library statically would give the process a second copy of it.
+    #[test]
+    fn the_cpp_library_stays_shared() {
+        let dir = tempfile::tempdir().unwrap();
+        let torch = dir.path().join("torch");
+        std::fs::create_dir_all(torch.join("lib")).unwrap();
+        let usual = Compiler::find(&|name| std::env::var_os(name)).unwrap();
+        let mut words = usual.words.clone();
+        words.push("-static-libstdc++".to_owned());
+        let compiler = Compiler { words, ..usual };
+        let path = |name: &str| dir.path().join(name);
+        std::fs::write(path("empty.cpp"), "").unwrap();
+        std::fs::write(path("f.cpp"), SOURCE).unwrap();
+        let run = |arguments: &[&Path]| {
+            let arguments: Vec<&OsStr> = arguments.iter().map(|word| word.as_os_str()).collect();
+            compiler.run(&arguments).unwrap();
+        };
+        for name in ["torch_cpu", "torch", "c10"] {
+            let library = torch.join(format!("lib/lib{name}.so"));
+            run(&["-shared".as_ref(), "-o".as_ref(), &library, &path("empty.cpp")]);
+        }
+        run(&[
+            "-fPIC".as_ref(),
+            "-c".as_ref(),
+            "-o".as_ref(),
+            &path("f.o"),
+            &path("f.cpp"),
+        ]);
+        let job = Job {
+            compiler: &compiler,
+            torch: &torch,
+            extra: &Extra::default(),
+            folder: dir.path(),
+            name: "libours.so",
+        };
+        let ours = given(&job.link(&[path("f.o")]).unwrap());
+        assert!(ours.contains(&"f".to_owned()), "{ours:?}");
+        let runtime = |name: &String| name.starts_with("_ZNSt6locale");
+        assert!(
+            !ours.iter().any(runtime),
+            "{:?}",
+            ours.iter().find(|name| runtime(name))
+        );
+        // What this compiler does if left alone, so that the test sees the fault.
+        run(&["-shared".as_ref(), "-o".as_ref(), &path("alone.so"), &path("f.o")]);
+        assert!(given(&path("alone.so")).iter().any(runtime));
+    }
 }

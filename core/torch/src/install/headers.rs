@@ -109,3 +109,8 @@ pub fn link_arguments(lib: &Path) -> Vec<String> {
     arguments.extend(["-ltorch_cpu", "-ltorch", "-lc10"].map(str::to_owned));
     arguments
 }
+
+/// Names the shared C++ library before the compiler adds its own choice. Some compilers link it statically: a second copy of its
+/// functions in the process then frees what the first made, for PyTorch and every other library that is loaded later
+/// (`free(): invalid pointer`). Where the linker doesn't find it, it must be left out.
+pub const SHARED_RUNTIME: &str = "-l:libstdc++.so.6";
