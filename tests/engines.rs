@@ -335,3 +335,34 @@ fn openvino_computes_what_the_network_computes() {
         .to_string();
     assert!(error.contains("c.xml"), "{error}");
 }
+
+/// What TensorRT alone can run is said to be so, where another engine is given it.
+#[test]
+fn a_file_for_tensorrt_alone_is_named_as_such() {
+    if let Err(reason) = yolo_export::ort::available() {
+        skip::skipped("onnxruntime", reason);
+        return;
+    }
+    let (folder, weights) = place();
+    let weights = text(&weights);
+    let export = [
+        "export",
+        "--weights",
+        &weights,
+        "--img",
+        "64",
+        "--nms",
+        "tensorrt",
+        "--out",
+        "a.onnx",
+    ];
+    yolo(folder.path(), &export).ok();
+    yolo_data::Image::filled(64, 64, [90; 3])
+        .save(&folder.path().join("a.png"))
+        .expect("a picture");
+    let said = yolo(folder.path(), &["detect", "--weights", "a.onnx", "--source", "a.png"]);
+    said.fails(
+        1,
+        &["a.onnx", "EfficientNMS_TRT, which only TensorRT runs", "--nms standard"],
+    );
+}

@@ -169,6 +169,10 @@ fn wrong_exports_are_explained_and_leave_nothing() {
         .fails(2, &["'trt'", "--profile", "[possible values: ort, openvino, tensorrt]"]);
     export(&["--out", "out/a.onnx", "--nms", "soft"])
         .fails(2, &["'soft'", "--nms", "[possible values: standard, tensorrt]"]);
+    for opset in ["9", "30"] {
+        export(&["--out", "out/a.onnx", "--opset", opset])
+            .fails(1, &[&format!("opset {opset} can't be written"), "in 11 to 21"]);
+    }
     export(&["--out", "file/a.onnx"]).fails(1, &["file/a.onnx", "can't write"]);
     yolo(
         folder.path(),

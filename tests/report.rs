@@ -37,7 +37,11 @@ fn runs_are_shown_on_one_page_that_needs_no_other() {
         &dir.path().join("a&b"),
         "0,0.10,0.30,0.10,0.01\n1,0.09,,,0.01\n2,0.08,0.70,0.40,0.01\n3,0.07,0.65,0.39,0.01\n",
     );
-    std::fs::write(dir.path().join("a&b/options.json"), r#"{"epochs": 4}"#).expect("a file");
+    std::fs::write(
+        dir.path().join("a&b/options.json"),
+        r#"{"epochs": 4, "data": "cells.yaml"}"#,
+    )
+    .expect("a file");
     let picture = yolo_report::png(&[200; 12], 2, 2).expect("a picture");
     std::fs::write(dir.path().join("a&b/confusion.png"), picture).expect("a file");
     recipe(&dir.path().join("small"));
@@ -63,6 +67,7 @@ fn runs_are_shown_on_one_page_that_needs_no_other() {
         "data:image/png;base64,",
         "&quot;epochs&quot;: 4",
         "<h3>1-train</h3>",
+        "<td>cells.yaml</td>",
     ] {
         assert!(page.contains(part), "{part}");
     }
@@ -89,6 +94,7 @@ fn what_is_no_run_is_named_and_no_page_is_written() {
     report("words", "page.html").fails(1, &["words/results.csv:2"]);
     report("other", "page.html").fails(1, &["other/results.csv:1", "`epoch` is missing"]);
     report("broken", "page.html").fails(1, &["broken/results.json", "not the table of a recipe"]);
+    report("./good", "page.html").fails(2, &["./good", "named twice"]);
     report("good", "page.txt").fails(2, &["page.txt", ".html"]);
     assert!(!dir.path().join("page.html").exists() && !dir.path().join("page.txt").exists());
 }

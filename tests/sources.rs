@@ -207,6 +207,53 @@ fn endings_are_no_obstacle_to_a_picture_that_is_named() {
 }
 
 #[test]
+fn pictures_behind_the_first_one_of_a_file_are_said() {
+    let folder = place();
+    let path = folder.path().join("moving.gif");
+    let mut encoder = image::codecs::gif::GifEncoder::new(std::fs::File::create(path).expect("a file"));
+    for value in [40, 160] {
+        let frame = image::RgbaImage::from_pixel(40, 30, image::Rgba([value, value, 9, 255]));
+        encoder.encode_frame(image::Frame::new(frame)).expect("a frame");
+    }
+    drop(encoder);
+    let said = detect(folder.path(), &["moving.gif"]).ok();
+    assert!(
+        said.err
+            .contains("note: moving.gif: the picture is animated; its first frame is used"),
+        "{}",
+        said.err
+    );
+    assert!(!detect(folder.path(), &["d.png"]).ok().err.contains("note:"));
+}
+
+/// Names of files that are no UTF-8, as old archives leave them.
+#[cfg(unix)]
+#[test]
+fn names_of_other_encodings_are_no_obstacle() {
+    use std::os::unix::ffi::OsStrExt as _;
+    let folder = place();
+    let odd = folder.path().join("odd");
+    std::fs::create_dir(&odd).expect("a folder");
+    std::fs::copy(
+        folder.path().join("d.png"),
+        odd.join(std::ffi::OsStr::from_bytes(b"\xff\xfe.png")),
+    )
+    .expect("a copy");
+    let said = detect(folder.path(), &["odd", "--save-txt", "--json"]).ok();
+    assert_eq!(said.json()["images"][0]["width"], 40);
+    let mut named = crate::support::command(folder.path());
+    named
+        .args(["detect", "--weights", "w.safetensors", "--source"])
+        .arg(std::ffi::OsStr::from_bytes(b"odd/\xff\xfe.png"));
+    let done = named.output().expect("it runs");
+    let text = String::from_utf8_lossy(&done.stderr);
+    assert!(
+        done.status.code() == Some(2) && text.contains("no UTF-8 text"),
+        "{text}"
+    );
+}
+
+#[test]
 fn crops_are_written_by_class_and_stay_on_the_picture() {
     let folder = place();
     let said = detect(

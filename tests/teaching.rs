@@ -189,7 +189,9 @@ fn models_are_compared_on_the_same_images_with_intervals() {
         ];
         yolo(folder, &[&base[..], weights].concat())
     };
+    assert!(compare(&[&a, &b]).ok().out.contains(" images of train at 96 px"));
     let said = compare(&[&a, &a, "--json"]).ok().json();
+    assert_eq!(said["img"], 96);
     assert_eq!(said["differences"][0]["map50"]["value"], 0.0);
     assert_eq!(
         said["differences"][0]["map50"]["interval"]["low"], 0.0,

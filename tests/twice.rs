@@ -181,3 +181,80 @@ fn engine_is_there(folder: &Path) -> bool {
     }
     there
 }
+
+/// Two answers to one question are refused before work starts.
+#[test]
+fn settings_that_contradict_each_other_are_refused() {
+    let (dir, data) = place();
+    let run = |command: &str, more: &[&str]| {
+        let base = [
+            command,
+            "--weights",
+            "random.safetensors",
+            "--data",
+            &data,
+            "--img",
+            "64",
+            "--out",
+            "x.safetensors",
+        ];
+        yolo(dir.path(), &[&base, more].concat())
+    };
+    let prune = |more: &[&str]| run("prune", more);
+    let own = "{type: oneshot, metric: l2, ratio: 0.1}";
+    prune(&["--pruner", own, "--flops", "0.5"]).fails(2, &["`ratio: 0.1`", "`flops: 0.5`", "give one of them"]);
+    prune(&["--pruner", own, "--params", "0.5"]).fails(2, &["`params: 0.5`"]);
+    let own = "{type: oneshot, metric: l2}";
+    prune(&["--pruner", own, "--metric", "random", "--flops", "0.5"]).fails(2, &["two metrics are named"]);
+    prune(&["--metric", "l1", "--set", "metric=l2", "--flops", "0.5"]).fails(2, &["two metrics are named"]);
+    run("quantize", &["--max-drop", "0.5"]).fails(2, &["--max-drop 0.5", "--float-layers auto"]);
+    assert!(!dir.path().join("x.safetensors").exists());
+}
+
+/// A training of fewer images than the nominal batch learns, and says how seldom.
+#[test]
+fn a_few_images_are_learned_from() {
+    let (dir, data) = place();
+    let train = |name: &str, more: &[&str]| {
+        let base = [
+            "train",
+            "--weights",
+            "random.safetensors",
+            "--data",
+            &data,
+            "--img",
+            "64",
+            "--epochs",
+            "3",
+            "--noplots",
+            "--noval",
+        ];
+        let place = ["--workers", "1", "--project", "runs", "--name", name];
+        yolo(dir.path(), &[&base[..], &place, more].concat()).ok()
+    };
+    let said = train("few", &[]);
+    assert!(
+        said.err
+            .contains("fewer than the nominal batch of 64: one update per epoch"),
+        "{}",
+        said.err
+    );
+    let weights = |path: &str| {
+        yolo_engine::checkpoint::load(&dir.path().join(path))
+            .expect("a checkpoint")
+            .params
+    };
+    let (before, after) = (
+        weights("random.safetensors"),
+        weights("runs/few/weights/last.safetensors"),
+    );
+    let mut kernels = 0;
+    for (key, value) in before.iter().filter(|(_, value)| value.dim() == 4) {
+        let moved = (after.get(key).expect(key) - value).abs().max().double_value(&[]);
+        assert!(moved > 0.0, "{key} has not moved");
+        kernels += 1;
+    }
+    assert!(kernels > 3, "{kernels}");
+    let said = train("enough", &["--nominal-batch", "4", "--batch-size", "4"]);
+    assert!(!said.err.contains("nominal batch"), "{}", said.err);
+}

@@ -46,11 +46,11 @@ pub fn run(args: &CompareArgs) -> CliResult {
     let device = args.device.one()?;
     let dataset = open::dataset(&args.data)?;
     let data = (args.data.as_path(), &dataset);
-    let result = compare::compare(ui::session()?, &args.weights, data, split, &args.settings, device)?;
+    let (result, size) = compare::compare(ui::session()?, &args.weights, data, split, &args.settings, device)?;
     if args.json {
         return ui::print_json(&json!({
             "weights": args.weights, "task": args.task, "models": result.models, "differences": result.differences,
-            "images": result.images, "draws": result.draws,
+            "images": result.images, "draws": result.draws, "img": size,
         }));
     }
     println!("{:>26} {:>26}", "mAP50", "mAP");
@@ -61,8 +61,8 @@ pub fn run(args: &CompareArgs) -> CliResult {
         row(&format!("{} - first", file.display()), difference, signed);
     }
     println!(
-        "{} images, 95 % of {} draws lie in the brackets",
-        result.images, result.draws
+        "{} images of {} at {size} px, 95 % of {} draws lie in the brackets",
+        result.images, args.task, result.draws
     );
     Ok(())
 }

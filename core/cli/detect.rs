@@ -245,7 +245,7 @@ pub fn run(args: &DetectArgs) -> CliResult {
 /// Runs the network over the pictures as they come; returns how many can't be read.
 fn find(
     finder: &mut Finder,
-    pictures: Receiver<(PathBuf, yolo_data::Result<Image>)>,
+    pictures: Receiver<Read>,
     options: &NmsOptions,
     drawn: &SyncSender<Found>,
     several: bool,
@@ -257,7 +257,12 @@ fn find(
             break;
         }
         let image = match image {
-            Ok(image) => image,
+            Ok((image, remark)) => {
+                if let Some(remark) = remark {
+                    ui::say(format!("note: {}: {remark}", path.display()));
+                }
+                image
+            }
             Err(error) if several => {
                 ui::say(format!("error: {error}"));
                 unreadable += 1;
@@ -285,12 +290,15 @@ fn find(
     Ok(unreadable)
 }
 
+/// A picture that was read, with what a user should know of it.
+type Read = (PathBuf, yolo_data::Result<(Image, Option<String>)>);
+
 /// Reads pictures on a thread of its own, a few ahead.
-fn decode_ahead(files: Vec<PathBuf>) -> Receiver<(PathBuf, yolo_data::Result<Image>)> {
+fn decode_ahead(files: Vec<PathBuf>) -> Receiver<Read> {
     let (sender, receiver) = sync_channel(2);
     std::thread::spawn(move || {
         for path in files {
-            let image = Image::open(&path);
+            let image = Image::open_with_remark(&path);
             if sender.send((path, image)).is_err() {
                 return;
             }
@@ -352,7 +360,8 @@ impl Output<'_> {
             self.crops(&image, &detections, &stem, &mut taken.crops)?;
         }
         let mut row = json!({
-            "path": path,
+            // Names of other encodings are no JSON.
+            "path": path.to_string_lossy(),
             "width": image.width,
             "height": image.height,
             "detections": detections.iter().map(|d| self.detection(d)).collect::<Vec<_>>(),
@@ -367,7 +376,7 @@ impl Output<'_> {
             let file = self.folder.join(format!("{stem}.{}", ending.map_or("jpg", |_| "png")));
             self.draw(&mut image, &detections)?;
             yolo_report::save_picture(&file, &image.data, image.width, image.height)?;
-            row["saved"] = json!(file);
+            row["saved"] = json!(file.to_string_lossy());
             written = Some(file);
         }
         if !self.args.json {

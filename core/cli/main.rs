@@ -145,6 +145,13 @@ fn main() {
     // Before anything that could start a thread or load libtorch.
     yolo_torch::threads::prepare();
     plain_panics();
+    if let Some(word) = std::env::args_os().find(|word| word.to_str().is_none()) {
+        eprintln!(
+            "error: `{}`: this is no UTF-8 text, and JSON, configurations and checkpoints could not say it; rename the file or folder",
+            word.to_string_lossy()
+        );
+        yolo_registry::leave(2);
+    }
     let words = match habits::translate(std::env::args_os()) {
         Ok(translated) => {
             // One process of several speaks.

@@ -101,6 +101,9 @@ pub struct ValArgs {
     json: bool,
 }
 
+/// mAP is measured with boxes from this confidence on.
+const MOST_CONFIDENCE: f32 = 0.001;
+
 /// Runs the command.
 pub fn run(args: &ValArgs) -> CliResult {
     limits::shares(&[("--conf-thres", args.conf_thres), ("--iou-thres", args.iou_thres)])?;
@@ -111,6 +114,12 @@ pub fn run(args: &ValArgs) -> CliResult {
         };
         CliError::Usage(format!("--task {}: train, val or test{help}", args.task))
     })?;
+    if args.conf_thres > MOST_CONFIDENCE {
+        ui::say(format!(
+            "note: --conf-thres {}: mAP without the boxes below it is lower than mAP as it is published (0.001)",
+            args.conf_thres
+        ));
+    }
     let mut model = Model::open(args)?;
     let mut dataset = open::dataset(&args.data)?;
     if args.single_cls {
@@ -152,7 +161,7 @@ pub fn run(args: &ValArgs) -> CliResult {
         confidence: args.save_conf,
         taken: HashSet::new(),
     });
-    let mut predictions = args.save_json.then(|| coco::Predictions::new(dataset.names.len()));
+    let mut predictions = args.save_json.then(|| coco::Predictions::new(&dataset.names));
     let mut extra = |result: &ImageResult<'_>| -> yolo_jobs::Result {
         if let Some(labels) = &mut labels {
             labels.write(result)?;

@@ -82,7 +82,8 @@ pub struct Located {
 }
 
 impl Located {
-    /// Reads YAML (of which JSON is a part). Only plain data: tags and anchors are refused, a key twice is an error.
+    /// Reads YAML (of which JSON is a part). Only plain data: tags mean nothing, a key twice is an error; `<<: *base` takes over the keys that
+    /// are not there, as in YAML 1.1.
     pub fn parse(file: &str, text: &str) -> Result<Self, ConfigError> {
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         let mut located = Self {
@@ -175,6 +176,9 @@ impl Located {
                         return Err(self.error(&child, &format!("the key `{name}` stands here twice"), None));
                     }
                 }
+                if let Some(merged) = map.remove(MERGE) {
+                    self.take_over(&mut map, merged, path)?;
+                }
                 Ok(Value::Object(map))
             }
             YamlData::Tagged(_, inner) => self.convert(inner, lines, path),
@@ -185,6 +189,36 @@ impl Located {
                 Some("write the value out"),
             )),
         }
+    }
+
+    /// Adds the keys of `<<` to a mapping, with their places; of several mappings, the first one that has a key gives it.
+    fn take_over(&mut self, map: &mut Map<String, Value>, merged: Value, path: &str) -> Result<(), ConfigError> {
+        let own = join(path, MERGE);
+        let bases = match merged {
+            Value::Array(bases) => (0..)
+                .map(|index: usize| join(&own, &index.to_string()))
+                .zip(bases)
+                .collect(),
+            base => vec![(own.clone(), base)],
+        };
+        for (from, base) in bases {
+            let Value::Object(base) = base else {
+                let help = "`<<: *name`, where `name: &name` is a mapping above";
+                return Err(self.error(&from, "only mappings can be merged with `<<`", Some(help)));
+            };
+            for (name, value) in base {
+                if map.contains_key(&name) {
+                    continue;
+                }
+                let (old, new) = (join(&from, &name), join(path, &name));
+                for places in [&mut self.keys, &mut self.values] {
+                    moved(places, &old, &new);
+                }
+                moved(&mut self.written, &old, &new);
+                map.insert(name, value);
+            }
+        }
+        Ok(())
     }
 
     /// Where the key of `path` stands, or else its value, or else the closest parent.
@@ -293,6 +327,22 @@ impl Located {
 }
 
 /// `a` and `b` as `a.b`.
+/// The key that takes other mappings over.
+const MERGE: &str = "<<";
+
+/// Gives what is known of `old` and all below it to `new`, too.
+fn moved<T: Clone>(known: &mut HashMap<String, T>, old: &str, new: &str) {
+    let below = |path: &str| match path.strip_prefix(old) {
+        Some(rest) if rest.is_empty() || rest.starts_with('.') => Some(format!("{new}{rest}")),
+        _ => None,
+    };
+    let more: Vec<(String, T)> = known
+        .iter()
+        .filter_map(|(path, value)| Some((below(path)?, value.clone())))
+        .collect();
+    known.extend(more);
+}
+
 fn join(path: &str, name: &str) -> String {
     match (path.is_empty(), name.is_empty()) {
         (true, _) => name.to_owned(),
@@ -481,6 +531,20 @@ mod tests {
         assert_eq!(
             (written("é.3"), written("b.0"), written("none")),
             (None, Some("1e3"), None)
+        );
+    }
+
+    #[test]
+    fn merge_keys_take_over_what_is_not_there() {
+        let text = "base: &b\n  a: 1\n  c: [x, y]\nmore: &m {a: 7, d: 2}\nown:\n  a: 3\n  <<: [*b, *m]\n";
+        let read = Located::parse("f.yaml", text).unwrap();
+        assert_eq!(read.value["own"], serde_json::json!({"a": 3, "c": ["x", "y"], "d": 2}));
+        assert_eq!(read.place("own.a").unwrap().line, 6);
+        assert_eq!(read.place("own.c.1").unwrap().line, 3, "where it is written");
+        let said = Located::parse("f.yaml", "a: 1\n<<: 5\n").unwrap_err().to_string();
+        assert!(
+            said.starts_with("f.yaml:2:") && said.contains("only mappings"),
+            "{said}"
         );
     }
 

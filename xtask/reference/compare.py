@@ -131,7 +131,8 @@ def forward(given, work):
 def train(given, work):
     measure.need(given.weights, given.data)
     samples, note = measure.train(given, work)
-    yield Row.faster(f"train {given.data.stem}, one epoch", "s", samples, 1, note)
+    for index, what in enumerate(("one epoch", "processor per epoch")):
+        yield Row.faster(f"train {given.data.stem}, {what}", "s", [[turn[index] for turn in side] for side in samples], 1, note)
 
 
 def light(given, work):

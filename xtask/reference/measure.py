@@ -2,6 +2,7 @@
 import json
 import os
 import re
+import resource
 import shutil
 import subprocess
 import sys
@@ -237,8 +238,15 @@ def epochs(command, work, is_end):
     return [after - before for before, after in zip(ends, ends[1:])], lines
 
 
+def processor():
+    """Seconds of processor that all ended processes have taken."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def train(given, work):
-    """Seconds of one epoch at 320 pixels and batch 16 with the default hyper-parameters: the reference's, then ours."""
+    """Seconds of one epoch at 320 pixels and batch 16 with the default hyper-parameters, and seconds of processor per epoch of the whole
+    training, which other work on the machine changes less: the reference's, then ours."""
     data, workers = mirror(given.data, work), min(len(os.sched_getaffinity(0)), 8)
     common = [
         "--data", data, "--weights", given.weights, "--img", "320", "--batch-size", "16", "--epochs", given.epochs,
@@ -247,12 +255,14 @@ def train(given, work):
     threads = set()
 
     def checked(command, is_end):
+        before = processor()
         taken, lines = epochs(command, work, is_end)
+        busy = (processor() - before) / given.epochs
         if len(taken) != given.epochs - 1:
             raise Failed(f"`{' '.join(map(str, command))}` told of {len(taken) + 1} epochs, not {given.epochs}:\n{''.join(lines[-20:])}")
         threads.update(line.split()[1] for line in lines if line.startswith("threads "))
-        say(f"  {Path(str(command[0])).name}: " + " ".join(f"{s:.1f} s" for s in taken))
-        return median(taken)
+        say(f"  {Path(str(command[0])).name}: " + " ".join(f"{s:.1f} s" for s in taken) + f", {busy:.1f} s of processor")
+        return median(taken), busy
 
     def ours(yolo):
         shutil.rmtree(work / "train/ours", ignore_errors=True)

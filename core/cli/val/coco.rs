@@ -12,9 +12,30 @@ use crate::error::CliResult;
 /// COCO numbers its 80 classes up to 90 and leaves these out.
 const GAPS: [u32; 10] = [12, 26, 29, 30, 45, 66, 68, 69, 71, 83];
 
-/// COCO's category of a class: its own numbers for its 80 classes, the class itself elsewhere.
-fn category(class: u32, classes: usize) -> u32 {
-    if classes != 80 {
+/// Its classes.
+#[rustfmt::skip]
+const CLASSES: [&str; 80] = [
+    "person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat", "traffic light", "fire hydrant",
+    "stop sign", "parking meter", "bench", "bird", "cat", "dog", "horse", "sheep", "cow", "elephant", "bear", "zebra", "giraffe",
+    "backpack", "umbrella", "handbag", "tie", "suitcase", "frisbee", "skis", "snowboard", "sports ball", "kite", "baseball bat",
+    "baseball glove", "skateboard", "surfboard", "tennis racket", "bottle", "wine glass", "cup", "fork", "knife", "spoon", "bowl",
+    "banana", "apple", "sandwich", "orange", "broccoli", "carrot", "hot dog", "pizza", "donut", "cake", "chair", "couch",
+    "potted plant", "bed", "dining table", "toilet", "tv", "laptop", "mouse", "remote", "keyboard", "cell phone", "microwave",
+    "oven", "toaster", "sink", "refrigerator", "book", "clock", "vase", "scissors", "teddy bear", "hair drier", "toothbrush",
+];
+
+/// Whether classes are COCO's own, in their order.
+fn are_cocos(names: &[String]) -> bool {
+    names.len() == CLASSES.len()
+        && names
+            .iter()
+            .zip(CLASSES)
+            .all(|(name, own)| name.trim().eq_ignore_ascii_case(own))
+}
+
+/// COCO's category of a class: its own numbers where the classes are COCO's 80, the class itself elsewhere.
+fn category(class: u32, coco: bool) -> u32 {
+    if !coco {
         return class;
     }
     GAPS.iter()
@@ -24,6 +45,7 @@ fn category(class: u32, classes: usize) -> u32 {
 /// What was found, image by image.
 pub struct Predictions {
     classes: usize,
+    coco: bool,
     rows: Vec<Value>,
     images: Vec<(Vec<Detection>, Vec<CocoTruth>)>,
     /// Ids that images have, and the first that two of them share.
@@ -32,9 +54,11 @@ pub struct Predictions {
 }
 
 impl Predictions {
-    pub fn new(classes: usize) -> Self {
+    /// For a data set with these classes.
+    pub fn new(names: &[String]) -> Self {
         Self {
-            classes,
+            classes: names.len(),
+            coco: are_cocos(names),
             rows: Vec::new(),
             images: Vec::new(),
             ids: HashSet::new(),
@@ -55,7 +79,7 @@ impl Predictions {
             let bbox = [x1, y1, x2 - x1, y2 - y1].map(|v| round(v, 1e3));
             self.rows.push(json!({
                 "image_id": image,
-                "category_id": category(d.class, self.classes),
+                "category_id": category(d.class, self.coco),
                 "bbox": bbox,
                 "score": round(d.conf, 1e5),
             }));
@@ -143,8 +167,14 @@ mod tests {
     fn the_eighty_classes_have_coco_s_numbers() {
         // person, stop sign (13), bench (15), backpack (27), handbag (31), toaster (80), toothbrush (90).
         for (class, number) in [(0, 1), (11, 13), (13, 15), (24, 27), (26, 31), (70, 80), (79, 90)] {
-            assert_eq!(category(class, 80), number, "class {class}");
+            assert_eq!(category(class, true), number, "class {class}");
         }
-        assert_eq!(category(3, 10), 3);
+        assert_eq!(category(79, false), 79);
+        let mut names: Vec<String> = CLASSES.iter().map(|name| (*name).to_owned()).collect();
+        assert!(are_cocos(&names));
+        // 80 classes of somebody else.
+        names.swap(3, 4);
+        assert!(!are_cocos(&names));
+        assert!(!are_cocos(&names[..79]));
     }
 }

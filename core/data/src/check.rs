@@ -211,8 +211,10 @@ fn look(data: &Dataset, image: &Path, decode: bool) -> Seen {
         false => Ok(None),
     });
     match &decoded {
-        Ok(Some(remark)) => problems.push(note(image, 0, "image-remark", false, remark.clone())),
-        Ok(None) => {}
+        Ok(Some(remark)) if problems.iter().all(|found| found.message != *remark) => {
+            problems.push(note(image, 0, "image-remark", false, remark.clone()));
+        }
+        Ok(_) => {}
         Err(error) => problems.push(image_problem(image, "image-unreadable", error)),
     }
     if decoded.is_err() {

@@ -105,9 +105,16 @@ impl Hyp {
             ("copy_paste", self.copy_paste, zero, 1.0),
             ("label_smoothing", self.label_smoothing, zero, 1.0 - f64::EPSILON),
         ];
-        let (key, value, least, most) = ranges
+        let outside = ranges
             .into_iter()
-            .find(|(_, value, least, most)| !(value.is_finite() && least <= value && value <= most))?;
+            .find(|(_, value, least, most)| !(value.is_finite() && least <= value && value <= most));
+        let Some((key, value, least, most)) = outside else {
+            let nothing = self.box_gain == 0.0 && self.obj == 0.0 && self.cls == 0.0;
+            return nothing.then(|| {
+                let text = "0 makes no sense where `obj` and `cls` are 0, too: nothing would be learned";
+                ("box", text.to_owned())
+            });
+        };
         let tiny = |bound: f64| (bound - bound.round()).abs() < 1e-9;
         let least = if tiny(least) && least != least.round() {
             format!("above {}", least.round())
@@ -189,6 +196,8 @@ mod tests {
             of(|h| h.fliplr = 5.0),
             "fliplr: 5 makes no sense: it must be at least 0 and at most 1"
         );
+        let silent = |h: &mut Hyp| (h.box_gain, h.obj, h.cls) = (0.0, 0.0, 0.0);
+        assert!(of(silent).contains("nothing would be learned"), "{}", of(silent));
         assert_eq!(
             of(|h| h.box_gain = -1.0),
             "box: -1 makes no sense: it must be at least 0"

@@ -18,7 +18,7 @@ pub struct Problem {
     pub line: usize,
     /// A stable word. Of label files: `label-columns`, `label-number`, `label-class`, `label-range`, `label-encoding`,
     /// `label-empty-box`, `label-duplicate`, `label-two-classes`, `label-polygon`, `label-keypoints`, `label-unreadable`, `label-orphan`,
-    /// `label-shared`, `label-missing`; of images: `image-unreadable`, `image-remark`, `image-small`, `image-duplicate`, `image-missing`,
+    /// `label-shared`, `label-missing`, `box-cut`; of images: `image-unreadable`, `image-remark`, `image-small`, `image-duplicate`, `image-missing`,
     /// `image-listed-twice`, `image-left-out`; of the whole: `path-missing`, `split-unusable`, `split-overlap`, `class-empty`,
     /// `names-order`, `names-differ`, `names-unread`, `key-unused`, `images-alike`; of sources that are converted: `annotation-broken`,
     /// `annotation-missing`, `annotation-polygon`, `box-left-out`, `box-cut`, `image-left-out`, `image-without-split`, `size-mismatch`,
@@ -130,6 +130,10 @@ pub fn parse(path: &Path, text: &[u8], rows: Rows<'_>) -> (Vec<Label>, Vec<Probl
                     let message = "the same box stands in an earlier line; it is used once".into();
                     report(line, "label-duplicate", false, message);
                 } else {
+                    if beyond(&label) {
+                        let message = "a good part of the box lies outside of the image; is it `class cx cy w h`, with the centre?".into();
+                        report(line, "box-cut", false, message);
+                    }
                     if let Some(other) = labels.iter().find(|other| other[1..] == label[1..]) {
                         let [one, two] = [other[0], label[0]].map(|class| &rows.names[class as usize]);
                         let message =
@@ -142,6 +146,16 @@ pub fn parse(path: &Path, text: &[u8], rows: Rows<'_>) -> (Vec<Label>, Vec<Probl
         }
     }
     (labels, problems)
+}
+
+/// Share of a side of a box beyond the image that no rounding and no cut of an object explains.
+const BEYOND: f32 = 0.1;
+
+/// Whether a box reaches far out of the image.
+fn beyond(label: &Label) -> bool {
+    let [_, cx, cy, w, h] = *label;
+    let far = |centre: f32, side: f32| (side / 2.0 - centre).max(centre + side / 2.0 - 1.0) > BEYOND * side;
+    far(cx, w) || far(cy, h)
 }
 
 struct Row {

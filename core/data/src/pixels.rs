@@ -44,8 +44,16 @@ impl Image {
     /// # Errors
     /// [`Error::Io`] where the file can't be read; [`Error::Image`] with the reason of [`Image::decode`].
     pub fn open(path: &Path) -> Result<Self> {
+        Self::open_with_remark(path).map(|(image, _)| image)
+    }
+
+    /// As [`Image::open`], with the remark of [`Image::decode_with_remark`].
+    ///
+    /// # Errors
+    /// Those of [`Image::open`].
+    pub fn open_with_remark(path: &Path) -> Result<(Self, Option<String>)> {
         let bytes = crate::files::bytes(path).map_err(Error::io(path, "read it"))?;
-        Self::decode(&bytes).map_err(|reason| Error::image(path, reason))
+        Self::decode_with_remark(&bytes).map_err(|reason| Error::image(path, reason))
     }
 
     /// Decodes the bytes of a file.
@@ -75,14 +83,23 @@ impl Image {
     /// # Errors
     /// [`Error::Io`] where the file can't be read; [`Error::Image`] says why it is no picture that can be used.
     pub fn size_of(path: &Path) -> Result<(usize, usize)> {
+        Self::look(path).map(|(size, _)| size)
+    }
+
+    /// As [`Image::size_of`], with a remark where the file holds more pictures than the first.
+    ///
+    /// # Errors
+    /// Those of [`Image::size_of`].
+    pub fn look(path: &Path) -> Result<((usize, usize), Option<String>)> {
         let bytes = crate::files::bytes(path).map_err(Error::io(path, "read it"))?;
         let refused = |reason| Error::image(path, reason);
         let [w, h] = probe::probe(&bytes).map_err(refused)?;
+        let remark = probe::more_pictures(&bytes);
         if probe::tells_all(&bytes) {
-            return Ok((w, h));
+            return Ok(((w, h), remark));
         }
         let image = Self::decode(&bytes).map_err(refused)?;
-        Ok((image.width, image.height))
+        Ok(((image.width, image.height), remark))
     }
 
     /// Writes a JPEG (`.jpg`, `.jpeg`, quality 95) or, for any other ending, a PNG; whole or not at all.

@@ -10,6 +10,34 @@ use crate::engine::{Array, Engine, Network, Port};
 use crate::package::{self, Output, Package};
 use crate::{Error, Result};
 
+/// What boxes `[N, M, 5 + classes]` of images of this side are where all of them show that they are no centres and sizes in pixels.
+fn misread(boxes: &Tensor, side: i64) -> Result<Option<String>> {
+    let largest = boxes.f_narrow(2, 0, 4)?.f_max()?.f_double_value(&[])?;
+    if side >= LEAST_SIDE && largest > 0.0 && largest <= 2.0 {
+        return Ok(Some(format!(
+            "boxes up to {largest:.3}: shares of the image, as other exporters write them, and pixels belong here"
+        )));
+    }
+    let ordered = |low: i64, high: i64| -> Result<bool> {
+        let above = boxes
+            .f_select(2, high)?
+            .f_greater_equal_tensor(&boxes.f_select(2, low)?)?;
+        Ok(above.f_all()?.f_int64_value(&[])? != 0)
+    };
+    // A box near the right or lower edge is smaller than its distance from the other one; corners are never out of order.
+    let corners = boxes.size()[1] >= MANY && ordered(0, 2)? && ordered(1, 3)?;
+    Ok(corners.then(|| {
+        "boxes whose third and fourth numbers are never below the first two: corners (x1 y1 x2 y2), and centre and size belong here"
+            .to_owned()
+    }))
+}
+
+/// Boxes of so few pixels are no sign of shares in images from this side on.
+const LEAST_SIDE: i64 = 32;
+
+/// Of so many boxes, some lie near the right and the lower edge.
+const MANY: i64 = 200;
+
 /// How far above 1 rounding to integers or to 16 bits takes a probability.
 const SCORE_ROUNDING: f64 = 0.02;
 
@@ -189,6 +217,9 @@ impl Deployed {
                 match *output.shape.as_slice() {
                     [_, _, columns] if columns == values => {
                         let boxes = output.tensor()?;
+                        if let Some(what) = misread(&boxes, images.size()[2].min(images.size()[3]))? {
+                            return Err(self.wrong(format!("output `{name}` has {what}")));
+                        }
                         let highest = boxes.f_narrow(2, 4, values - 4)?.f_max()?.f_double_value(&[])?;
                         if highest > 1.0 + SCORE_ROUNDING {
                             return Err(self.wrong(format!(
@@ -451,5 +482,27 @@ mod tests {
                 .unwrap_err()
                 .contains("`output`")
         );
+    }
+
+    #[test]
+    fn boxes_of_another_kind_are_known_by_all_of_them() {
+        // Cells of 8 pixels over 160, each with a box of its size around its centre and a score.
+        let mut rows: Vec<f32> = Vec::new();
+        for cell in 0..400 {
+            let (x, y) = ((cell % 20 * 8 + 4) as f32, (cell / 20 * 8 + 4) as f32);
+            rows.extend([x, y, 12.0, 12.0, 0.5]);
+        }
+        let boxes = Tensor::from_slice(&rows).view([1, 400, 5]);
+        assert_eq!(misread(&boxes, 160).unwrap(), None);
+        let shares = misread(&(&boxes / 160.0), 160).unwrap().unwrap();
+        assert!(shares.contains("shares of the image"), "{shares}");
+        let (centres, sizes) = (boxes.narrow(2, 0, 2), boxes.narrow(2, 2, 2));
+        let corners = Tensor::cat(
+            &[&centres - &sizes / 2.0, &centres + &sizes / 2.0, boxes.narrow(2, 4, 1)],
+            2,
+        );
+        assert!(misread(&corners, 160).unwrap().unwrap().contains("corners"));
+        // A handful of boxes shows nothing.
+        assert_eq!(misread(&boxes.narrow(1, 0, 3), 160).unwrap(), None);
     }
 }

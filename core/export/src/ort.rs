@@ -55,7 +55,7 @@ impl Session {
         Self::from_bytes(&bytes, threads).map_err(|error| match error {
             Error::Engine { reason, .. } => Error::Format {
                 path: path.to_owned(),
-                reason,
+                reason: foreign(&reason).unwrap_or(reason),
             },
             other => other,
         })
@@ -307,6 +307,21 @@ fn library_in(folder: &Path) -> Option<PathBuf> {
         .collect();
     names.sort();
     names.into_iter().next()
+}
+
+/// What a file is that holds an operator which onnxruntime does not know; `None` where it refuses it for something else.
+fn foreign(reason: &str) -> Option<String> {
+    let (before, _) = reason.split_once(" is not a registered function/op")?;
+    let operator = before.rsplit(' ').next()?;
+    let (domain, name) = operator.split_once(':')?;
+    let name = name.split('(').next().unwrap_or(name);
+    Some(match domain {
+        "TRT" => format!(
+            "it has TensorRT's own operator {name}, which only TensorRT runs; onnxruntime runs the network exported without it, or with \
+             `--nms standard`"
+        ),
+        _ => format!("it has the operator {operator}, which onnxruntime does not know; export it without"),
+    })
 }
 
 /// A network as onnxruntime rewrites it for this machine: which ops it fuses, and which it runs on integers.

@@ -31,7 +31,8 @@ pub struct CompareSettings {
     pub seed: u64,
 }
 
-/// Measures models on the same images of a split. Each model less the first one is the difference that has an interval.
+/// Measures models on the same images of a split, and the side of the images. Each model less the first one is the difference that has an
+/// interval.
 ///
 /// # Errors
 /// A file that is no checkpoint, a model of other classes than the data, the listener's wish to stop.
@@ -42,7 +43,7 @@ pub fn compare(
     split: Split,
     settings: &CompareSettings,
     device: Device,
-) -> Result<Comparison> {
+) -> Result<(Comparison, usize)> {
     for (name, value) in [("--batch-size", settings.batch_size), ("--draws", settings.draws)] {
         limits::at_least_one(name, value)?;
     }
@@ -89,5 +90,6 @@ pub fn compare(
         images.sort_by(|a, b| a.0.cmp(&b.0));
         found.push(images.into_iter().map(|(_, matches)| matches).collect());
     }
-    Ok(bootstrap::compare(&found, settings.draws, settings.seed))
+    let comparison = bootstrap::compare(&found, settings.draws, settings.seed);
+    Ok((comparison, size.unwrap_or_default()))
 }

@@ -147,6 +147,25 @@ impl PruneSettings {
         open::with_metric(open::written(&self.pruner)?, self.metric.as_ref())
     }
 
+    /// A share of the channels (`ratio`) and a budget are two answers to one question.
+    fn one_aim(&self) -> Result {
+        let component = self.component()?;
+        let Some(ratio) = component.get("ratio").filter(|ratio| !ratio.is_null()) else {
+            return Ok(());
+        };
+        let budgets = [
+            ("flops", self.flops),
+            ("params", self.params),
+            ("latency", self.latency),
+        ];
+        match budgets.into_iter().find_map(|(name, budget)| Some((name, budget?))) {
+            None => Ok(()),
+            Some((name, budget)) => Err(Error::Usage(format!(
+                "`ratio: {ratio}` says how many channels go, `{name}: {budget}` what the result may cost; give one of them"
+            ))),
+        }
+    }
+
     /// Reads all that it names; `place` is where the pruner stands, for messages.
     ///
     /// # Errors
@@ -166,6 +185,7 @@ impl PruneSettings {
             Some(plan) => files::read_text(plan).map(drop),
             None => {
                 self.budget().check()?;
+                self.one_aim()?;
                 if self.latency.is_some() {
                     crate::limits::at_least_one("--threads", self.threads.unwrap_or(1))?;
                     Engine::named(&self.engine)?;

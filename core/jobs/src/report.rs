@@ -27,6 +27,8 @@ pub struct RunRow {
     pub run: PathBuf,
     /// `train`, `compress` or `val`.
     pub kind: &'static str,
+    /// The data set, where the run's settings name it.
+    pub data: Option<String>,
     /// Epochs that were trained, where it is one training.
     pub epochs: Option<usize>,
     /// The best of them, counted from 0 as in `results.csv`.
@@ -54,6 +56,16 @@ pub fn write(runs: &[PathBuf], out: &Path) -> Result<Vec<RunRow>> {
         return Err(Error::Usage(format!(
             "--out {}: this page is not of `yolo report` and would be overwritten; give another name",
             out.display()
+        )));
+    }
+    let places: Vec<PathBuf> = runs
+        .iter()
+        .map(|run| run.canonicalize().unwrap_or_else(|_| run.clone()))
+        .collect();
+    if let Some(again) = (1..places.len()).find(|at| places[..*at].contains(&places[*at])) {
+        return Err(Error::Usage(format!(
+            "{}: this run is named twice",
+            runs[again].display()
         )));
     }
     let found = runs.iter().map(|run| Run::read(run)).collect::<Result<Vec<_>>>()?;
@@ -224,6 +236,7 @@ impl Run {
             row: RunRow {
                 run: folder.to_owned(),
                 kind,
+                data: data_set(folder)?,
                 epochs: training.as_ref().map(|training| training.epochs.len()),
                 best_epoch: best.map(|(training, at)| training.epochs[at] as usize),
                 map50: best.map(|(t, at)| t.map50[at]).or(last.map(|stage| stage.map50)),
@@ -270,6 +283,17 @@ impl Run {
         }
         Ok(())
     }
+}
+
+/// The data set that the settings in a run's folder name.
+fn data_set(folder: &Path) -> Result<Option<String>> {
+    let path = folder.join(OPTIONS);
+    if !path.is_file() {
+        return Ok(None);
+    }
+    let wrong = |error| Error::Failed(format!("{}: not the settings of a run: {error}", path.display()));
+    let settings: serde_json::Value = serde_json::from_str(&files::read_text(&path)?).map_err(wrong)?;
+    Ok(settings["data"].as_str().map(str::to_owned))
 }
 
 /// Stages and notes of a recipe's `results.json`; none where there is no such file.
@@ -332,6 +356,7 @@ fn beside(page: &mut Page, runs: &[Run]) {
             vec![
                 run.name.clone(),
                 run.row.kind.to_owned(),
+                run.row.data.clone().unwrap_or_default(),
                 count(run.row.epochs),
                 count(run.row.best_epoch.map(|epoch| epoch + 1)),
                 number(run.row.map50),
@@ -339,7 +364,7 @@ fn beside(page: &mut Page, runs: &[Run]) {
             ]
         })
         .collect();
-    page.table(&["run", "kind", "epochs", "best epoch", "mAP50", "mAP"], &rows);
+    page.table(&["run", "kind", "data", "epochs", "best epoch", "mAP50", "mAP"], &rows);
     let of = |title: &str, values: &dyn Fn(&Training) -> Vec<f64>| Chart {
         title: title.to_owned(),
         x_label: "epoch".to_owned(),

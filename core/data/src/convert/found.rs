@@ -1,6 +1,6 @@
 //! What readers of annotations collect: images with boxes, and what could not be used.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
 
 use super::view::View;
@@ -21,6 +21,8 @@ pub(super) struct Found {
     pub splits: BTreeSet<&'static str>,
     /// Classes of objects that were not asked for.
     pub others: BTreeSet<String>,
+    /// Images that the source lists, whatever becomes of them.
+    pub listed: HashSet<PathBuf>,
     /// Whether the source leaves the split of an image open.
     open: bool,
     /// Images of which only objects were there that are left out on purpose, by reason: how many, and the first.

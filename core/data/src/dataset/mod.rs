@@ -179,6 +179,12 @@ impl Dataset {
             problems: self.remarks.clone(),
             ..Listed::default()
         };
+        if entries.is_empty() {
+            let split = split.name();
+            let reason =
+                format!("`{split}` is an empty list: name a folder of images, a list file, or several of them");
+            return Err(Error::dataset_line(&self.file, *line, reason));
+        }
         let mut repeats = Repeats::default();
         for entry in entries {
             let before = listed.images.len();
@@ -400,9 +406,13 @@ impl Dataset {
             return Err(Error::label(&label, first.line, first.message.clone()));
         }
         let broken = problems.iter().any(|problem| problem.fatal);
-        let size = match Image::size_of(image) {
-            Ok((w, h)) if w.min(h) < MIN_SIDE => Err(("image-small", Error::image(image, too_small(w, h)))),
-            Ok((w, h)) => Ok([w, h]),
+        let size = match Image::look(image) {
+            Ok(((w, h), _)) if w.min(h) < MIN_SIDE => Err(("image-small", Error::image(image, too_small(w, h)))),
+            Ok(((w, h), remark)) => {
+                problems
+                    .extend(remark.map(|remark| Problem::note(image.display().to_string(), 0, "image-remark", remark)));
+                Ok([w, h])
+            }
             Err(error) => Err(("image-unreadable", error)),
         };
         let sample = match size {

@@ -341,3 +341,52 @@ fn classes_that_are_asked_for_in_vain_are_named() {
         assert!(own.iter().zip(said).all(|(own, said)| own.contains(said)), "{own:?}");
     }
 }
+
+#[test]
+fn what_a_coco_file_says_beside_the_format_is_said_to_be_unread() {
+    let notes = |file: &Value, kind: &str| -> Vec<String> {
+        let made = convert_coco(file.to_string(), Keep::default()).1.expect("good");
+        assert!(fatal(&made).is_empty(), "{:?}", made.problems);
+        let of_kind = made.problems.iter().filter(|problem| problem.kind == kind);
+        of_kind.map(ToString::to_string).collect()
+    };
+    // The second picture of three is in no record.
+    let mut file = coco();
+    file["images"].as_array_mut().expect("images").remove(1);
+    file["annotations"].as_array_mut().expect("objects").remove(1);
+    let said = notes(&file, "annotation-missing");
+    assert!(
+        said.len() == 1 && said[0].contains("2.png: 1 images are in no file"),
+        "{said:?}"
+    );
+    assert_eq!(notes(&coco(), "annotation-missing"), [""; 0]);
+    // Corners, which `area` shows.
+    let mut file = coco();
+    for object in file["annotations"].as_array_mut().expect("objects") {
+        object["area"] = json!((8 - 4) * (6 - 3));
+    }
+    let said = notes(&file, "size-mismatch");
+    assert!(said.len() == 1 && said[0].contains("x1 y1 x2 y2"), "{said:?}");
+    for object in file["annotations"].as_array_mut().expect("objects") {
+        object["area"] = json!(8 * 6);
+    }
+    assert_eq!(notes(&file, "size-mismatch"), [""; 0]);
+}
+
+#[test]
+fn splits_inside_of_coco_records_are_said_to_be_unread() {
+    let dir = folder();
+    for number in 1..=3 {
+        put_picture(dir.path(), &format!("images/{number}.png"), number);
+    }
+    let mut file = coco();
+    file["images"][0]["split"] = json!("val");
+    put(dir.path(), "all.json", file.to_string());
+    let made = run(&Settings::new(Format::Coco, dir.path()), &dir.path().join("out")).expect("good");
+    let said: Vec<String> = made.problems.iter().map(ToString::to_string).collect();
+    assert!(
+        said.iter()
+            .any(|text| text.contains("1 images say what they are for (`split`)")),
+        "{said:?}"
+    );
+}

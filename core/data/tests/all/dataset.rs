@@ -80,6 +80,7 @@ fn places_without_images_or_labels_are_errors_with_the_line_of_the_split() {
             "names: [a]\ntrain: empty\n",
             "data.yaml:2: there are no images for `train`",
         ),
+        ("names: [a]\ntrain: []\n", "data.yaml:2: `train` is an empty list"),
         (
             "names: [a]\ntrain: images\n",
             "data.yaml:2: no image of `train` has labels",

@@ -319,6 +319,15 @@ fn several_pictures_in_a_file_are_said() {
         }
         drop(encoder);
         let (image, remark) = Image::decode_with_remark(&bytes).expect("a picture");
+        // What a scan sees without keeping the pixels.
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("a.gif");
+        std::fs::write(&path, &bytes).expect("a file");
+        assert_eq!(
+            Image::look(&path).expect("a size"),
+            ((20, 20), remark.clone()),
+            "{frames}"
+        );
         assert_eq!(
             remark.is_some_and(|remark| remark.contains("animated")),
             animated,

@@ -305,3 +305,55 @@ fn names_that_differ_in_capitals_alone_are_said() {
         assert_eq!(notes.len(), said, "{name}: {:?}", made.problems);
     }
 }
+
+#[test]
+fn what_voc_says_twice_in_different_ways_is_said() {
+    let dir = folder();
+    for number in 1..=6 {
+        put_picture(dir.path(), &format!("JPEGImages/{number}.png"), number);
+        // The first two are swapped; the third is called as another machine called it.
+        let named = ["2.png", "1.png", "IMG_7.JPG"]
+            .get(usize::from(number) - 1)
+            .map_or(format!("{number}.png"), |name| (*name).to_owned());
+        let text =
+            format!("<annotation>\n<filename>{named}</filename><object><name>dog</name>{BOX}</object></annotation>");
+        put(dir.path(), &format!("Annotations/{number}.xml"), text);
+    }
+    put(dir.path(), "ImageSets/Main/dog_train.txt", "1 1\n2 -1\n");
+    let made = run(&Settings::new(Format::Voc, dir.path()), &dir.path().join("out")).expect("good");
+    let clashes: Vec<String> = of_kind(&made.problems, "name-clash")
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    assert!(
+        clashes.len() == 2 && clashes[0].contains("1.xml: its <filename> is that of another image that is there, `2`"),
+        "{clashes:?}"
+    );
+    let drawn: Vec<String> = of_kind(&made.problems, "image-without-split")
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    assert!(
+        drawn.len() == 1 && drawn[0].contains("dog_train.txt: lists of single classes are not read"),
+        "{drawn:?}"
+    );
+}
+
+#[test]
+fn labels_with_corners_for_centres_are_said() {
+    let dir = folder();
+    for (number, row) in [(1, ROW), (2, "0 0.9 0.5 0.9 0.9"), (3, "0 0.97 0.5 0.061 0.2")] {
+        put_picture(dir.path(), &format!("images/{number}.png"), number);
+        put(dir.path(), &format!("labels/{number}.txt"), row);
+    }
+    let yaml = put(dir.path(), "data.yaml", "names: [a]\ntrain: images\nval: images\n");
+    let report = look(&yaml);
+    let said: Vec<String> = of_kind(&report.problems, "box-cut")
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    assert!(
+        !said.is_empty() && said.iter().all(|text| text.contains("2.txt:1: a good part of the box")),
+        "{said:?}"
+    );
+}

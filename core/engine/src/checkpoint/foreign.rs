@@ -15,6 +15,13 @@ pub(crate) fn describe(path: &Path, head: &[u8]) -> Option<String> {
     let darknet = matches!(head, [0, 0, 0, 0, 1 | 2, 0, 0, 0, ..]) || ends("weights");
     let ncnn = head.starts_with(NCNN) || ends("param") || ends("bin") && path.with_extension("param").exists();
     let tflite = head.get(4..8) == Some(b"TFL3") || ends("tflite");
+    let picture = matches!(
+        head,
+        [0xff, 0xd8, 0xff, ..] | [0x89, b'P', b'N', b'G', ..] | [b'G', b'I', b'F', b'8', ..]
+    );
+    let text = ["json", "yaml", "yml", "txt", "csv"]
+        .into_iter()
+        .find(|ending| ends(ending));
     Some(if onnx {
         "this is an ONNX file, an exported network: `yolo val`, `yolo detect` and `yolo bench` run it, all else needs the `.pt` or \
          `.safetensors` that it was made from"
@@ -29,6 +36,10 @@ pub(crate) fn describe(path: &Path, head: &[u8]) -> Option<String> {
     } else if tflite {
         "this is a TensorFlow Lite file, an exported network: use the `.pt` or `.safetensors` that it was made from"
             .to_owned()
+    } else if picture {
+        "this is a picture, not weights: pictures go to `yolo detect --source`".to_owned()
+    } else if let Some(ending) = text {
+        format!("this is a .{ending} file, not weights: give a `.pt` or `.safetensors`")
     } else {
         return None;
     })
@@ -54,6 +65,8 @@ mod tests {
             ("y.weights", b"\0\0\0\0\x02\0\0\0\x05\0\0\0", "Darknet"),
             ("y", b"\0\0\0\0\x02\0\0\0\x05\0\0\0", "Darknet"),
             ("z.tflite", b"\x1c\0\0\0TFL3", "TensorFlow Lite"),
+            ("bus.jpg", b"\xff\xd8\xff\xe0\0\x10JFIF", "a picture"),
+            ("x.json", b"{}", "a .json file"),
         ] {
             assert!(told(name, head).contains(wanted), "{name}: {}", told(name, head));
         }

@@ -46,6 +46,11 @@ pub fn train(
 ) -> Result<Outcome> {
     let mut run = Run::new(start, options, train, val, folder)?;
     run.begin()?;
+    if run.state.epochs_done == 0 && run.world.is_main() {
+        for remark in run.schedule.remarks(options.hyp.warmup_epochs) {
+            listener.say(&format!("note: {remark}"));
+        }
+    }
     match epochs(&mut run, options, train, val, hooks, listener) {
         Ok(()) => run.finish(),
         Err(error) => Err(run.explain(error, options)),

@@ -41,6 +41,8 @@ pub struct Schedule {
     pub batch: usize,
     /// Images per update: gradients of smaller batches are accumulated to it.
     pub nominal: usize,
+    /// Batches of an epoch: no update waits for more, as the gradients of an epoch end with it.
+    pub batches: usize,
 }
 
 /// Settings of one iteration.
@@ -86,6 +88,7 @@ impl Schedule {
             epochs: options.epochs,
             batch: options.batch,
             nominal: options.nominal_batch,
+            batches: batches.max(1),
         }
     }
 
@@ -118,7 +121,32 @@ impl Schedule {
 
     /// Batches per update after warm-up.
     pub fn full_accumulate(&self) -> usize {
-        accumulate(self.nominal as f64 / self.batch.max(1) as f64)
+        self.accumulate(self.nominal as f64 / self.batch.max(1) as f64)
+    }
+
+    fn accumulate(&self, batches: f64) -> usize {
+        (batches.round_ties_even() as usize).clamp(1, self.batches.max(1))
+    }
+
+    /// What to know of this plan where it is not the one that was asked for.
+    pub fn remarks(&self, warmup_epochs: f64) -> Vec<String> {
+        let mut remarks = Vec::new();
+        let (images, nominal) = (self.batches * self.batch, self.nominal);
+        if images < nominal {
+            remarks.push(format!(
+                "an epoch has at most {images} images, fewer than the nominal batch of {nominal}: one update per epoch (--nominal-batch {} gives \
+                 one per batch)",
+                self.batch
+            ));
+        }
+        let asked = (warmup_epochs * self.batches as f64).round() as usize;
+        if asked > self.warmup_iterations {
+            remarks.push(format!(
+                "warm-up is over after {} batches, half of the training, instead of {asked} (warmup_epochs: {warmup_epochs})",
+                self.warmup_iterations
+            ));
+        }
+        remarks
     }
 
     /// Weight decay for the batch that is really used.
@@ -143,13 +171,9 @@ impl Schedule {
             lr: between(0.0, lr),
             bias_lr: between(self.warmup_bias_lr, lr),
             momentum: between(self.warmup_momentum, self.momentum),
-            accumulate: accumulate(between(1.0, self.nominal as f64 / self.batch.max(1) as f64)),
+            accumulate: self.accumulate(between(1.0, self.nominal as f64 / self.batch.max(1) as f64)),
         }
     }
-}
-
-fn accumulate(value: f64) -> usize {
-    (value.round_ties_even() as usize).max(1)
 }
 
 #[cfg(test)]
@@ -168,6 +192,7 @@ mod tests {
             epochs: 10,
             batch: 16,
             nominal: NOMINAL_BATCH,
+            batches: 1000,
         }
     }
 
@@ -256,6 +281,7 @@ mod tests {
         );
         let one = Schedule {
             nominal: 16,
+            batches: 1000,
             ..schedule()
         };
         assert_eq!(
@@ -269,6 +295,30 @@ mod tests {
         let ramp = schedule().updates(20);
         assert!(ramp.total > 25 + 25 && ramp.total < 25 + 100, "{ramp:?}");
         assert_eq!(ramp.per_epoch, 5);
+    }
+
+    #[test]
+    fn an_epoch_of_few_images_ends_with_an_update() {
+        // 3 batches of 16 images are fewer than 64: all of them make an update, and not a fourth that never comes.
+        let few = Schedule {
+            batches: 3,
+            warmup_iterations: 0,
+            ..schedule()
+        };
+        assert_eq!(few.full_accumulate(), 3);
+        assert_eq!(few.updates(3).total, few.epochs);
+        assert_eq!(few.scaled_decay(5e-4), 5e-4 * 48.0 / 64.0);
+        assert!(
+            few.remarks(0.0)[0].contains("48 images, fewer than the nominal batch of 64"),
+            "{:?}",
+            few.remarks(0.0)
+        );
+        assert!(schedule().remarks(0.0).is_empty());
+        assert!(
+            schedule().remarks(3.0)[0].contains("100 batches"),
+            "{:?}",
+            schedule().remarks(3.0)
+        );
     }
 
     #[test]

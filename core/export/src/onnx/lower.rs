@@ -20,6 +20,9 @@ use super::{
 };
 use crate::{Error, Result};
 
+/// The oldest opset that is written.
+pub(super) const OLDEST: i64 = 11;
+
 /// Name of the open batch axis.
 pub const BATCH: &str = "batch";
 
@@ -67,7 +70,7 @@ impl<'a> Lowering<'a> {
             doubled,
             values: Vec::with_capacity(graph.nodes.len()),
             quantizers,
-            opset: if old { 11 } else { 13 },
+            opset: if old { OLDEST } else { 13 },
             old,
         })
     }

@@ -151,7 +151,20 @@ pub fn export(graph: &Graph, params: &Params, options: &Options) -> Result<Expor
     let (lowest, names) = (l.opset, std::mem::take(&mut l.values));
     let model = l.b.finish(options.opset.unwrap_or(lowest), metadata(&graph, options));
     if let Some(opset) = options.opset {
-        check_opset(&model, lowest, opset)?;
+        check_opset(&model, lowest, opset).map_err(|(lowest, highest)| {
+            // What is too new was written in the newer form; the older one may do as well.
+            let older = Options {
+                opset: Some(lower::OLDEST),
+                ..options.clone()
+            };
+            let lowest = match opset > highest && self::export(&graph, &params, &older).is_ok() {
+                true => lower::OLDEST,
+                false => lowest,
+            };
+            Error::Unsupported(format!(
+                "opset {opset} can't be written: this network can be in {lowest} to {highest}"
+            ))
+        })?;
     }
     Ok(Exported {
         model,
@@ -161,8 +174,8 @@ pub fn export(graph: &Graph, params: &Params, options: &Options) -> Result<Expor
     })
 }
 
-/// Whether all ops of a file mean in `opset` what was meant; `lowest` is what the rest of them needs.
-fn check_opset(model: &ModelProto, lowest: i64, opset: i64) -> Result<()> {
+/// Whether all ops of a file mean in `opset` what was meant, else those in which they do; `lowest` is what the rest of them needs.
+fn check_opset(model: &ModelProto, lowest: i64, opset: i64) -> std::result::Result<(), (i64, i64)> {
     let used = |names: &[&str]| {
         let nodes = model.graph.iter().flat_map(|graph| &graph.node);
         nodes.into_iter().any(|node| names.contains(&node.op_type.as_str()))
@@ -174,12 +187,10 @@ fn check_opset(model: &ModelProto, lowest: i64, opset: i64) -> Result<()> {
     };
     // From 18 on their axes are an input.
     let highest = if used(&["ReduceMean", "ReduceMax"]) { 17 } else { 21 };
-    if (lowest..=highest).contains(&opset) {
-        return Ok(());
+    match (lowest..=highest).contains(&opset) {
+        true => Ok(()),
+        false => Err((lowest, highest)),
     }
-    Err(Error::Unsupported(format!(
-        "opset {opset} can't be written: the operators of this network are written for {lowest} to {highest}"
-    )))
 }
 
 /// Lowers a network and writes the file.

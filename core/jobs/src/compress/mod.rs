@@ -122,7 +122,8 @@ pub fn run(session: Session<'_>, recipe: &Recipe, mode: Mode, compute: Compute) 
     }
     let pictures = context.pictures(&folder)?;
     let rows = table::rows(&records);
-    let notes = table::notes(&records);
+    let mut notes = table::notes(&records);
+    notes.extend(other_sizes(recipe)?);
     table::write(&folder, &rows, &notes)?;
     Ok(Compressed {
         folder,
@@ -130,6 +131,40 @@ pub fn run(session: Session<'_>, recipe: &Recipe, mode: Mode, compute: Compute) 
         notes,
         pictures,
     })
+}
+
+/// What stages with an image size of their own make of the table.
+fn other_sizes(recipe: &Recipe) -> Result<Option<String>> {
+    let own: Vec<String> = recipe
+        .stages
+        .iter()
+        .enumerate()
+        .map(|(index, stage)| {
+            Ok((
+                format!("{}-{}", index + 1, stage.kind()),
+                stage.key()?[stage.kind()]["img"].take(),
+            ))
+        })
+        .collect::<Result<Vec<_>>>()?
+        .into_iter()
+        .filter(|(_, img)| !img.is_null() && !is_size(img, recipe.img))
+        .map(|(name, img)| format!("{name} ({img})"))
+        .collect();
+    Ok((!own.is_empty()).then(|| {
+        format!(
+            "compare with care: {} have an image size of their own; all models are measured at {} px, files and FPS at the size of their stage",
+            own.join(", "),
+            recipe.img
+        )
+    }))
+}
+
+/// Whether the `img` of a stage, a number or a list, is `size` alone.
+fn is_size(img: &Value, size: i64) -> bool {
+    match img {
+        Value::Array(sides) => sides.is_empty() || sides.iter().all(|side| is_size(side, size)),
+        other => other.as_i64() == Some(size),
+    }
 }
 
 /// Whether there are test images; a split that can't be read is said, and does without.

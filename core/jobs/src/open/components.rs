@@ -79,6 +79,11 @@ pub fn with_metric(mut pruner: Value, metric: Option<&Value>) -> Result<Value> {
             Value::String(text) => self::metric(text).map_err(Error::Usage)?,
             other => other.clone(),
         };
+        if let Some(own) = pruner.get("metric").filter(|own| !own.is_null() && **own != metric) {
+            return Err(Error::Usage(format!(
+                "two metrics are named: {metric} by --metric (`metric`), {own} among the pruner's own options; give one"
+            )));
+        }
         merge(&mut pruner, json!({ "metric": null }));
         merge(&mut pruner, json!({ "metric": metric }));
     }

@@ -108,6 +108,9 @@ pub fn config(name: &str) -> Result<Located> {
 /// [`Error::Usage`] has the place of an `extends` that is not there, of an unknown name or option, and what a plugin says that refuses
 /// its options; [`Error::Failed`] for a file that can't be read, and for layers that do not fit each other.
 pub fn build(session: Session<'_>, config: &Located, classes: Option<i64>) -> Result<Graph> {
+    for remark in model::ultralytics::remarks(config) {
+        session.say(format!("note: {remark}"));
+    }
     let folder = Path::new(&config.file).parent().map(Path::to_owned).unwrap_or_default();
     let config = model::resolve_extends(config.clone(), &mut |base| {
         let path = folder.join(base);

@@ -203,6 +203,12 @@ impl QuantizeSettings {
                 self.max_drop
             )));
         }
+        if self.max_drop != Self::default().max_drop && !self.automatic() {
+            return Err(crate::Error::Usage(format!(
+                "--max-drop {}: nothing bounds the loss but a search for layers that stay in float; give --float-layers auto, too",
+                self.max_drop
+            )));
+        }
         if self.float_layers.len() > 1 && self.automatic() {
             return Err(crate::Error::Usage(
                 "--float-layers: `auto` chooses by itself; give it alone, or names alone".into(),

@@ -260,6 +260,10 @@ struct Epochs<'a> {
 }
 
 impl Progress for Epochs<'_> {
+    fn say(&self, line: &str) {
+        self.to.say(line);
+    }
+
     fn advance(&self, done: usize, total: usize, note: &str) {
         self.to.advance(done, total, note);
     }

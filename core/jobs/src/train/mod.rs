@@ -163,6 +163,15 @@ impl Training<'_> {
             }
         }
         norms::check(&job.start, &job.options, &train)?;
+        if main
+            && !self.resume
+            && let Some(done) = unfinished(self.folder)
+        {
+            session.say(format!(
+                "note: {}: a training that ended after {done} epochs, and could go on with --resume, is replaced",
+                self.folder.display()
+            ));
+        }
         // Held until the end; the others of several processes write nothing.
         let _lock = main.then(|| files::lock(self.folder)).transpose()?;
         if main {

@@ -24,8 +24,9 @@ pub struct LayerModule {
     pub takes_channels: bool,
     /// Whether it repeats inside; otherwise copies of it follow each other.
     pub repeats_inside: bool,
-    /// Whether a trailing fraction in its arguments is the part of its channels that pruning kept.
-    pub takes_ratio: bool,
+    /// A trailing fraction behind so many arguments (after the width) is the part of its channels that pruning kept; nowhere where there
+    /// is none. An earlier fraction is the module's own, as the inner width of `C3`.
+    pub ratio_after: Option<usize>,
     /// Appends it in the current scope.
     pub build: fn(&mut GraphBuilder, &Call<'_>) -> Result<crate::ValueId>,
 }
@@ -35,6 +36,45 @@ inventory::collect!(LayerModule);
 /// Whether this is a layer list rather than a model file of ours.
 pub fn is_layer_list(config: &Located) -> bool {
     config.get("backbone").is_some_and(Value::is_array)
+}
+
+/// Modules that other versions of YOLOv5 have under the same name with other layers: which ones are built, and how others differ.
+const OTHERS: [(&str, &str); 4] = [
+    (
+        "C3TR",
+        "with layer norm and a wide inner layer as in TPH-YOLOv5 and YOLOv5-Multibackbone-Compression; Ultralytics' has neither",
+    ),
+    (
+        "GhostConv",
+        "with kernels of 3 for the cheap half as in YOLOv5-Multibackbone-Compression; Ultralytics' has 5",
+    ),
+    (
+        "C3Ghost",
+        "of GhostNet's bottlenecks as in YOLOv5-Multibackbone-Compression; Ultralytics' are others",
+    ),
+    (
+        "MixConv2d",
+        "dense and added to its input as in YOLOv5 v6.0; v7.0's convolves in groups",
+    ),
+];
+
+/// What to know of the modules of a layer list: names alone don't say what they compute, checkpoints do.
+pub fn remarks(config: &Located) -> Vec<String> {
+    let rows = ["backbone", "head"]
+        .into_iter()
+        .filter_map(|part| config.get(part)?.as_array())
+        .flatten();
+    let names: Vec<&str> = rows.filter_map(|row| row.get(2)?.as_str()).collect();
+    OTHERS
+        .iter()
+        .filter(|(name, _)| names.contains(name))
+        .map(|(name, what)| {
+            format!(
+                "{}: `{name}` is built {what} (a `.pt` is built of its own modules)",
+                config.file
+            )
+        })
+        .collect()
 }
 
 /// Builds the graph of a layer list. `classes` overrides the file's `nc`.
@@ -197,9 +237,10 @@ fn build_row(config: &Located, g: &mut GraphBuilder, row: &Row<'_>, scale: Scale
         args = &args[1..];
         full = scale.channels(width);
         channels = full;
+        let own = module.ratio_after.unwrap_or(usize::MAX);
         if let Some(ratio) = args
             .last()
-            .filter(|last| module.takes_ratio && last.is_f64())
+            .filter(|last| args.len() > own && last.is_f64())
             .and_then(Value::as_f64)
         {
             args = &args[..args.len() - 1];

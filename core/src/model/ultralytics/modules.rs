@@ -8,35 +8,35 @@ use crate::nn::{self, BottleneckOptions, ConvOptions};
 use crate::{Error, GraphBuilder, Op, Result, ValueId};
 
 macro_rules! modules {
-    ($($name:literal, $channels:literal, $inside:literal, $ratio:literal, $build:ident;)*) => {$(
+    ($($name:literal, $channels:literal, $inside:literal, $ratio:expr, $build:ident;)*) => {$(
         inventory::submit! {
             LayerModule {
                 name: $name,
                 takes_channels: $channels,
                 repeats_inside: $inside,
-                takes_ratio: $ratio,
+                ratio_after: $ratio,
                 build: $build,
             }
         }
     )*};
 }
 
-// name, first argument is the width, repeats inside, trailing ratio, builder
+// name, first argument is the width, repeats inside, arguments before a trailing ratio, builder
 modules! {
-    "Conv", true, false, true, conv;
-    "DWConv", true, false, true, depthwise;
-    "Focus", true, false, true, focus;
-    "CrossConv", true, false, true, cross_conv;
-    "MixConv2d", true, false, false, mix_conv;
-    "Bottleneck", true, false, true, bottleneck;
-    "BottleneckCSP", true, true, true, bottleneck_csp;
-    "Concat", false, false, false, concat;
-    "Sum", false, false, false, sum;
-    "Contract", false, false, false, contract;
-    "nn.Upsample", false, false, false, upsample;
-    "nn.MaxPool2d", false, false, false, max_pool;
-    "nn.ZeroPad2d", false, false, false, zero_pad;
-    "nn.BatchNorm2d", false, false, false, batch_norm;
+    "Conv", true, false, Some(0), conv;
+    "DWConv", true, false, Some(0), depthwise;
+    "Focus", true, false, Some(0), focus;
+    "CrossConv", true, false, Some(4), cross_conv;
+    "MixConv2d", true, false, None, mix_conv;
+    "Bottleneck", true, false, Some(3), bottleneck;
+    "BottleneckCSP", true, true, Some(3), bottleneck_csp;
+    "Concat", false, false, None, concat;
+    "Sum", false, false, None, sum;
+    "Contract", false, false, None, contract;
+    "nn.Upsample", false, false, None, upsample;
+    "nn.MaxPool2d", false, false, None, max_pool;
+    "nn.ZeroPad2d", false, false, None, zero_pad;
+    "nn.BatchNorm2d", false, false, None, batch_norm;
 }
 
 /// Kernel, stride, padding, groups and activation; v7.0 has a dilation before the activation.

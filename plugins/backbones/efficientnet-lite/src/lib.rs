@@ -218,8 +218,8 @@ fn block_module(g: &mut GraphBuilder, call: &Call<'_>) -> Result<ValueId> {
 }
 
 yolo_sdk::inventory::submit! {
-    LayerModule { name: "stem", takes_channels: true, repeats_inside: false, takes_ratio: false, build: stem_module }
+    LayerModule { name: "stem", takes_channels: true, repeats_inside: false, ratio_after: None, build: stem_module }
 }
 yolo_sdk::inventory::submit! {
-    LayerModule { name: "MBConvBlock", takes_channels: true, repeats_inside: false, takes_ratio: false, build: block_module }
+    LayerModule { name: "MBConvBlock", takes_channels: true, repeats_inside: false, ratio_after: None, build: block_module }
 }

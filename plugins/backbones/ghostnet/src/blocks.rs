@@ -141,11 +141,11 @@ fn csp_module(g: &mut GraphBuilder, call: &Call<'_>) -> Result<ValueId> {
 }
 
 yolo_sdk::inventory::submit! {
-    LayerModule { name: "GhostBottleneck", takes_channels: true, repeats_inside: false, takes_ratio: false, build: bottleneck_module }
+    LayerModule { name: "GhostBottleneck", takes_channels: true, repeats_inside: false, ratio_after: None, build: bottleneck_module }
 }
 yolo_sdk::inventory::submit! {
-    LayerModule { name: "GhostConv", takes_channels: true, repeats_inside: false, takes_ratio: false, build: conv_module }
+    LayerModule { name: "GhostConv", takes_channels: true, repeats_inside: false, ratio_after: None, build: conv_module }
 }
 yolo_sdk::inventory::submit! {
-    LayerModule { name: "C3Ghost", takes_channels: true, repeats_inside: true, takes_ratio: false, build: csp_module }
+    LayerModule { name: "C3Ghost", takes_channels: true, repeats_inside: true, ratio_after: None, build: csp_module }
 }

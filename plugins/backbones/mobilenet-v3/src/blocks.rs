@@ -124,8 +124,8 @@ fn residual_module(g: &mut GraphBuilder, call: &Call<'_>) -> Result<ValueId> {
 }
 
 yolo_sdk::inventory::submit! {
-    LayerModule { name: "conv_bn_hswish", takes_channels: true, repeats_inside: false, takes_ratio: false, build: stem_module }
+    LayerModule { name: "conv_bn_hswish", takes_channels: true, repeats_inside: false, ratio_after: None, build: stem_module }
 }
 yolo_sdk::inventory::submit! {
-    LayerModule { name: "MobileNetV3_InvertedResidual", takes_channels: true, repeats_inside: false, takes_ratio: false, build: residual_module }
+    LayerModule { name: "MobileNetV3_InvertedResidual", takes_channels: true, repeats_inside: false, ratio_after: None, build: residual_module }
 }

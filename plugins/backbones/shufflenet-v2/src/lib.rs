@@ -169,8 +169,8 @@ fn unit_module(g: &mut GraphBuilder, call: &Call<'_>) -> Result<ValueId> {
 }
 
 yolo_sdk::inventory::submit! {
-    LayerModule { name: "Conv_maxpool", takes_channels: true, repeats_inside: false, takes_ratio: false, build: stem_module }
+    LayerModule { name: "Conv_maxpool", takes_channels: true, repeats_inside: false, ratio_after: None, build: stem_module }
 }
 yolo_sdk::inventory::submit! {
-    LayerModule { name: "ShuffleNetV2_InvertedResidual", takes_channels: true, repeats_inside: false, takes_ratio: false, build: unit_module }
+    LayerModule { name: "ShuffleNetV2_InvertedResidual", takes_channels: true, repeats_inside: false, ratio_after: None, build: unit_module }
 }

@@ -136,6 +136,30 @@ fn kept_parts_of_channels() {
     assert_eq!(shape("model.2.cv3.conv.weight"), [16, 24, 1, 1]);
 }
 
+/// A lone fraction behind shortcut and groups is the inner width, as Ultralytics has it, not what pruning left.
+#[test]
+fn inner_widths_are_no_ratios() {
+    let text = small().replacen("C3, [128]", "C3, [128, True, 1, 0.25]", 1);
+    let graph = read("list.yaml", &text, Some(10)).unwrap_or_else(|error| panic!("{error}"));
+    let specs = graph.param_specs();
+    let shape = |key: &str| &specs.iter().find(|spec| spec.key == key).expect(key).shape;
+    // Of yolov5n, 32 channels: 8 in the branches, 32 come out.
+    assert_eq!(*shape("model.2.cv1.conv.weight"), [8, 32, 1, 1]);
+    assert_eq!(*shape("model.2.cv3.conv.weight"), [32, 16, 1, 1]);
+}
+
+/// Modules of which other versions have others of the same name are said.
+#[test]
+fn names_that_mean_several_modules_are_said() {
+    let remarks = |text: &str| ultralytics::remarks(&Located::parse("list.yaml", text).expect("YAML"));
+    assert!(remarks(&small()).is_empty());
+    let said = remarks(&small().replacen("C3, [128]", "C3TR, [128]", 1));
+    assert!(
+        said.len() == 1 && said[0].starts_with("list.yaml: `C3TR` is built with layer norm"),
+        "{said:?}"
+    );
+}
+
 /// The list of yolov5n.
 fn small() -> String {
     lists::list("yolov5n").text()

@@ -57,5 +57,5 @@ fn module(g: &mut GraphBuilder, call: &Call<'_>) -> Result<ValueId> {
 }
 
 yolo_sdk::inventory::submit! {
-    LayerModule { name: "C3", takes_channels: true, repeats_inside: true, takes_ratio: true, build: module }
+    LayerModule { name: "C3", takes_channels: true, repeats_inside: true, ratio_after: Some(3), build: module }
 }

@@ -227,5 +227,5 @@ fn module(g: &mut GraphBuilder, call: &Call<'_>) -> Result<ValueId> {
 }
 
 yolo_sdk::inventory::submit! {
-    LayerModule { name: "C3STR", takes_channels: true, repeats_inside: true, takes_ratio: false, build: module }
+    LayerModule { name: "C3STR", takes_channels: true, repeats_inside: true, ratio_after: None, build: module }
 }

@@ -191,5 +191,5 @@ fn module(g: &mut GraphBuilder, call: &Call<'_>) -> Result<ValueId> {
 }
 
 yolo_sdk::inventory::submit! {
-    LayerModule { name: "C3TR", takes_channels: true, repeats_inside: true, takes_ratio: false, build: module }
+    LayerModule { name: "C3TR", takes_channels: true, repeats_inside: true, ratio_after: None, build: module }
 }

@@ -103,5 +103,5 @@ fn module(g: &mut GraphBuilder, call: &Call<'_>) -> Result<ValueId> {
 }
 
 yolo_sdk::inventory::submit! {
-    LayerModule { name: "CBAM", takes_channels: true, repeats_inside: false, takes_ratio: false, build: module }
+    LayerModule { name: "CBAM", takes_channels: true, repeats_inside: false, ratio_after: None, build: module }
 }

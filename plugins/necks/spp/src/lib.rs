@@ -76,8 +76,8 @@ fn csp_module(g: &mut GraphBuilder, call: &Call<'_>) -> Result<ValueId> {
 }
 
 yolo_sdk::inventory::submit! {
-    LayerModule { name: "SPP", takes_channels: true, repeats_inside: false, takes_ratio: false, build: module }
+    LayerModule { name: "SPP", takes_channels: true, repeats_inside: false, ratio_after: None, build: module }
 }
 yolo_sdk::inventory::submit! {
-    LayerModule { name: "C3SPP", takes_channels: true, repeats_inside: false, takes_ratio: false, build: csp_module }
+    LayerModule { name: "C3SPP", takes_channels: true, repeats_inside: false, ratio_after: None, build: csp_module }
 }

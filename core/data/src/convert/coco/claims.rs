@@ -40,7 +40,7 @@ impl Claims {
 }
 
 /// The same for each way to a file through folders.
-fn identity(image: &Path) -> PathBuf {
+pub(super) fn identity(image: &Path) -> PathBuf {
     let folder = image.parent().and_then(|folder| folder.canonicalize().ok());
     match (folder, image.file_name()) {
         (Some(folder), Some(name)) => folder.join(name),

@@ -7,7 +7,7 @@ mod corners;
 mod places;
 mod records;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
@@ -67,7 +67,33 @@ pub(super) fn read(settings: &Settings) -> Result<Found> {
         };
         reader.read(&mut found, file.content, &mut claims)?;
     }
+    unlisted(&mut found)?;
     Ok(found)
+}
+
+/// Pictures beside those that the files list.
+fn unlisted(found: &mut Found) -> Result<()> {
+    let folders: BTreeSet<PathBuf> = found
+        .listed
+        .iter()
+        .filter_map(|image| image.parent())
+        .map(Path::to_owned)
+        .collect();
+    for folder in folders {
+        let beside: Vec<PathBuf> = files::pictures(&folder, false)?
+            .images
+            .into_iter()
+            .filter(|image| !found.listed.contains(&claims::identity(image)))
+            .collect();
+        if let Some(first) = beside.first() {
+            let message = format!(
+                "{} images are in no file of annotations and are left out, this is the first",
+                beside.len()
+            );
+            found.note(first, 0, "annotation-missing", message);
+        }
+    }
+    Ok(())
 }
 
 /// The names of all files' categories, in the order of their ids: a name is one class, whatever its ids are.
@@ -237,6 +263,10 @@ impl Reader<'_> {
                 }
             }
         }
+        if split.is_none() {
+            self.unread_splits(found, content.images.as_deref().unwrap_or_default());
+        }
+        self.other_corners(found, annotations.values().flatten().map(|(_, annotation)| annotation));
         let (images, unusable) = self.images(found, content.images.unwrap_or_default(), &stem);
         claims.add(self.path, images.iter().map(|located| located.image.as_path()))?;
         for id in unusable {
@@ -309,6 +339,7 @@ impl Reader<'_> {
                 unusable.push(id);
                 continue;
             };
+            found.listed.insert(claims::identity(&image));
             if !endings::is_image(&image) {
                 let why = endings::why_not(&image)
                     .unwrap_or("its ending is none of a picture's, so the data set would not have it");
@@ -340,6 +371,38 @@ impl Reader<'_> {
             });
         }
         self.clashes(found, images, unusable)
+    }
+
+    /// Splits that images name are no part of the format.
+    fn unread_splits(&self, found: &mut Found, records: &[Record<Picture>]) {
+        let names = |record: &&Record<Picture>| matches!(record, Record::Read(picture) if !picture.split.is_null());
+        let count = records.iter().filter(names).count();
+        if count > 0 {
+            let message = format!(
+                "{count} images say what they are for (`split`), which is not COCO's and is not read: one file per split is (train.json, \
+                 val.json); here it is drawn"
+            );
+            found.note(self.path, 0, "setting-unused", message);
+        }
+    }
+
+    /// Whether `area` says of every box that its four numbers are corners.
+    fn other_corners<'a>(&self, found: &mut Found, annotations: impl Iterator<Item = &'a Annotation>) {
+        let (mut count, mut corners) = (0, 0);
+        for annotation in annotations {
+            let (Ok([x, y, w, h]), Some(area)) = (records::four(&annotation.bbox), number(&annotation.area)) else {
+                continue;
+            };
+            let near = |value: f64| area > 0.0 && (value - area).abs() <= 0.01 * area;
+            count += 1;
+            corners += usize::from(w > x && h > y && near((w - x) * (h - y)) && !near(w * h));
+        }
+        if corners > 1 && corners == count {
+            let message = format!(
+                "`area` of all {count} boxes is what they have as x1 y1 x2 y2; they are read as left, top, width, height, as COCO has them"
+            );
+            found.note(self.path, 0, "size-mismatch", message);
+        }
     }
 
     /// LVIS marks some objects of some classes only, and says so.

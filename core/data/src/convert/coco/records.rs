@@ -42,6 +42,9 @@ pub(super) struct Picture {
     /// LVIS: categories of which not every object is marked.
     #[serde(default)]
     pub not_exhaustive_category_ids: Value,
+    /// Not COCO's: what some tools say an image is for.
+    #[serde(default)]
+    pub split: Value,
 }
 
 #[derive(Debug, serde::Deserialize)]
@@ -54,6 +57,8 @@ pub(super) struct Annotation {
     pub category_id: Value,
     #[serde(default)]
     pub bbox: Value,
+    #[serde(default)]
+    pub area: Value,
     #[serde(default)]
     pub iscrowd: Value,
     #[serde(default)]

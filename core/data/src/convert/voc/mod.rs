@@ -63,6 +63,11 @@ pub(super) fn read(settings: &Settings) -> Result<Found> {
     let mut claimed: HashMap<PathBuf, PathBuf> = HashMap::new();
     let mut without_split: Vec<PathBuf> = Vec::new();
     let listed = !splits.is_empty();
+    if !listed && let Some(list) = list_of_a_class(root)? {
+        let message = "lists of single classes are not read, and there is no train.txt, val.txt, test.txt or trainval.txt beside them: which \
+                       image is for what is drawn";
+        found.note(&list, 0, "image-without-split", message);
+    }
     for (file, annotation) in read {
         let own = stem_of(&file);
         let split = splits.remove(&own).map(|(split, _)| split);
@@ -115,6 +120,21 @@ pub(super) fn read(settings: &Settings) -> Result<Found> {
 
 fn list_of(root: &Path, split: &str) -> PathBuf {
     root.join("ImageSets/Main").join(format!("{split}.txt"))
+}
+
+/// A list of one class, `ImageSets/Main/cat_train.txt`.
+fn list_of_a_class(root: &Path) -> Result<Option<PathBuf>> {
+    let folder = root.join("ImageSets/Main");
+    if !folder.is_dir() {
+        return Ok(None);
+    }
+    let of_class = |file: &PathBuf| {
+        let name = name_of(file);
+        ["_train.txt", "_val.txt", "_test.txt", "_trainval.txt"]
+            .iter()
+            .any(|end| name.ends_with(end))
+    };
+    Ok(files::listing(&folder)?.into_iter().find(of_class))
 }
 
 /// Split and line by image name, from `ImageSets/Main/{train,val,test}.txt`. A name in two lists is of the first one. What `trainval.txt`
@@ -186,7 +206,17 @@ impl Reader<'_> {
         let named = named.as_deref().map(Path::new);
         let several = by_stem.get(&own).or_else(|| by_stem.get(&stem_of(named?)));
         match several.map(Vec::as_slice) {
-            Some([image]) => Some(image.clone()),
+            Some([image]) => {
+                let stem = named.map(stem_of).filter(|stem| *stem != own);
+                if let Some(other) = stem.filter(|stem| by_stem.contains_key(stem) && by_stem.contains_key(&own)) {
+                    let message = format!(
+                        "its <filename> is that of another image that is there, `{other}`; it is taken for {}, whose name it has",
+                        name_of(image)
+                    );
+                    found.note(file, 0, "name-clash", message);
+                }
+                Some(image.clone())
+            }
             Some(several) => {
                 let exact = several
                     .iter()
