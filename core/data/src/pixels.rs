@@ -94,11 +94,10 @@ impl Image {
         let bytes = crate::files::bytes(path).map_err(Error::io(path, "read it"))?;
         let refused = |reason| Error::image(path, reason);
         let [w, h] = probe::probe(&bytes).map_err(refused)?;
-        let remark = probe::more_pictures(&bytes);
         if probe::tells_all(&bytes) {
-            return Ok(((w, h), remark));
+            return Ok(((w, h), probe::more_pictures(&bytes)));
         }
-        let image = Self::decode(&bytes).map_err(refused)?;
+        let (image, remark) = Self::decode_with_remark(&bytes).map_err(refused)?;
         Ok(((image.width, image.height), remark))
     }
 

@@ -18,6 +18,10 @@ pub fn of_kind<'a>(problems: &'a [Problem], kind: &str) -> Vec<&'a Problem> {
     problems.iter().filter(|problem| problem.kind == kind).collect()
 }
 
+fn texts(problems: &[Problem], kind: &str) -> Vec<String> {
+    of_kind(problems, kind).iter().map(ToString::to_string).collect()
+}
+
 fn look(yaml: &Path) -> Report {
     check(&Dataset::open(yaml).expect("readable"), true, &|_, _| true).expect("a report")
 }
@@ -321,18 +325,12 @@ fn what_voc_says_twice_in_different_ways_is_said() {
     }
     put(dir.path(), "ImageSets/Main/dog_train.txt", "1 1\n2 -1\n");
     let made = run(&Settings::new(Format::Voc, dir.path()), &dir.path().join("out")).expect("good");
-    let clashes: Vec<String> = of_kind(&made.problems, "name-clash")
-        .iter()
-        .map(ToString::to_string)
-        .collect();
+    let clashes = texts(&made.problems, "name-clash");
     assert!(
         clashes.len() == 2 && clashes[0].contains("1.xml: its <filename> is that of another image that is there, `2`"),
         "{clashes:?}"
     );
-    let drawn: Vec<String> = of_kind(&made.problems, "image-without-split")
-        .iter()
-        .map(ToString::to_string)
-        .collect();
+    let drawn = texts(&made.problems, "image-without-split");
     assert!(
         drawn.len() == 1 && drawn[0].contains("dog_train.txt: lists of single classes are not read"),
         "{drawn:?}"
@@ -348,10 +346,7 @@ fn labels_with_corners_for_centres_are_said() {
     }
     let yaml = put(dir.path(), "data.yaml", "names: [a]\ntrain: images\nval: images\n");
     let report = look(&yaml);
-    let said: Vec<String> = of_kind(&report.problems, "box-cut")
-        .iter()
-        .map(ToString::to_string)
-        .collect();
+    let said = texts(&report.problems, "box-cut");
     assert!(
         !said.is_empty() && said.iter().all(|text| text.contains("2.txt:1: a good part of the box")),
         "{said:?}"
