@@ -212,3 +212,74 @@ fn a_search_is_kept_and_goes_on() {
     run(&["--params", "0.7"]).fails(2, &["search", "another search (settings)"]);
     assert_eq!(before, files(dir.path()));
 }
+
+/// A search chooses by images that nothing was fitted to: weights that were trained on other images than the rest of `train` are said to be.
+#[test]
+fn what_was_held_out_of_training_is_compared_with_what_is_held_out_here() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let data = small_data(dir.path(), 12, 64);
+    let (config, data) = (tiny_model(dir.path()), data.to_str().expect("text"));
+    let config = config.to_str().expect("text");
+    let train = [
+        "train",
+        "--cfg",
+        config,
+        "--data",
+        data,
+        "--img",
+        "64",
+        "--batch-size",
+        "4",
+        "--epochs",
+        "1",
+    ];
+    yolo(
+        dir.path(),
+        &[
+            &train[..],
+            &["--hold-out", "4", "--noval", "--noplots", "--name", "held"],
+        ]
+        .concat(),
+    )
+    .ok();
+    let prune = |count: &str| {
+        let line = [
+            "prune",
+            "--weights",
+            "runs/train/held/weights/last.safetensors",
+            "--data",
+            data,
+            "--pruner",
+            "eagleeye",
+        ];
+        let more = [
+            "--set",
+            "candidates=1",
+            "--set",
+            "window=0.3",
+            "--flops",
+            "0.8",
+            "--img",
+            "64",
+            "--multiple",
+            "1",
+        ];
+        let rest = [
+            "--calib-batches",
+            "1",
+            "--noval",
+            "--out",
+            "a.safetensors",
+            "--hold-out",
+            count,
+        ];
+        yolo(dir.path(), &[&line[..], &more, &rest].concat()).ok().err
+    };
+    let said = "may have been learned";
+    assert!(!prune("4").contains(said), "the same images");
+    let other = prune("3");
+    assert!(
+        other.contains(said) && other.contains("trained on 5 images") && other.contains("--hold-out 3"),
+        "{other}"
+    );
+}

@@ -24,6 +24,8 @@ enum Takes {
     One,
     /// One, unless the next word is a flag.
     Maybe,
+    /// All up to the next flag.
+    Many,
 }
 
 /// What becomes of a flag.
@@ -106,6 +108,19 @@ const VAL: &[Flag] = &[
     flag("half", Takes::Nothing, HALF),
     flag("dnn", Takes::Nothing, DNN),
     flag("verbose", Takes::Nothing, Answer::Always),
+    flag("rect", Takes::Nothing, Answer::Always),
+    flag(
+        "classes",
+        Takes::Many,
+        Answer::Refuse("mAP is that of all classes; leave it out: the table and --json have a row for each class"),
+    ),
+    flag(
+        "agnostic-nms",
+        Takes::Nothing,
+        Answer::Refuse(
+            "boxes of different classes don't suppress each other in mAP; --single-cls measures boxes without their classes",
+        ),
+    ),
     flag(
         "save-hybrid",
         Takes::Nothing,
@@ -277,18 +292,26 @@ pub fn translate(words: impl IntoIterator<Item = OsString>) -> CliResult<Transla
         let Some(flag) = known else {
             let more_weights =
                 name == "weights" && value.is_none() && matches!(command, "train" | "val" | "detect" | "export");
+            let one_size = value.is_none()
+                && matches!(command, "train" | "prune" | "quantize")
+                && ["img", "imgsz", "img-size"].contains(&name);
             out.push(word);
             if more_weights {
                 out.extend(words.next());
                 one_model(command, words.peek().map(OsString::as_os_str))?;
             }
+            if one_size {
+                out.extend(words.next());
+                one_side(command, words.peek().map(OsString::as_os_str))?;
+            }
             continue;
         };
-        let has_value = words
-            .peek()
-            .is_some_and(|next| !next.to_string_lossy().starts_with("--"));
-        if value.is_none() && (flag.takes == Takes::One || (flag.takes == Takes::Maybe && has_value)) {
-            words.next();
+        let is_value = |next: &OsString| !next.to_string_lossy().starts_with("--");
+        match flag.takes {
+            Takes::One if value.is_none() => drop(words.next()),
+            Takes::Maybe if value.is_none() => drop(words.next_if(is_value)),
+            Takes::Many => while words.next_if(is_value).is_some() {},
+            _ => {}
         }
         match flag.answer {
             Answer::Is(words) => out.extend(words.iter().map(OsString::from)),
@@ -320,6 +343,16 @@ fn one_model(command: &str, next: Option<&OsStr>) -> CliResult {
     match next.and_then(OsStr::to_str).filter(|next| !next.starts_with('-')) {
         Some(next) => Err(CliError::Usage(format!(
             "--weights: one checkpoint at a time, and `{next}` is a second one\n  help: ensembles are not there; run `yolo {command}` once for each"
+        ))),
+        None => Ok(()),
+    }
+}
+
+/// The scripts of v5.0 took a size for training and one for validation.
+fn one_side(command: &str, next: Option<&OsStr>) -> CliResult {
+    match next.and_then(OsStr::to_str).filter(|next| next.parse::<u32>().is_ok()) {
+        Some(next) => Err(CliError::Usage(format!(
+            "--img: `{next}` is a second number, and `yolo {command}` takes one: the longer side, for training and validation alike"
         ))),
         None => Ok(()),
     }
@@ -373,6 +406,11 @@ mod tests {
             "yolo model --adam",
             "a flag of another command is none of this one"
         );
+        assert_eq!(
+            words("yolo val --rect --img 640 --data d.yaml"),
+            "yolo val --img 640 --data d.yaml"
+        );
+        assert_eq!(words("yolo train --img 640 --rect"), "yolo train --img 640 --rect");
         assert_eq!(of("yolo train --nosave").expect("a line").notes.len(), 1);
     }
 
@@ -383,6 +421,8 @@ mod tests {
             ("yolo detect --source a.jpg --augment", "test-time augmentation"),
             ("yolo export --int8", "yolo quantize"),
             ("yolo val --weights a.pt b.pt --data d.yaml", "`b.pt` is a second one"),
+            ("yolo val --classes 0 2 --data d.yaml", "a row for each class"),
+            ("yolo train --img 640 480 --data d.yaml", "`480` is a second number"),
         ] {
             let error = of(line).err().map(|error| error.to_string()).unwrap_or_default();
             assert!(error.contains(text), "{line}: {error}");

@@ -165,7 +165,9 @@ fn main() {
             yolo_registry::leave(error.code())
         }
     };
-    let parsed = Cli::command().try_get_matches_from(words);
+    // A negative number is a value, which the option may refuse with its own words, and no unknown flag.
+    let grammar = Cli::command().mut_subcommands(|command| command.allow_negative_numbers(true));
+    let parsed = grammar.try_get_matches_from(words);
     let parsed = parsed.and_then(|matches| Ok((Cli::from_arg_matches(&matches)?, given(&matches))));
     let (cli, given) = match parsed {
         Ok(parsed) => parsed,

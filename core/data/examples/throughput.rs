@@ -31,6 +31,9 @@ fn main() -> Result<()> {
     println!("{} images, size {size}, one thread", samples.len());
 
     measure("decode", &samples, |sample| Image::open(&sample.image).map(drop))?;
+    measure("size and damage of a file", &samples, |sample| {
+        Image::look(&sample.image).map(drop)
+    })?;
     let images: Vec<Image> = samples
         .iter()
         .map(|sample| Image::open(&sample.image))

@@ -8,6 +8,7 @@ pub mod check;
 pub mod convert;
 pub mod dataset;
 pub mod endings;
+mod entropy;
 mod error;
 pub mod files;
 mod hyp;

@@ -6,8 +6,7 @@ use std::path::Path;
 
 use image::{DynamicImage, ImageDecoder as _};
 
-use crate::probe;
-use crate::{Error, Result, files};
+use crate::{Error, Result, entropy, files, probe};
 
 pub use crate::endings::{IMAGE_EXTENSIONS, is_image};
 
@@ -44,7 +43,8 @@ impl Image {
     /// # Errors
     /// [`Error::Io`] where the file can't be read; [`Error::Image`] with the reason of [`Image::decode`].
     pub fn open(path: &Path) -> Result<Self> {
-        Self::open_with_remark(path).map(|(image, _)| image)
+        let bytes = files::bytes(path).map_err(Error::io(path, "read it"))?;
+        Self::decode(&bytes).map_err(|reason| Error::image(path, reason))
     }
 
     /// As [`Image::open`], with the remark of [`Image::decode_with_remark`].
@@ -52,7 +52,7 @@ impl Image {
     /// # Errors
     /// Those of [`Image::open`].
     pub fn open_with_remark(path: &Path) -> Result<(Self, Option<String>)> {
-        let bytes = crate::files::bytes(path).map_err(Error::io(path, "read it"))?;
+        let bytes = files::bytes(path).map_err(Error::io(path, "read it"))?;
         Self::decode_with_remark(&bytes).map_err(|reason| Error::image(path, reason))
     }
 
@@ -62,7 +62,11 @@ impl Image {
     /// A sentence: the bytes are empty, no picture (with what they look like), cut off, damaged, of a kind that can't be read or too large,
     /// or the picture would come out black or flat.
     pub fn decode(bytes: &[u8]) -> Result<Self, String> {
-        Ok(Self::decode_with_remark(bytes)?.0)
+        match bytes {
+            [] => Err("the file is empty".into()),
+            [0xff, 0xd8, ..] => Ok(decode_jpeg(bytes)?.0),
+            _ => decode_other(bytes),
+        }
     }
 
     /// As [`Image::decode`], with what a user should know of the file: that it is damaged, or holds more pictures than the first.
@@ -70,15 +74,15 @@ impl Image {
     /// # Errors
     /// Those of [`Image::decode`].
     pub fn decode_with_remark(bytes: &[u8]) -> Result<(Self, Option<String>), String> {
-        match bytes {
-            [] => Err("the file is empty".into()),
-            [0xff, 0xd8, ..] => decode_jpeg(bytes),
-            _ => Ok((decode_other(bytes)?, probe::more_pictures(bytes))),
+        if !bytes.starts_with(&[0xff, 0xd8]) {
+            return Ok((Self::decode(bytes)?, probe::more_pictures(bytes)));
         }
+        let (image, remark) = decode_jpeg(bytes)?;
+        Ok((image, remark.or_else(|| damage(bytes))))
     }
 
-    /// Width and height of the upright image; the file is read, and refused if it is incomplete. JPEG, WebP and PNG of 8 bits tell
-    /// without being decoded; what others would become is known only afterwards.
+    /// Width and height of the upright image; the file is read, and refused if it is incomplete. Whole JPEGs, WebP and PNG of
+    /// 8 bits tell without being decoded; what others would become is known only afterwards.
     ///
     /// # Errors
     /// [`Error::Io`] where the file can't be read; [`Error::Image`] says why it is no picture that can be used.
@@ -86,15 +90,16 @@ impl Image {
         Self::look(path).map(|(size, _)| size)
     }
 
-    /// As [`Image::size_of`], with a remark where the file holds more pictures than the first.
+    /// As [`Image::size_of`], with the remark of [`Image::decode_with_remark`].
     ///
     /// # Errors
     /// Those of [`Image::size_of`].
     pub fn look(path: &Path) -> Result<((usize, usize), Option<String>)> {
-        let bytes = crate::files::bytes(path).map_err(Error::io(path, "read it"))?;
+        let bytes = files::bytes(path).map_err(Error::io(path, "read it"))?;
         let refused = |reason| Error::image(path, reason);
         let [w, h] = probe::probe(&bytes).map_err(refused)?;
-        if probe::tells_all(&bytes) {
+        // Whether a damaged file gives a picture at all is known only afterwards.
+        if probe::tells_all(&bytes) && damage(&bytes).is_none() {
             return Ok(((w, h), probe::more_pictures(&bytes)));
         }
         let (image, remark) = Self::decode_with_remark(&bytes).map_err(refused)?;
@@ -194,6 +199,12 @@ fn decode_jpeg(bytes: &[u8]) -> Result<(Image, Option<String>), String> {
             Ok((image, Some(damaged(&why))))
         }
     }
+}
+
+/// What is said of a JPEG whose pixels aren't all there.
+fn damage(bytes: &[u8]) -> Option<String> {
+    let jpeg = bytes.starts_with(&[0xff, 0xd8]);
+    jpeg.then(|| entropy::fault(bytes)).flatten().map(|why| damaged(&why))
 }
 
 fn damaged(why: &dyn std::fmt::Display) -> String {

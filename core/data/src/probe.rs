@@ -253,7 +253,7 @@ pub(crate) fn jpeg(bytes: &[u8]) -> Result<Jpeg, String> {
     }
     let size = size.ok_or("the JPEG is damaged (no size before its pixels)")?;
     // In the coded pixels 0xff is always followed by 0 or a restart marker, so the first end marker is the end.
-    if !bytes[at..].windows(2).any(|pair| pair == [0xff, 0xd9]) {
+    if memchr::memmem::find(&bytes[at..], &[0xff, 0xd9]).is_none() {
         return Err(CUT.into());
     }
     Ok(Jpeg { size, orientation })

@@ -17,9 +17,11 @@ use crate::{Session, limits, open};
 pub struct ExportSettings {
     /// `onnx`, `onnx-qdq` (integers), `ncnn` or `ncnn-int8`; several are fine. Integers need a model from `yolo quantize`
     #[arg(long = "format", visible_alias = "include", default_value = "onnx", num_args = 1.., value_delimiter = ',')]
+    #[serde(deserialize_with = "crate::lists::one_or_many")]
     pub formats: Vec<String>,
     /// Side of the image, or height and width (default: what the model was trained for)
     #[arg(long, visible_aliases = ["imgsz", "img-size"], num_args = 1..=2, value_names = ["SIDE", "WIDTH"], action = clap::ArgAction::Set)]
+    #[serde(deserialize_with = "crate::lists::one_or_many")]
     pub img: Vec<usize>,
     /// Images per run
     #[arg(long, visible_alias = "batch", default_value_t = 1)]

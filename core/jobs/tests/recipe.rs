@@ -270,10 +270,7 @@ fn what_a_recipe_cannot_say_is_refused_with_its_place() {
         ),
         ("  - train: 3\n", "the options of a stage are `{key: value}`"),
         ("  - trian: {epochs: 1}\n", "there is no stage `trian`"),
-        (
-            "  - train: {epochs: 2, freeze: all}\n",
-            "a number of layers, or a list of their numbers",
-        ),
+        ("  - train: {epochs: 2, freeze: all}\n", "one value, or a list of them"),
         (
             "  - train: {epochs: 2, batch-size: few}\n",
             "a number of images of at least 1, or `auto`",

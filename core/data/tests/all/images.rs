@@ -300,6 +300,47 @@ fn damage_inside_of_a_jpeg_is_read_as_others_do_and_said() {
     assert_eq!(Image::decode_with_remark(&whole).expect("a picture").1, None);
 }
 
+/// A picture without its last part, although its end marker is there: decoders fill the rest with gray.
+#[test]
+fn a_jpeg_whose_data_ends_early_or_goes_on_is_said() {
+    let dir = tempfile::tempdir().expect("a folder");
+    for (name, bytes, _) in JPEGS {
+        let scan = bytes.windows(2).position(|pair| pair == [0xff, 0xda]).expect("a scan");
+        let said = |what: &str, bytes: &[u8], reason: &str| {
+            let path = put(dir.path(), "a.jpg", bytes);
+            let looked = Image::look(&path).map_err(|error| error.to_string());
+            match Image::decode_with_remark(bytes) {
+                Ok((image, remark)) => {
+                    assert!(
+                        remark.as_ref().is_some_and(|text| text.contains(reason)),
+                        "{name}, {what}: {remark:?}"
+                    );
+                    assert_eq!(looked, Ok(((image.width, image.height), remark)), "{name}, {what}");
+                }
+                Err(why) => {
+                    assert!(why.contains("is damaged"), "{name}, {what}: {why}");
+                    assert!(looked.is_err_and(|text| text.contains(&why)), "{name}, {what}");
+                }
+            }
+        };
+        for tenths in [2, 5, 9] {
+            let mut keep = scan + 14 + (bytes.len() - scan - 14) * tenths / 10;
+            // Neither a half of a marker nor of a stuffed byte.
+            while bytes[keep - 1] == 0xff {
+                keep -= 1;
+            }
+            said(
+                &format!("{tenths} tenths"),
+                &[&bytes[..keep], &[0xff, 0xd9]].concat(),
+                "damaged (",
+            );
+        }
+        let last = bytes.windows(2).rposition(|pair| pair == [0xff, 0xda]).expect("a scan");
+        let more = [&bytes[..bytes.len() - 2], &bytes[last + 14..]].concat();
+        said("twice the data", &more, "are left over");
+    }
+}
+
 #[test]
 fn several_pictures_in_a_file_are_said() {
     use image::Frame;

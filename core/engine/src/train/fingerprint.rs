@@ -91,7 +91,8 @@ impl Fingerprint {
 }
 
 impl Images {
-    fn of(samples: &[Sample]) -> Self {
+    /// What these images and their boxes are known by.
+    pub fn of(samples: &[Sample]) -> Self {
         let shared = shared_folder(samples.iter().map(|sample| sample.image.as_path()));
         let (mut files, mut labels) = (Sha256::new(), Sha256::new());
         let mut boxes = 0;

@@ -501,10 +501,12 @@ impl Run {
             .map(|(name, value)| (name.to_owned(), value))
             .collect();
         }
+        let mut settings = self.state.settings.clone();
+        settings["images"] = serde_json::json!(self.state.fingerprint.as_ref().map(|known| &known.train));
         meta.history.push(HistoryEntry {
             kind: "train".into(),
             summary: format!("{} epochs", self.state.epochs_done),
-            settings: self.state.settings.clone(),
+            settings,
         });
         let contiguous = params
             .iter()

@@ -6,7 +6,7 @@ use yolo_core::config::Located;
 use yolo_data::{Dataset, Hyp, Loader, LoaderOptions, Policy, Samples, Split};
 
 use yolo_engine::Checkpoint;
-use yolo_engine::train::{Sampling, TrainOptions};
+use yolo_engine::train::{Images, Sampling, TrainOptions};
 
 use crate::error::{Error, Result};
 use crate::{Session, files, memory};
@@ -279,7 +279,25 @@ pub fn select_loader(
     if dataset.held_out() == 0 {
         return calib_loader(session, dataset, model, batching, count);
     }
+    let fitted = dataset.samples(Split::Train, Policy::Skip)?.items;
+    if let Some(there) = fitted_to(model)
+        && there.files != Images::of(&fitted).files
+    {
+        session.say(format!(
+            "note: these weights were trained on {} images, which are not the {} of `train` that --hold-out {} leaves: what candidates \
+             are compared on may have been learned; train with the same --hold-out",
+            there.images,
+            fitted.len(),
+            dataset.held_out()
+        ));
+    }
     still(model, batching, &dataset.held(Policy::Skip)?.items, count)
+}
+
+/// The images of the last training of these weights, where they say.
+fn fitted_to(model: &Checkpoint) -> Option<Images> {
+    let last = model.meta.history.iter().rfind(|entry| entry.kind == "train")?;
+    serde_json::from_value(last.settings.get("images")?.clone()).ok()
 }
 
 /// Evenly spread ones of these images, as validation sees them, as squares.

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use yolo_data::Hyp;
 use yolo_engine::train::{Decay, NOMINAL_BATCH, OptimizerKind, Sampling, TrainOptions};
@@ -44,7 +44,7 @@ pub struct TrainSettings {
     pub patience: usize,
     /// Freeze layers: `10` (the first ten) or `0 1 2`
     #[arg(long, num_args = 1..)]
-    #[serde(deserialize_with = "one_or_many")]
+    #[serde(deserialize_with = "crate::lists::one_or_many")]
     pub freeze: Vec<usize>,
     /// Seed of everything random
     #[arg(long, default_value_t = 0)]
@@ -285,20 +285,6 @@ fn optimizer(text: &str) -> Result<OptimizerKind, String> {
         "adamw" => Ok(OptimizerKind::AdamW),
         other => Err(format!("there is no optimizer `{other}`: sgd, adam, adamw")),
     }
-}
-
-/// `freeze: 10` as well as `freeze: [0, 1, 2]`.
-fn one_or_many<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<usize>, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged, expecting = "a number of layers, or a list of their numbers")]
-    enum OneOrMany {
-        One(usize),
-        Many(Vec<usize>),
-    }
-    Ok(match OneOrMany::deserialize(from)? {
-        OneOrMany::One(count) => vec![count],
-        OneOrMany::Many(layers) => layers,
-    })
 }
 
 #[cfg(test)]
