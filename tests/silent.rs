@@ -157,3 +157,42 @@ fn values_of_files_are_named_in_a_users_words() {
             .fails(2, &["recipe.yaml:1:", "a recipe needs `stages`, a list"]);
     }
 }
+
+/// The head of a layer list is as it is written: rows of anchors in the order of their pixels, `[nc, anchors]` or lists in their place.
+#[test]
+fn anchors_of_layer_lists_are_those_that_are_written() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let model = |rows: &str, from: &str, args: &str| {
+        let text = format!(
+            "nc: 2\nanchors: {rows}\nbackbone:\n  [[-1, 1, Conv, [16, 6, 2, 2]], [-1, 1, Conv, [16, 3, 2]], [-1, 1, Conv, [16, 3, 2]],\n   \
+             [-1, 1, Conv, [16, 3, 2]], [-1, 1, Conv, [16, 3, 2]]]\nhead:\n  [[{from}, 1, Detect, {args}]]\n"
+        );
+        write(dir.path(), "list.yaml", &text);
+        yolo(dir.path(), &["model", "list.yaml", "--graph", "g.json"])
+    };
+    let built = |rows: &str, from: &str, args: &str| {
+        let said = model(rows, from, args).ok();
+        let head = &crate::support::read_json(&dir.path().join("g.json"))["head"];
+        (head["anchors"].to_string().replace(".0", ""), said.err)
+    };
+    let (small, large) = ("[[2, 3, 3, 2], [4, 4, 5, 5], [5, 6, 6, 5]]", "[[5, 6, 6, 5], [4, 4, 5, 5], [2, 3, 3, 2]]");
+    let pairs = "[[[2,3],[3,2]],[[4,4],[5,5]],[[5,6],[6,5]]]";
+    let turned = "[[[5,6],[6,5]],[[4,4],[5,5]],[[2,3],[3,2]]]";
+    let word = "in turned order";
+    for (rows, from, wanted, said) in [
+        // Smaller than a cell of the last map is no other order.
+        (small, "[2, 3, 4]", pairs, false),
+        (large, "[2, 3, 4]", pairs, true),
+        (small, "[4, 3, 2]", turned, true),
+        (large, "[4, 3, 2]", turned, false),
+    ] {
+        let (anchors, err) = built(rows, from, "[nc, anchors]");
+        assert_eq!(anchors, wanted, "{rows} {from}");
+        assert_eq!(err.contains(word), said, "{rows} {from}: {err}");
+    }
+    assert_eq!(built("3", "[2, 3, 4]", &format!("[2, {small}]")).0, pairs);
+    model(small, "[2, 3, 4]", "[7, anchors]").fails(2, &["list.yaml:7:", "the classes of `Detect` are `nc`, 2 here"]);
+    model(small, "[2, 3, 4]", "['nc*2', anchors]").fails(2, &["list.yaml:7:", "the classes of `Detect` are `nc`"]);
+    model(small, "[2, 3, 4]", "[nc, anchor]").fails(2, &["list.yaml:7:", "the anchors of `Detect` are `anchors`"]);
+    model(small, "[2, 3, 4]", "[nc, anchors, 3]").fails(2, &["list.yaml:7:", "`Detect` takes `[nc, anchors]`"]);
+}

@@ -386,6 +386,37 @@ fn a_stage_whose_model_was_changed_runs_anew() {
     }
 }
 
+/// What is handed on is looked at, too; one value needs no brackets.
+#[test]
+fn a_stage_whose_file_is_gone_runs_anew() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let stages = "  - train: {epochs: 1, noautoanchor: true}\n  - export: {formats: onnx, img: 96}\n";
+    let recipe = Recipe::read(&write(dir.path(), stages), &[]).expect("a recipe");
+    let run = || {
+        let log = Log::default();
+        let result = compress::run(session(&log), &recipe, Mode::Keep, Compute::cpu()).expect("it runs");
+        let states: Vec<_> = result.rows.iter().map(|row| row.status.name()).collect();
+        (states, log.lines.into_inner().join("\n"))
+    };
+    assert_eq!(run().0, ["done", "done"]);
+    assert_eq!(run().0, ["cached", "cached"]);
+    let export = dir.path().join("out/2-export");
+    let names = || -> std::collections::BTreeSet<_> {
+        let entries = std::fs::read_dir(&export).expect("a folder");
+        entries.map(|entry| entry.expect("an entry").file_name()).collect()
+    };
+    let made = names();
+    let files: Vec<_> = made.iter().filter(|name| !name.to_string_lossy().starts_with("stage.")).collect();
+    assert!(files.len() >= 2, "a file and what is to be known of it: {made:?}");
+    for file in files {
+        std::fs::remove_file(export.join(file)).expect("a file");
+        let (states, said) = run();
+        assert_eq!(states, ["cached", "done"], "{file:?}");
+        assert!(said.contains("not the file that 2-export has left"), "{said}");
+        assert_eq!(names(), made);
+    }
+}
+
 #[test]
 fn the_name_of_a_recipe_leads_nowhere() {
     let dir = tempfile::tempdir().expect("a folder");

@@ -181,14 +181,6 @@ pub fn with_count(model: Checkpoint, count: f64, seed: u64) -> Result<Checkpoint
         )));
     }
     let count = count as usize;
-    if model
-        .graph
-        .head
-        .as_ref()
-        .is_none_or(|head| head.anchors.iter().all(|level| level.len() == count))
-    {
-        return Ok(model);
-    }
     let graph = model::with_anchor_count(&model.graph, count)?;
     let device = model.params.device();
     let params: Params = Params::init(&graph, seed);

@@ -1,6 +1,7 @@
 //! What makes a recipe resumable: each stage has a key, the hash of everything that it depends on, and a record that is written
 //! when it is done. A stage whose record has its key is not run again.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -54,28 +55,62 @@ pub struct Record {
     /// SHA-256 of `weights` when the stage was done; absent in records of earlier versions.
     #[serde(default)]
     pub sha256: Option<String>,
+    /// SHA-256 of each file that the stage made to be handed on, by its name in the stage's folder.
+    #[serde(default)]
+    pub files: BTreeMap<String, String>,
 }
 
 impl Record {
-    /// Whether the model is still the one that the stage left.
-    pub fn is_whole(&self) -> bool {
-        match &self.sha256 {
-            Some(wanted) => files::hash(&self.weights).is_ok_and(|found| found == *wanted),
-            None => self.weights.exists(),
+    /// Notes what the stage has left in `folder`.
+    ///
+    /// # Errors
+    /// `Error::Failed` names the file or folder that can't be read.
+    pub fn seal(&mut self, folder: &Path) -> Result {
+        self.sha256 = Some(files::hash(&self.weights)?);
+        // What trainings leave besides are pictures and tables for people: without them, the model is the same.
+        if !["quantize", "export"].contains(&self.kind.as_str()) {
+            return Ok(());
         }
+        let entries = std::fs::read_dir(folder).map_err(|error| io_error("can't read the folder", folder, &error))?;
+        for entry in entries {
+            let entry = entry.map_err(|error| io_error("can't read the folder", folder, &error))?;
+            let (path, name) = (entry.path(), entry.file_name().to_string_lossy().into_owned());
+            if path.is_file() && ![RECORD, KEY].contains(&name.as_str()) {
+                self.files.insert(name, files::hash(&path)?);
+            }
+        }
+        Ok(())
+    }
+
+    /// The first of the files in `folder` that is gone or is no more what the stage left.
+    pub fn changed(&self, folder: &Path) -> Option<PathBuf> {
+        let is = |path: &Path, wanted: &String| files::hash(path).is_ok_and(|found| found == *wanted);
+        let whole = match &self.sha256 {
+            Some(wanted) => is(&self.weights, wanted),
+            None => self.weights.exists(),
+        };
+        if !whole {
+            return Some(self.weights.clone());
+        }
+        let mut files = self.files.iter().map(|(name, wanted)| (folder.join(name), wanted));
+        files.find(|(path, wanted)| !is(path, wanted)).map(|(path, _)| path)
     }
 }
 
-/// The record of a stage, if it is done and made from the same things; whether its model is still there is [`Record::is_whole`].
+/// Names of the record of a stage, and of its key, in its folder.
+const RECORD: &str = "stage.json";
+const KEY: &str = "stage.key";
+
+/// The record of a stage, if it is done and made from the same things; whether its files are still there is [`Record::changed`].
 pub fn load_record(folder: &Path, key: &str) -> Option<Record> {
-    let text = std::fs::read_to_string(folder.join("stage.json")).ok()?;
+    let text = std::fs::read_to_string(folder.join(RECORD)).ok()?;
     let record: Record = serde_json::from_str(&text).ok()?;
     (record.key == key).then_some(record)
 }
 
 /// Whether a stage of something else has been there.
 pub fn is_of_others(folder: &Path, key: &str) -> bool {
-    std::fs::read_to_string(folder.join("stage.key")).is_ok_and(|old| old != key)
+    std::fs::read_to_string(folder.join(KEY)).is_ok_and(|old| old != key)
 }
 
 /// Folders of stages (`6-export`, with their key) that come after the last of `stages` stages: of another recipe, or of an earlier form of
@@ -86,7 +121,7 @@ pub fn left_behind(folder: &Path, stages: usize) -> Vec<PathBuf> {
         let number = name
             .split_once('-')
             .and_then(|(number, _)| number.parse::<usize>().ok());
-        number.is_some_and(|number| number > stages) && place.join("stage.key").is_file()
+        number.is_some_and(|number| number > stages) && place.join(KEY).is_file()
     };
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
     let mut places: Vec<PathBuf> = entries.map(|entry| entry.path()).filter(later).collect();
@@ -100,7 +135,7 @@ pub fn left_behind(folder: &Path, stages: usize) -> Vec<PathBuf> {
 /// # Errors
 /// `Error::Failed` names the folder that can't be cleared, or the file `stage.key` that can't be written.
 pub fn open_stage(folder: &Path, key: &str, resume: bool) -> Result<bool> {
-    let marker = folder.join("stage.key");
+    let marker = folder.join(KEY);
     let same = std::fs::read_to_string(&marker).is_ok_and(|old| old == key);
     if same && resume {
         return Ok(true);
@@ -117,7 +152,7 @@ pub fn open_stage(folder: &Path, key: &str, resume: bool) -> Result<bool> {
 /// # Errors
 /// `Error::Failed` names the file `stage.json` that can't be written.
 pub fn store_record(folder: &Path, record: &Record) -> Result {
-    let path = folder.join("stage.json");
+    let path = folder.join(RECORD);
     let text = serde_json::to_string_pretty(record)?;
     files::write(&path, text.as_bytes())
 }

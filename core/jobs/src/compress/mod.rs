@@ -83,14 +83,12 @@ pub fn run(session: Session<'_>, recipe: &Recipe, mode: Mode, compute: Compute) 
         key = cache::stage_key(&key, &stage.key()?, &common);
         let place = folder.join(&name);
         let before = cache::load_record(&place, &key).filter(|_| mode != Mode::Fresh);
-        let (before, changed) = match before {
-            Some(record) if !record.is_whole() => (None, Some(record.weights)),
-            other => (other, None),
-        };
-        if let Some(weights) = changed {
+        let changed = before.as_ref().and_then(|record| record.changed(&place));
+        let before = before.filter(|_| changed.is_none());
+        if let Some(file) = changed {
             session.say(format!(
                 "{}: this is not the file that {name} has left: the stage runs anew",
-                weights.display()
+                file.display()
             ));
         }
         if let Some(record) = before {
@@ -115,7 +113,7 @@ pub fn run(session: Session<'_>, recipe: &Recipe, mode: Mode, compute: Compute) 
         record.name.clone_from(&name);
         record.kind = stage.kind().to_owned();
         record.seconds = start.elapsed().as_secs_f64();
-        record.sha256 = Some(files::hash(&record.weights)?);
+        record.seal(&place)?;
         cache::store_record(&place, &record)?;
         context.follow(&record);
         records.push((record, false));

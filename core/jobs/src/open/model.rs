@@ -120,7 +120,11 @@ pub fn build(session: Session<'_>, config: &Located, classes: Option<i64>) -> Re
         let text = std::fs::read_to_string(&path).map_err(yolo_core::Error::other)?;
         Ok(Some(Located::parse(&path.display().to_string(), &text)?))
     })?;
-    Ok(model::build_with(&config, classes, session.plugins)?)
+    let graph = model::build_with(&config, classes, session.plugins)?;
+    if let Some(remark) = model::ultralytics::turned_anchors(&config, &graph) {
+        session.say(format!("note: {remark}"));
+    }
+    Ok(graph)
 }
 
 /// A checkpoint: ours, or an Ultralytics `.pt` that is converted on the way. What is odd about it is said.

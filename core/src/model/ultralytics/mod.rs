@@ -77,6 +77,21 @@ pub fn remarks(config: &Located) -> Vec<String> {
         .collect()
 }
 
+/// What to say of a network whose levels got the anchors of the file from the last to the first.
+pub fn turned_anchors(config: &Located, graph: &Graph) -> Option<String> {
+    let written = config.get("anchors")?.as_array()?;
+    let first: Vec<f64> = written.first()?.as_array()?.iter().filter_map(Value::as_f64).collect();
+    let levels = &graph.head.as_ref()?.anchors;
+    let is_first = |level: &Vec<[f64; 2]>| level.as_flattened() == first;
+    (is_first(levels.last()?) && !is_first(levels.first()?)).then(|| {
+        format!(
+            "{}: the rows of `anchors` go from large to small where the maps of `Detect` go from fine to coarse (or the other way round): they \
+             are taken in turned order, as YOLOv5 does it",
+            config.file
+        )
+    })
+}
+
 /// Builds the graph of a layer list. `classes` overrides the file's `nc`.
 pub fn import(config: &Located, classes: Option<i64>) -> Result<Graph> {
     check_keys(config)?;
@@ -281,6 +296,35 @@ fn place(config: &Located, path: &str, error: Error) -> Error {
     }
 }
 
+/// Where the anchors of a `Detect` row stand, and they themselves: its arguments are `[nc, anchors]`, which are the keys of the file, or
+/// what stands there in their place.
+fn detect_args<'a>(
+    config: &'a Located,
+    row: &'a Row<'_>,
+    classes: i64,
+) -> Result<(String, Option<&'a Value>), ConfigError> {
+    let at = |index: usize| format!("{}.3.{index}", row.path);
+    if row.args.len() > 2 {
+        return Err(config.error(&at(2), "`Detect` takes `[nc, anchors]`", None));
+    }
+    match row.args.first() {
+        None => {}
+        Some(Value::String(name)) if name == "nc" => {}
+        Some(Value::Number(count)) if count.as_i64() == Some(classes) => {}
+        Some(_) => {
+            let message = format!("the classes of `Detect` are `nc`, {classes} here; say it there");
+            return Err(config.value_error(&at(0), &message, None));
+        }
+    }
+    Ok(match row.args.get(1) {
+        Some(Value::String(name)) if name != "anchors" => {
+            return Err(config.value_error(&at(1), "the anchors of `Detect` are `anchors`, or a list per level", None));
+        }
+        None | Some(Value::String(_)) => ("anchors".to_owned(), config.get("anchors")),
+        written => (at(1), written),
+    })
+}
+
 fn detect_row(
     config: &Located,
     g: &mut GraphBuilder,
@@ -289,8 +333,9 @@ fn detect_row(
 ) -> Result<(Vec<crate::ValueId>, DetectHead)> {
     let strides: Vec<i64> = row.inputs.iter().map(|feat| feat.stride).collect();
     let mut unfitted = false;
-    let bad = || config.value_error("anchors", "`anchors` takes a count or a list per level", None);
-    let mut anchors: Vec<Vec<[f64; 2]>> = match config.get("anchors") {
+    let (key, given) = detect_args(config, row, classes)?;
+    let bad = || config.value_error(&key, "`anchors` takes a count or a list per level", None);
+    let mut anchors: Vec<Vec<[f64; 2]>> = match given {
         Some(Value::Number(count)) => {
             let count = count.as_u64().filter(|n| (1..=100).contains(n)).ok_or_else(bad)? as usize;
             unfitted = true;
@@ -308,36 +353,23 @@ fn detect_row(
             .ok_or_else(bad)?,
         _ => return Err(bad().into()),
     };
-    order_anchors(&mut anchors, &row.inputs);
+    order_anchors(&mut anchors, &strides);
     let (outputs, mut head) =
         detect(g, &row.inputs, classes, &anchors).map_err(|error| place(config, &row.path, error))?;
     head.unfitted = unfitted;
     Ok((outputs, head))
 }
 
-/// Levels from fine to coarse need anchors from small to large; a list in the other order is turned round. Areas are compared in
-/// cells, and turning round keeps the cells, as the reference does.
-fn order_anchors(anchors: &mut [Vec<[f64; 2]>], inputs: &[Feat]) {
-    if anchors.len() != inputs.len() || anchors.iter().any(Vec::is_empty) {
+/// Levels from fine to coarse need anchors from small to large: rows in the other order are turned round, by the mean areas in pixels of
+/// the first and the last, as YOLOv5 v7.0 does it.
+fn order_anchors(anchors: &mut [Vec<[f64; 2]>], strides: &[i64]) {
+    let mean = |level: &Vec<[f64; 2]>| level.iter().map(|[w, h]| w * h).sum::<f64>() / level.len() as f64;
+    let ([first, .., last], [fine, .., coarse]) = (&*anchors, strides) else {
         return;
-    }
-    let area =
-        |level: usize, anchor: [f64; 2]| anchor[0] * anchor[1] / (inputs[level].stride * inputs[level].stride) as f64;
-    let last = anchors.len() - 1;
-    let growth = area(last, anchors[last][anchors[last].len() - 1]) - area(0, anchors[0][0]);
-    let strides = inputs[last].stride - inputs[0].stride;
-    if growth * (strides as f64) < 0.0 {
-        for (level, feat) in anchors.iter_mut().zip(inputs) {
-            for value in level.iter_mut().flatten() {
-                *value /= feat.stride as f64;
-            }
-        }
+    };
+    let growth = mean(last) - mean(first);
+    if growth * ((coarse - fine) as f64) < 0.0 {
         anchors.reverse();
-        for (level, feat) in anchors.iter_mut().zip(inputs) {
-            for value in level.iter_mut().flatten() {
-                *value *= feat.stride as f64;
-            }
-        }
     }
 }
 
