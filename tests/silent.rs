@@ -196,3 +196,38 @@ fn anchors_of_layer_lists_are_those_that_are_written() {
     model(small, "[2, 3, 4]", "[nc, anchor]").fails(2, &["list.yaml:7:", "the anchors of `Detect` are `anchors`"]);
     model(small, "[2, 3, 4]", "[nc, anchors, 3]").fails(2, &["list.yaml:7:", "`Detect` takes `[nc, anchors]`"]);
 }
+
+/// What a layer reads and is told is used or refused: no input of several, no number that has no meaning there, no anchor of no size.
+#[test]
+fn layers_of_lists_use_all_that_is_written() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let model = |layer: &str, anchors: &str| {
+        let text = format!(
+            "nc: 2\nanchors: [[{anchors}, 3, 2]]\nbackbone:\n  [[-1, 1, Conv, [16, 6, 2, 2]], [-1, 1, Conv, [16, 3, 2]], [-1, 1, Conv, [16, 3, 1]],\n   \
+             {layer},\n   [-1, 1, Conv, [16, 1]]]\nhead:\n  [[[-1], 1, Detect, [nc, anchors]]]\n"
+        );
+        write(dir.path(), "list.yaml", &text);
+        yolo(dir.path(), &["model", "list.yaml", "--json"])
+    };
+    for (layer, said) in [
+        ("[[-1, 1], 1, Conv, [16, 3]]", "`from` names 2"),
+        ("[[-1, 1], 2, Conv, [16, 3]]", "`from` names 2"),
+        ("[[-1, 1], 1, C3, [16]]", "`from` names 2"),
+        ("[[-1, 1], 1, SPPF, [16, 5]]", "`from` names 2"),
+        ("[[-1, 1], 1, CBAM, [16]]", "`from` names 2"),
+        ("[[-1, 1], 1, nn.Upsample, [None, 2, nearest]]", "`from` names 2"),
+        ("[[], 1, Conv, [16, 3]]", "`from` names no layer"),
+        ("[-1, 1, Conv, [16, 3, 2.5]]", "argument 2 must be a whole number"),
+        ("[-1, 1, SPPF, [16, 5, 7]]", "a part of a width"),
+        ("[-1, 1, C3, [16, False, 1, 0.5, 7]]", "a part of a width"),
+        ("[[-1, 1], 1, Concat, [4]]", "axis 4 does not exist"),
+    ] {
+        model(layer, "2, 3").fails(2, &["list.yaml:5:", said]);
+    }
+    let params = |layer: &str| model(layer, "2, 3").ok().json()["params"].clone();
+    assert_eq!(params("[[-1, 1], 1, Concat, [-3]]"), params("[[-1, 1], 1, Concat, [1]]"), "axes count from the last, too");
+    params("[[-1, 1], 1, Sum, []]");
+    for anchors in ["0, 3", "-2, 3"] {
+        model("[-1, 1, Conv, [16, 3]]", anchors).fails(2, &["list.yaml:2:", "must be positive"]);
+    }
+}

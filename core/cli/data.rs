@@ -56,7 +56,7 @@ struct CheckArgs {
 struct ConvertArgs {
     /// Folder of the source (COCO: or one JSON file)
     source: PathBuf,
-    /// `visdrone`, `voc` or `coco`
+    /// `visdrone`, `voc` or `coco`. Corners of VOC are taken as they stand (YOLOv5's VOC.yaml moves boxes up and left by a pixel)
     #[arg(long)]
     format: String,
     /// Folder to make

@@ -167,7 +167,7 @@ pub fn run(args: &ValArgs) -> CliResult {
             labels.write(result)?;
         }
         if let Some(predictions) = &mut predictions {
-            predictions.add(result);
+            predictions.add(result, &loader.samples()[result.origin.index].boxes);
         }
         Ok(())
     };

@@ -66,8 +66,8 @@ impl Predictions {
         }
     }
 
-    /// Adds an image. Its id is the number that its file is named with, or the name.
-    pub fn add(&mut self, result: &ImageResult<'_>) {
+    /// Adds an image with its labels, `[class, cx, cy, w, h]` as shares. Its id is the number that its file is named with, or the name.
+    pub fn add(&mut self, result: &ImageResult<'_>, labels: &[[f32; 5]]) {
         let stem = result.origin.path.file_stem().unwrap_or_default().to_string_lossy();
         let image = stem.parse::<u64>().map_or_else(|_| json!(stem), |number| json!(number));
         if !self.ids.insert(image.to_string()) {
@@ -84,20 +84,19 @@ impl Predictions {
                 "score": round(d.conf, 1e5),
             }));
         }
-        let truths = result
-            .truths
-            .iter()
-            .map(|t| {
-                let [x1, y1, x2, y2] = t.xyxy.map(f64::from);
-                let xywh = [x1, y1, x2 - x1, y2 - y1];
-                CocoTruth {
-                    class: t.class,
-                    xywh,
-                    area: xywh[2] * xywh[3],
-                    crowd: false,
-                }
-            })
-            .collect();
+        // As they are written: where the network's sides are rounded, those that mAP compares with were moved by a part of a pixel.
+        let [height, width] = result.origin.original.map(|side| side as f64);
+        let truth = |&[class, x, y, w, h]: &[f32; 5]| {
+            let [x, y, w, h] = [x, y, w, h].map(f64::from);
+            let (w, h) = (w * width, h * height);
+            CocoTruth {
+                class: class as u32,
+                xywh: [x * width - w / 2.0, y * height - h / 2.0, w, h],
+                area: w * h,
+                crowd: false,
+            }
+        };
+        let truths = labels.iter().map(truth).collect();
         self.images.push((result.detections.to_vec(), truths));
     }
 
@@ -108,6 +107,11 @@ impl Predictions {
                 "warning: several images have the `image_id` {id} in predictions.json, as their files are named alike: no other program can \
                  tell them apart there (the numbers below do)"
             ));
+        }
+        if self.coco {
+            crate::ui::say(
+                "note: the classes are COCO's, so predictions.json has COCO's own numbers for them (1 to 90), whatever pictures these are",
+            );
         }
         let text = serde_json::to_string(&self.rows)?;
         yolo_report::save_text(&folder.join("predictions.json"), &text)?;

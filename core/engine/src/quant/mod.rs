@@ -6,6 +6,7 @@
 
 mod analyse;
 mod mixed;
+mod sample;
 
 pub use analyse::{Analysis, Sensitivity, analyse};
 pub use mixed::{Found, fewest};
@@ -143,8 +144,8 @@ pub fn calibrate(
         calibration.see(&seen)?;
         if refinement.reconstructs() {
             let pixels = batch.size[0] * batch.size[1] * total;
-            let count = (SAMPLE / pixels.max(1)).clamp(1, batch.len()) as i64;
-            sample.push(seen.f_narrow(0, 0, count)?.f_contiguous()?);
+            let count = (SAMPLE / pixels.max(1)).clamp(1, batch.len());
+            sample.push(sample::without_borders(&seen, &batch, count)?);
         }
         progress.step(done + 1, total, "")?;
     }

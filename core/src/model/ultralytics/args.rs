@@ -1,5 +1,7 @@
 //! Arguments of a module in a layer list.
 
+use std::cell::Cell;
+
 use serde_json::Value;
 
 use crate::{Error, Feat, Result};
@@ -10,7 +12,9 @@ pub struct Call<'a> {
     /// Its name.
     pub module: &'static str,
     /// What it reads.
-    pub inputs: Vec<Feat>,
+    pub(super) inputs: Vec<Feat>,
+    /// Whether the module has asked for all of them.
+    pub(super) joins: Cell<bool>,
     /// Its width: scaled, and reduced where a pruned list says so.
     pub channels: i64,
     /// Its width before pruning.
@@ -36,9 +40,15 @@ pub(super) fn literal(value: &Value) -> Value {
 }
 
 impl Call<'_> {
-    /// The value that this reads (the first of several).
+    /// The value that this reads. A list that gives several to a module that asks for one is refused.
     pub fn input(&self) -> Feat {
         self.inputs[0]
+    }
+
+    /// All values that this reads.
+    pub fn inputs(&self) -> &[Feat] {
+        self.joins.set(true);
+        &self.inputs
     }
 
     fn wrong(&self, index: usize, wanted: &str) -> Error {
@@ -115,6 +125,15 @@ impl Call<'_> {
         match self.given(index) {
             None => Ok(default),
             Some(value) => value.as_f64().ok_or_else(|| self.wrong(index, "a number")),
+        }
+    }
+
+    /// Parts of a width, each above 0 and at most 1 (one number counts as a list of one).
+    pub fn shares(&self, index: usize, default: &[f64]) -> Result<Vec<f64>> {
+        let shares = self.floats(index, default)?;
+        match shares.iter().all(|share| *share > 0.0 && *share <= 1.0) {
+            true => Ok(shares),
+            false => Err(self.wrong(index, "a part of a width (above 0, at most 1) or a list of them")),
         }
     }
 

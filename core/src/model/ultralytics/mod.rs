@@ -8,6 +8,8 @@ mod modules;
 
 pub use args::Call;
 
+use std::cell::Cell;
+
 use serde_json::Value;
 
 use super::detect;
@@ -191,6 +193,9 @@ impl<'a> Row<'a> {
             Value::Array(items) => items.as_slice(),
             one => std::slice::from_ref(one),
         };
+        if froms.is_empty() {
+            return Err(config.value_error(&at(0), "`from` names no layer", None));
+        }
         let inputs = froms
             .iter()
             .map(|from| {
@@ -257,6 +262,7 @@ fn build_row(config: &Located, g: &mut GraphBuilder, row: &Row<'_>, scale: Scale
             .last()
             .filter(|last| args.len() > own && last.is_f64())
             .and_then(Value::as_f64)
+            .filter(|ratio| *ratio > 0.0 && *ratio <= 1.0)
         {
             args = &args[..args.len() - 1];
             let kept = width as f64 * ratio * scale.width;
@@ -270,13 +276,18 @@ fn build_row(config: &Located, g: &mut GraphBuilder, row: &Row<'_>, scale: Scale
         let mut call = Call {
             module: module.name,
             inputs: row.inputs.clone(),
+            joins: Cell::new(false),
             channels,
             full_channels: full,
             repeats: if module.repeats_inside { repeats } else { 1 },
             args,
         };
         if !chain {
-            return (module.build)(g, &call);
+            let value = (module.build)(g, &call)?;
+            return if row.inputs.len() == 1 || call.joins.get() { Ok(value) } else { Err(several(row)) };
+        }
+        if row.inputs.len() > 1 {
+            return Err(several(row));
         }
         let mut value = row.inputs[0].value;
         for copy in 0..repeats {
@@ -286,6 +297,14 @@ fn build_row(config: &Located, g: &mut GraphBuilder, row: &Row<'_>, scale: Scale
         Ok(value)
     });
     result.map_err(|error| place(config, &row.path, error))
+}
+
+/// Values that a module has no use for are no mistake of the module: a join is missing before it.
+fn several(row: &Row<'_>) -> Error {
+    Error::Build {
+        plugin: row.module.to_owned(),
+        reason: format!("it reads one value, and `from` names {}: join them first (Concat)", row.inputs.len()),
+    }
 }
 
 /// Errors of a module get the place of its row.
@@ -353,6 +372,10 @@ fn detect_row(
             .ok_or_else(bad)?,
         _ => return Err(bad().into()),
     };
+    if let Some(level) = anchors.iter().position(|level| level.as_flattened().iter().any(|side| !(*side > 0.0))) {
+        let message = format!("the anchors of level {level} must be positive");
+        return Err(config.value_error(&key, &message, None).into());
+    }
     order_anchors(&mut anchors, &strides);
     let (outputs, mut head) =
         detect(g, &row.inputs, classes, &anchors).map_err(|error| place(config, &row.path, error))?;

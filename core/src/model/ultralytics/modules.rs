@@ -159,12 +159,19 @@ fn bottleneck_csp(g: &mut GraphBuilder, call: &Call<'_>) -> Result<ValueId> {
 }
 
 fn values(call: &Call<'_>) -> Vec<ValueId> {
-    call.inputs.iter().map(|feat| feat.value).collect()
+    call.inputs().iter().map(|feat| feat.value).collect()
 }
 
 fn concat(g: &mut GraphBuilder, call: &Call<'_>) -> Result<ValueId> {
     call.at_most(1)?;
-    let dim = usize::try_from(call.int(0, 1)?).unwrap_or(usize::MAX);
+    // Maps have four axes, and negative numbers count from the last.
+    let axis = call.int(0, 1)?;
+    let Some(dim) = (0..4usize).find(|dim| [*dim as i64, *dim as i64 - 4].contains(&axis)) else {
+        return Err(Error::Build {
+            plugin: "Concat".into(),
+            reason: format!("axis {axis} does not exist: maps are joined along axis 1"),
+        });
+    };
     g.add("", Op::Concat { dim }, &values(call))
 }
 

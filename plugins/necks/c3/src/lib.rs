@@ -37,7 +37,7 @@ fn module(g: &mut GraphBuilder, call: &Call<'_>) -> Result<ValueId> {
     call.at_most(4)?;
     let (shortcut, groups) = (call.flag(0, true)?, call.int(1, 1)?);
     let parts = call.floats(2, &[0.5, 0.5])?;
-    let inner = call.floats(3, &[])?;
+    let inner = call.shares(3, &[])?;
     let part = |index: usize| {
         let part = parts.get(index).or(parts.first()).copied().unwrap_or(0.5);
         (call.full_channels as f64 * part) as i64

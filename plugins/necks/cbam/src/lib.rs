@@ -99,7 +99,7 @@ fn module(g: &mut GraphBuilder, call: &Call<'_>) -> Result<ValueId> {
         repeats: 1,
         shortcut: false,
     };
-    Cbam::default().build(g, &call.inputs, request)
+    Cbam::default().build(g, &[call.input()], request)
 }
 
 yolo_sdk::inventory::submit! {

@@ -60,7 +60,7 @@ fn module(g: &mut GraphBuilder, call: &Call<'_>) -> Result<ValueId> {
     let x = call.input();
     let kernels = call.ints(0, &[5, 9, 13])?;
     check(&kernels)?;
-    let hidden = (x.channels as f64 * call.float(1, 0.5)?) as i64;
+    let hidden = (x.channels as f64 * call.shares(1, &[0.5])?.first().copied().unwrap_or(0.5)) as i64;
     nn::spp(g, x.value, call.channels, hidden, &kernels)
 }
 

@@ -47,7 +47,7 @@ yolo_sdk::plugin! {
 fn module(g: &mut GraphBuilder, call: &Call<'_>) -> Result<ValueId> {
     call.at_most(2)?;
     let x = call.input();
-    let hidden = (x.channels as f64 * call.float(1, 0.5)?) as i64;
+    let hidden = (x.channels as f64 * call.shares(1, &[0.5])?.first().copied().unwrap_or(0.5)) as i64;
     nn::sppf(g, x.value, call.channels, hidden, call.int(0, 5)?)
 }
 
