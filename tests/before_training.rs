@@ -91,6 +91,11 @@ fn a_number_of_anchors_is_fitted_to_the_data() {
         [4, 4, 4]
     );
     assert!(said.err.contains("fitted to the data"));
+    // Also where the model has that many.
+    let hyp = write(&place, "hyp.yaml", "anchors: 3\n");
+    let said = train(&place, "three", &["--hyp", &hyp]).ok();
+    assert!(said.err.contains("fitted to the data"), "{}", said.err);
+    assert_ne!(anchors_of(&place, "three")[0][0], [10.0, 13.0]);
 
     let before = files(place.path());
     train(&place, "x", &["--cfg", &ours, "--noautoanchor"]).fails(2, &["number of its anchors", "yolo data anchors"]);

@@ -175,7 +175,10 @@ fn anchors_of_layer_lists_are_those_that_are_written() {
         let head = &crate::support::read_json(&dir.path().join("g.json"))["head"];
         (head["anchors"].to_string().replace(".0", ""), said.err)
     };
-    let (small, large) = ("[[2, 3, 3, 2], [4, 4, 5, 5], [5, 6, 6, 5]]", "[[5, 6, 6, 5], [4, 4, 5, 5], [2, 3, 3, 2]]");
+    let (small, large) = (
+        "[[2, 3, 3, 2], [4, 4, 5, 5], [5, 6, 6, 5]]",
+        "[[5, 6, 6, 5], [4, 4, 5, 5], [2, 3, 3, 2]]",
+    );
     let pairs = "[[[2,3],[3,2]],[[4,4],[5,5]],[[5,6],[6,5]]]";
     let turned = "[[[5,6],[6,5]],[[4,4],[5,5]],[[2,3],[3,2]]]";
     let word = "in turned order";
@@ -225,7 +228,11 @@ fn layers_of_lists_use_all_that_is_written() {
         model(layer, "2, 3").fails(2, &["list.yaml:5:", said]);
     }
     let params = |layer: &str| model(layer, "2, 3").ok().json()["params"].clone();
-    assert_eq!(params("[[-1, 1], 1, Concat, [-3]]"), params("[[-1, 1], 1, Concat, [1]]"), "axes count from the last, too");
+    assert_eq!(
+        params("[[-1, 1], 1, Concat, [-3]]"),
+        params("[[-1, 1], 1, Concat, [1]]"),
+        "axes count from the last, too"
+    );
     params("[[-1, 1], 1, Sum, []]");
     for anchors in ["0, 3", "-2, 3"] {
         model("[-1, 1, Conv, [16, 3]]", anchors).fails(2, &["list.yaml:2:", "must be positive"]);

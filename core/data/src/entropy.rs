@@ -159,7 +159,7 @@ impl Tables {
 
     fn get(&self, class: usize, number: u8) -> Walked<&Codes> {
         let codes = self.codes[class].get(usize::from(number)).and_then(Option::as_deref);
-        codes.ok_or_else(|| Fault::Header)
+        codes.ok_or(Fault::Header)
     }
 }
 

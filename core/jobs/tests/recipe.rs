@@ -406,7 +406,10 @@ fn a_stage_whose_file_is_gone_runs_anew() {
         entries.map(|entry| entry.expect("an entry").file_name()).collect()
     };
     let made = names();
-    let files: Vec<_> = made.iter().filter(|name| !name.to_string_lossy().starts_with("stage.")).collect();
+    let files: Vec<_> = made
+        .iter()
+        .filter(|name| !name.to_string_lossy().starts_with("stage."))
+        .collect();
     assert!(files.len() >= 2, "a file and what is to be known of it: {made:?}");
     for file in files {
         std::fs::remove_file(export.join(file)).expect("a file");

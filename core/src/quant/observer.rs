@@ -170,9 +170,10 @@ fn best_clip(
     act: Option<Activation>,
 ) -> Result<Range> {
     // A sample of large activations estimates the error well enough.
+    const ENOUGH: i64 = 50_000;
     let count = rows.size()[1];
     let step = if rows.size()[0] == 1 {
-        (count / 200_000).max(1)
+        (count / ENOUGH).max(1)
     } else {
         1
     };

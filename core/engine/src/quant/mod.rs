@@ -109,9 +109,6 @@ impl Calibrated {
     }
 }
 
-/// Pixels of the images that layers are reconstructed on: both networks hold the values of all of them at once.
-const SAMPLE: usize = 64 * 320 * 320;
-
 /// Post-training quantization: ranges from batches of `images`, and what the options ask for besides. `progress` hears of finished batches
 /// and may end it.
 ///
@@ -143,9 +140,8 @@ pub fn calibrate(
         let seen = image_tensor(&batch, model.params.device())?;
         calibration.see(&seen)?;
         if refinement.reconstructs() {
-            let pixels = batch.size[0] * batch.size[1] * total;
-            let count = (SAMPLE / pixels.max(1)).clamp(1, batch.len());
-            sample.push(sample::without_borders(&seen, &batch, count)?);
+            let count = sample::per_batch(total);
+            sample.push(sample::windows(&seen, &batch, count, model.max_stride() as usize)?);
         }
         progress.step(done + 1, total, "")?;
     }

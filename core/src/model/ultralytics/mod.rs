@@ -284,7 +284,11 @@ fn build_row(config: &Located, g: &mut GraphBuilder, row: &Row<'_>, scale: Scale
         };
         if !chain {
             let value = (module.build)(g, &call)?;
-            return if row.inputs.len() == 1 || call.joins.get() { Ok(value) } else { Err(several(row)) };
+            return if row.inputs.len() == 1 || call.joins.get() {
+                Ok(value)
+            } else {
+                Err(several(row))
+            };
         }
         if row.inputs.len() > 1 {
             return Err(several(row));
@@ -303,7 +307,10 @@ fn build_row(config: &Located, g: &mut GraphBuilder, row: &Row<'_>, scale: Scale
 fn several(row: &Row<'_>) -> Error {
     Error::Build {
         plugin: row.module.to_owned(),
-        reason: format!("it reads one value, and `from` names {}: join them first (Concat)", row.inputs.len()),
+        reason: format!(
+            "it reads one value, and `from` names {}: join them first (Concat)",
+            row.inputs.len()
+        ),
     }
 }
 
@@ -337,7 +344,11 @@ fn detect_args<'a>(
     }
     Ok(match row.args.get(1) {
         Some(Value::String(name)) if name != "anchors" => {
-            return Err(config.value_error(&at(1), "the anchors of `Detect` are `anchors`, or a list per level", None));
+            return Err(config.value_error(
+                &at(1),
+                "the anchors of `Detect` are `anchors`, or a list per level",
+                None,
+            ));
         }
         None | Some(Value::String(_)) => ("anchors".to_owned(), config.get("anchors")),
         written => (at(1), written),
@@ -372,7 +383,10 @@ fn detect_row(
             .ok_or_else(bad)?,
         _ => return Err(bad().into()),
     };
-    if let Some(level) = anchors.iter().position(|level| level.as_flattened().iter().any(|side| !(*side > 0.0))) {
+    if let Some(level) = anchors
+        .iter()
+        .position(|level| level.as_flattened().iter().any(|side| *side <= 0.0 || side.is_nan()))
+    {
         let message = format!("the anchors of level {level} must be positive");
         return Err(config.value_error(&key, &message, None).into());
     }

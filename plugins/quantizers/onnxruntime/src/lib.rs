@@ -17,7 +17,7 @@ pub struct OnnxRuntime {
 impl Default for OnnxRuntime {
     fn default() -> Self {
         Self {
-            observer: Observer::EmaMinMax,
+            observer: Observer::Mse,
             reduce_range: false,
         }
     }
