@@ -170,15 +170,20 @@ fn best_clip(
     act: Option<Activation>,
 ) -> Result<Range> {
     // A sample of large activations estimates the error well enough.
-    const ENOUGH: i64 = 50_000;
+    const ENOUGH: i64 = 20_000;
     let count = rows.size()[1];
     let step = if rows.size()[0] == 1 {
         (count / ENOUGH).max(1)
     } else {
         1
     };
+    let sample = rows.f_slice(1, 0, count, step)?.f_contiguous()?;
     let search = Search {
-        sample: rows.f_slice(1, 0, count, step)?,
+        wanted: match act {
+            None => sample.shallow_clone(),
+            Some(act) => activate(act, &sample, false)?,
+        },
+        sample,
         act,
         spec,
         fixed: FakeQuantSpec {
@@ -202,6 +207,8 @@ fn best_clip(
 /// A search for the range with the least error.
 struct Search<'a> {
     sample: Tensor,
+    /// What becomes of the sample: itself, or the activation's results.
+    wanted: Tensor,
     act: Option<Activation>,
     spec: &'a FakeQuantSpec,
     /// The quantizer without what it learns.
@@ -241,11 +248,14 @@ impl Search<'_> {
     fn error(&self, range: &Range) -> Result<Tensor> {
         let (scale, zero) = qparams(range, self.spec)?;
         let rounded = super::fake_quant(&self.sample, &self.fixed, &scale, &zero, false)?;
-        let apart = match self.act {
-            None => rounded.f_sub(&self.sample)?,
-            Some(act) => activate(act, &rounded, false)?.f_sub(&activate(act, &self.sample, false)?)?,
+        let found = match self.act {
+            None => rounded,
+            Some(act) => activate(act, &rounded, false)?,
         };
-        Ok(apart.f_square()?.f_mean_dim(1, false, Kind::Float)?)
+        Ok(found
+            .f_sub(&self.wanted)?
+            .f_square()?
+            .f_mean_dim(1, false, Kind::Float)?)
     }
 }
 

@@ -67,6 +67,8 @@ impl Record {
     /// `Error::Failed` names the file or folder that can't be read.
     pub fn seal(&mut self, folder: &Path) -> Result {
         self.sha256 = Some(files::hash(&self.weights)?);
+        // A record may have begun as that of the stage before.
+        self.files.clear();
         // What trainings leave besides are pictures and tables for people: without them, the model is the same.
         if !["quantize", "export"].contains(&self.kind.as_str()) {
             return Ok(());
