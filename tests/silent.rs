@@ -172,6 +172,7 @@ fn anchors_of_layer_lists_are_those_that_are_written() {
     };
     let built = |rows: &str, from: &str, args: &str| {
         let said = model(rows, from, args).ok();
+        assert!(said.out.contains("anchors "), "{}", said.out);
         let head = &crate::support::read_json(&dir.path().join("g.json"))["head"];
         (head["anchors"].to_string().replace(".0", ""), said.err)
     };

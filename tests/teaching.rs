@@ -65,6 +65,7 @@ fn a_student_has_a_teacher_goes_on_and_keeps_nothing_of_it() {
         .json();
     assert_eq!(plain["params"], taught["params"]);
 
+    std::fs::write(folder.join("fitted.yaml"), "anchors: 3\n").expect("a file");
     // What can't be is refused with both sides, before anything is written.
     for (more, texts) in [
         (&["--distiller", "cwd"][..], &["--teacher"][..]),
@@ -74,6 +75,11 @@ fn a_student_has_a_teacher_goes_on_and_keeps_nothing_of_it() {
         ),
         (&["--teacher", "none.pt"], &["none.pt"]),
         (&["--teacher", weights, "--single-cls"], &["classes", "the student"]),
+        // Anchors are fitted when the data is known, and still before anything is written.
+        (
+            &["--teacher", weights, "--distiller", "logits", "--hyp", "fitted.yaml"],
+            &["the student has the anchors", "--noautoanchor"],
+        ),
     ] {
         let code = if more.contains(&"none.pt") { 1 } else { 2 };
         train(

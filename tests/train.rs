@@ -328,17 +328,31 @@ fn a_run_does_not_go_on_with_other_data_weights_or_hyper_parameters() {
     yolo(place.path(), &["train", "--resume", "runs/b"]).fails(2, &["the weights to start from are others"]);
 }
 
+/// The checksum of a part of a PNG.
+fn crc32(bytes: &[u8]) -> u32 {
+    let step = |sum: u32, _| if sum & 1 == 1 { sum >> 1 ^ 0xedb8_8320 } else { sum >> 1 };
+    !bytes
+        .iter()
+        .fold(u32::MAX, |sum, byte| (0..8).fold(sum ^ u32::from(*byte), step))
+}
+
 #[test]
 fn what_ends_a_training_leaves_its_state_and_says_how_to_go_on() {
     let place = Place::new();
     yolo(place.path(), &place.arguments("whole", 2, &["--noplots"])).ok();
-    // A picture whose code table is broken: what is looked at before the start, its size and its end, is whole.
+    // A picture whose compressed pixels are none: what is looked at before the start, its size and the checksums of its parts, is whole.
     let images = place.path().join("data/images/train");
     let image = images.join(&files(&images)[3]);
     let bytes = std::fs::read(&image).expect("an image");
-    let table = bytes.windows(2).position(|two| two == [0xff, 0xc4]).expect("a JPEG");
-    let mut broken = bytes.clone();
-    broken[table + 5..table + 21].fill(0xff);
+    let mut broken = yolo_data::Image::open(&image)
+        .expect("a picture")
+        .to_png()
+        .expect("a PNG");
+    let part = broken.windows(4).position(|four| four == b"IDAT").expect("pixels");
+    let length = u32::from_be_bytes([broken[part - 4], broken[part - 3], broken[part - 2], broken[part - 1]]) as usize;
+    broken[part + 4..part + 4 + length].fill(0xff);
+    let sum = crc32(&broken[part..part + 4 + length]).to_be_bytes();
+    broken[part + 4 + length..part + 8 + length].copy_from_slice(&sum);
     std::fs::write(&image, broken).expect("a file");
     let name = image.file_name().expect("a name").to_string_lossy().into_owned();
     let said = yolo(place.path(), &place.arguments("a", 2, &["--noplots"]));

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use comfy_table::{CellAlignment, Table};
 use serde_json::json;
 use yolo_core::Graph;
+use yolo_core::graph::DetectHead;
 use yolo_core::model::diagram;
 use yolo_engine::checkpoint;
 use yolo_jobs::{files, open};
@@ -88,6 +89,7 @@ pub fn run(args: &ModelArgs) -> CliResult {
             "gflops": cost.gflops(),
             "layers": cost.layers,
             "strides": strides,
+            "anchors": graph.head.as_ref().map(|head| &head.anchors),
             "size_step": step,
             "outputs": outputs,
         }));
@@ -105,7 +107,20 @@ pub fn run(args: &ModelArgs) -> CliResult {
         img,
         strides
     );
+    if let Some(head) = &graph.head {
+        println!("anchors {}", anchors_line(head));
+    }
     Ok(())
+}
+
+/// `10x13 16x30 33x23 | 30x61 ...`, from fine to coarse; of those that are still to be fitted, how many.
+fn anchors_line(head: &DetectHead) -> String {
+    if head.unfitted {
+        return format!("{} a level, to be fitted to the data", head.anchors_per_level());
+    }
+    let level = |level: &Vec<[f64; 2]>| -> Vec<String> { level.iter().map(|[w, h]| format!("{w}x{h}")).collect() };
+    let levels: Vec<String> = head.anchors.iter().map(|anchors| level(anchors).join(" ")).collect();
+    levels.join(" | ")
 }
 
 /// Writes the model with fresh weights, as a training without `--weights` starts.

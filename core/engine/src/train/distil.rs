@@ -398,8 +398,11 @@ pub(super) fn state(optimizer: IndexMap<String, Tensor>, teacher: Option<&Teache
     optimizer.into_iter().chain(adapters).collect()
 }
 
-/// Whether a training of `start` can be taught as its options say, before anything is written.
-pub(super) fn check(options: &TrainOptions, start: &Checkpoint, train: &Loader) -> Result<()> {
+/// Whether a training of `start` can be taught as its options say; to be asked before anything is written.
+///
+/// # Errors
+/// Those of [`Distillation::check`].
+pub fn check(options: &TrainOptions, start: &Checkpoint, train: &Loader) -> Result<()> {
     let Some(distillation) = &options.distil else {
         return Ok(());
     };

@@ -26,7 +26,7 @@ mod schedule;
 mod step;
 
 pub use batch_size::{Memory, choose as choose_batch_size};
-pub use distil::Distillation;
+pub use distil::{Distillation, check as check_teacher};
 pub use ema::Ema;
 pub use fingerprint::{Fingerprint, Images, changed_settings};
 pub use fit::largest_batch;

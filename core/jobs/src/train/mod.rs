@@ -18,7 +18,7 @@ use yolo_engine::checkpoint;
 use yolo_engine::dist::World;
 use yolo_engine::eval::NmsOptions;
 use yolo_engine::train::anchors::{self, AnchorReport};
-use yolo_engine::train::{Outcome, Precision, STATE, TrainOptions, norms};
+use yolo_engine::train::{Outcome, Precision, STATE, TrainOptions, check_teacher, norms};
 use yolo_report::Letters;
 
 use crate::compute;
@@ -163,6 +163,7 @@ impl Training<'_> {
             }
         }
         norms::check(&job.start, &job.options, &train)?;
+        check_teacher(&job.options, &job.start, &train)?;
         if main
             && !self.resume
             && let Some(done) = unfinished(self.folder)
