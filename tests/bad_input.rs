@@ -67,8 +67,8 @@ fn files_that_are_no_checkpoint_are_named_for_what_they_are() {
         let file = write(folder.path(), name, bytes);
         yolo(folder.path(), &["model", &file]).fails(code, &[&[name], texts].concat());
     }
-    yolo(folder.path(), &["model", "nowhere.safetensors"]).fails(1, &["nowhere.safetensors", "can't read it"]);
-    yolo(folder.path(), &["model", "nowhere.pt"]).fails(1, &["nowhere.pt", "can't open it"]);
+    yolo(folder.path(), &["model", "nowhere.safetensors"]).fails(1, &["nowhere.safetensors", "there is no such file"]);
+    yolo(folder.path(), &["model", "nowhere.pt"]).fails(1, &["nowhere.pt", "there is no such file"]);
     // Tensors without a model.
     let tensor = tch::Tensor::from_slice(&[1.0f32]);
     let bare = folder.path().join("bare.safetensors");

@@ -133,6 +133,10 @@ fn mistakes_in_recipes_are_explained() {
     run(&good.replace("batch-size", "batch_size")).fails(2, &["bad.yaml:5:1", "batch_size"]);
     run(&good.replace("batch-size: 4", "batch-size: 4\nnominal-batch: 0"))
         .fails(2, &["bad.yaml:6:16", "nominal-batch must be at least 1"]);
+    run(&good.replace("lr0: 0.01", "lr: 0.01")).fails(2, &["bad.yaml:8:", "`lr`", "did you mean `lr0`"]);
+    run(&good.replace("lr0: 0.01", "lr0: -1")).fails(2, &["bad.yaml:8:12", "lr0"]);
+    run(&good.replace("- train: {epochs: 3}", "- train: {epochs: 3, hyp: {bogus: 1}}"))
+        .fails(2, &["bad.yaml:10:", "`bogus`"]);
     run(&good.replace("stages:", "stage:")).fails(2, &["stages"]);
     run(&good.replace("cfg: tiny.yaml", "cfg: tinny")).fails(2, &["tinny"]);
     run(&good.replace("cfg: tiny.yaml\n", "")).fails(2, &["`cfg`, `weights`"]);

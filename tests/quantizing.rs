@@ -580,13 +580,11 @@ fn sensitivities_are_a_table_json_and_a_picture() {
     let layers = found["layers"].as_array().expect("a list");
     assert!(layers.len() > 40, "{}", layers.len());
     let number = |value: &serde_json::Value| value.as_f64().expect("a number");
-    let all = number(&found["snr"]);
-    let gains: Vec<f64> = layers.iter().map(|layer| number(&layer["without"]) - all).collect();
+    let [all, diverges] = ["snr", "divergence"].map(|key| number(&found[key]));
+    let taken = |layer: &serde_json::Value| diverges - number(&layer["diverges_without"]);
+    let gains: Vec<f64> = layers.iter().map(taken).collect();
     assert!(gains.windows(2).all(|pair| pair[0] >= pair[1]), "{gains:?}");
-    assert!(
-        gains[0] > 0.0,
-        "the most sensitive layer takes noise with it: {gains:?}"
-    );
+    assert!(gains[0] > 0.0, "the most sensitive layer takes some with it: {gains:?}");
     // One layer makes less noise than all of them.
     assert!(layers.iter().all(|layer| number(&layer["alone"]) > all));
     let svg = std::fs::read_to_string(place.folder.path().join("b/sensitivity.svg")).expect("a picture");
@@ -615,4 +613,70 @@ fn refinements_reach_the_files() {
         .fails(2, &["SiLU", "exact"]);
     let vitis = ["--rounding", "adaround", "--backend", "vitis", "--out", "no"];
     place.quantize(&vitis).fails(2, &["--rounding adaround", "PowerOfTwo"]);
+}
+
+/// Tuning changes ranges and biases, no weight, and brings the predictions nearer to those of the float network.
+#[test]
+fn tuning_moves_ranges_and_biases_alone() {
+    let place = Place::new();
+    let backend = ["--backend", "onnxruntime"];
+    place.quantize(&[&backend[..], &["--out", "plain"]].concat()).ok();
+    let said = place
+        .quantize(&[&backend[..], &["--tune", "3", "--out", "tuned"]].concat())
+        .ok();
+    let numbers: Vec<f64> = said
+        .err
+        .lines()
+        .find(|line| line.contains("tuned: predictions"))
+        .map_or(Vec::new(), |line| {
+            let words = line.split([' ', ',']).filter_map(|word| word.parse().ok());
+            words.collect()
+        });
+    let [after, before] = <[f64; 2]>::try_from(numbers).expect("two numbers");
+    assert!(after < before, "{after} {before}");
+    let [plain, tuned] = ["plain", "tuned"].map(|out| place.model(out));
+    let changed = |end: &str| {
+        let keys = plain.params.iter().filter(|(key, _)| key.ends_with(end));
+        keys.filter(|(key, tensor)| !tensor.equal(tuned.params.get(key).expect("the same tensors")))
+            .count()
+    };
+    assert_eq!((changed(".weight"), changed(".weight_quant.scale")), (0, 0));
+    assert!(changed(".act_quant.scale") > 5 && changed(".act_quant.zero_point") > 5 && changed(".bias") > 5);
+    assert_eq!(tuned.meta.history.last().expect("a history").kind, "tune");
+    // Zero is a point of the grid.
+    for (key, zero) in tuned.params.iter().filter(|(key, _)| key.ends_with("zero_point")) {
+        assert!(zero.equal(&zero.round()), "{key}");
+    }
+}
+
+/// The tensors of a quantized network are none of a float one.
+#[test]
+fn a_configuration_takes_no_quantized_weights() {
+    let place = Place::new();
+    place.quantize(&["--out", "int8"]).ok();
+    let weights = ["--cfg", "tiny.yaml", "--weights", "int8/quantized.safetensors"];
+    let train = [
+        "train",
+        "--data",
+        &place.data,
+        "--epochs",
+        "1",
+        "--img",
+        "64",
+        "--project",
+        "runs",
+        "--name",
+        "no",
+    ];
+    let said = yolo(place.folder.path(), &[&train[..], &weights].concat());
+    said.fails(2, &["quantized network", "leave out --cfg"]);
+    assert!(!place.folder.path().join("runs").exists());
+    let convert = [
+        "convert",
+        "int8/quantized.safetensors",
+        "x.safetensors",
+        "--cfg",
+        "tiny.yaml",
+    ];
+    yolo(place.folder.path(), &convert).fails(2, &["quantized network", "leave out --cfg"]);
 }

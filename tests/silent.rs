@@ -221,7 +221,8 @@ fn layers_of_lists_use_all_that_is_written() {
         ("[[-1, 1], 1, CBAM, [16]]", "`from` names 2"),
         ("[[-1, 1], 1, nn.Upsample, [None, 2, nearest]]", "`from` names 2"),
         ("[[], 1, Conv, [16, 3]]", "`from` names no layer"),
-        ("[-1, 1, Conv, [16, 3, 2.5]]", "argument 2 must be a whole number"),
+        ("[-1, 1, Conv, [16, 3, 2.5]]", "argument 3 must be a whole number"),
+        ("[-1, 1, Conv, [16, 3, 1, None, 1, 2]]", "argument 6 is 2: only 1"),
         ("[-1, 1, SPPF, [16, 5, 7]]", "a part of a width"),
         ("[-1, 1, C3, [16, False, 1, 0.5, 7]]", "a part of a width"),
         ("[[-1, 1], 1, Concat, [4]]", "axis 4 does not exist"),
@@ -235,7 +236,38 @@ fn layers_of_lists_use_all_that_is_written() {
         "axes count from the last, too"
     );
     params("[[-1, 1], 1, Sum, []]");
+    let text = "nc: 2\nbackbone:\n  [[-1, 1, Conv, [16, 6, 2, 2]]]\nhead:\n  [[[-1], 1, Detect, [nc, anchors]]]\n";
+    write(dir.path(), "none.yaml", text);
+    yolo(dir.path(), &["model", "none.yaml"]).fails(2, &["none.yaml", "`anchors` is missing"]);
     for anchors in ["0, 3", "-2, 3"] {
         model("[-1, 1, Conv, [16, 3]]", anchors).fails(2, &["list.yaml:2:", "must be positive"]);
     }
+}
+
+/// What is no file of weights says by its name what to give instead.
+#[test]
+fn names_that_are_no_weights_say_what_to_give() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let data = small_data(folder.path(), 10, 64).display().to_string();
+    write(folder.path(), "run/weights/best.safetensors", "");
+    for (weights, said) in [
+        ("yolov5s.pt", "nothing is downloaded"),
+        ("https://example.org/v7.0/yolov5n.pt", "addresses can't be given"),
+        ("run", "give run/weights/best.safetensors"),
+        ("runs/best.safetensors", "there is no such file"),
+    ] {
+        let train = ["train", "--weights", weights, "--data", &data, "--img", "64"];
+        yolo(folder.path(), &train).fails(1, &[weights, said]);
+        let cfg = [&train[..], &["--cfg", "yolov5n"]].concat();
+        yolo(folder.path(), &cfg).fails(1, &[weights, said]);
+    }
+    let freeze = ["train", "--cfg", "yolov5n", "--data", &data, "--freeze", "backbone"];
+    yolo(folder.path(), &freeze).fails(2, &["the numbers of layers"]);
+    assert!(!folder.path().join("runs").exists(), "nothing is written");
+    write(
+        folder.path(),
+        "obj.data",
+        "classes = 1\ntrain = train.txt\nnames = obj.names\n",
+    );
+    yolo(folder.path(), &["data", "check", "obj.data"]).fails(2, &["darknet", "write a YAML"]);
 }

@@ -323,6 +323,19 @@ fn numbered(stem: &str, count: usize) -> String {
     }
 }
 
+/// The folder of a class: its name as one folder, whatever is in it, and with its number where an earlier class has that folder.
+fn crop_folder(names: &[String], class: u32) -> String {
+    let folder = |name: &str| name.replace(['/', '\\', '\0'], "_");
+    let own = names.get(class as usize).map(|name| folder(name)).unwrap_or_default();
+    if own.trim_matches('.').is_empty() {
+        return format!("class {class}");
+    }
+    match names.iter().take(class as usize).any(|other| folder(other) == own) {
+        true => format!("{own} (class {class})"),
+        false => own,
+    }
+}
+
 /// Where results go.
 struct Output<'a> {
     args: &'a DetectArgs,
@@ -410,14 +423,7 @@ impl Output<'_> {
         for d in detections {
             let count = counts.entry(d.class).or_default();
             *count += 1;
-            // A name is one folder, whatever is in it.
-            let class = self.name(d.class).replace(['/', '\\', '\0'], "_");
-            let class = if class.trim_matches('.').is_empty() {
-                format!("class {}", d.class)
-            } else {
-                class
-            };
-            let folder = self.folder.join("crops").join(class);
+            let folder = self.folder.join("crops").join(crop_folder(self.names, d.class));
             let mut file = folder.join(numbered(stem, *count));
             // The second of `f1` and the first of `f12` want one name.
             while !taken.insert(file.clone()) {
@@ -530,4 +536,17 @@ fn classes(wanted: &[String], names: &[String]) -> CliResult<Option<Vec<u32>>> {
         }
     };
     wanted.iter().map(class).collect::<CliResult<_>>().map(Some)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::crop_folder;
+
+    #[test]
+    fn classes_have_folders_of_their_own() {
+        let names = ["a/b", "a_b", "", "..", "a\\b"].map(str::to_owned);
+        let folders: Vec<String> = (0..6).map(|class| crop_folder(&names, class)).collect();
+        let wanted = ["a_b", "a_b (class 1)", "class 2", "class 3", "a_b (class 4)", "class 5"];
+        assert_eq!(folders, wanted);
+    }
 }

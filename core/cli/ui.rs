@@ -1,6 +1,7 @@
 //! What a person sees while work goes on: bars on a terminal, plain lines elsewhere, always on stderr; and signals to stop.
 
 use std::cell::RefCell;
+use std::collections::HashSet;
 use std::io::IsTerminal;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -134,10 +135,15 @@ impl Bar {
 #[derive(Debug, Default)]
 pub struct Terminal {
     bar: RefCell<Option<Bar>>,
+    /// Notes that were said: data that is opened for several steps is no news the second time.
+    notes: RefCell<HashSet<String>>,
 }
 
 impl Progress for Terminal {
     fn say(&self, line: &str) {
+        if line.starts_with("note: ") && !self.notes.borrow_mut().insert(line.to_owned()) {
+            return;
+        }
         match &*self.bar.borrow() {
             Some(bar) => bar.line(line),
             None => say(line),

@@ -37,7 +37,8 @@ pub fn run(quantization: &Quantization<'_>, model: &Checkpoint, quantizer: &dyn 
         );
     }
     println!(
-        "all quantized: {:.1} dB on {} images (maps: {}), mAP {:.4} on {} training images, float {:.4}",
+        "all quantized: predictions diverge by {:.3}, {:.1} dB on {} images (maps: {}), mAP {:.4} on {} training images, float {:.4}",
+        all.divergence,
         all.snr,
         all.images,
         levels.join(", "),
@@ -58,16 +59,21 @@ fn table(found: &Sensitivities) -> Table {
             "op",
             "alone quantized",
             "alone in float",
-            "gain",
+            "divergence taken away",
             "mAP in float",
         ]);
+    let all = found.analysis.divergence;
     for own in found.analysis.layers.iter().take(ROWS) {
         table.add_row([
             own.layer.name.clone(),
             own.layer.op.to_owned(),
             format!("{:.1} dB", own.alone),
             format!("{:.1} dB", own.without),
-            format!("{:+.2} dB", gain(found, own)),
+            format!(
+                "{:.3} ({:.0} %)",
+                gain(found, own),
+                100.0 * gain(found, own) / all.max(f64::MIN_POSITIVE)
+            ),
             own.map.map_or(String::new(), |map| format!("{map:.4}")),
         ]);
     }
@@ -79,8 +85,9 @@ fn table(found: &Sensitivities) -> Table {
     table
 }
 
+/// What a layer takes of the divergence where it alone is in float.
 fn gain(found: &Sensitivities, own: &Sensitivity) -> f64 {
-    own.without - found.analysis.snr
+    found.analysis.divergence - own.diverges_without
 }
 
 fn drawn(found: &Sensitivities) -> String {
@@ -92,10 +99,13 @@ fn drawn(found: &Sensitivities) -> String {
         color,
     };
     bars(
-        &format!("Signal to noise of the raw maps; all quantized: {:.1} dB", all.snr),
+        &format!(
+            "What layers do to predictions; all quantized: they diverge by {:.3} an image, {:.1} dB",
+            all.divergence, all.snr
+        ),
         &names,
         &[
-            column("gained where it alone is in float, dB", "#e4572e", &|own| {
+            column("divergence taken away where it alone is in float", "#e4572e", &|own| {
                 gain(found, own)
             }),
             column(

@@ -755,12 +755,12 @@ fn arguments_of_a_layer_list_are_used_or_refused_with_their_line() {
         (
             "Conv, [8, 3, 2]",
             "Conv, [8, 3, 2, None, 1, 2, True]",
-            "argument 5 is 2",
+            "argument 6 is 2",
         ),
         (
             "Conv, [8, 3, 2]",
             "Conv, [8, 3, 2, None, 1, 1, True, 9]",
-            "argument 7 (`9`)",
+            "argument 8 (`9`)",
         ),
         ("nc: 2", "nc: 2\nactivation: nn.Mish()", "no activation `Mish`"),
     ] {

@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use tch::Tensor;
+use tch::{Kind, Tensor};
 use yolo_core::graph::DetectHead;
 
 use crate::engine::{Array, Engine, Network, Port};
@@ -16,6 +16,22 @@ fn misread(boxes: &Tensor, side: i64) -> Result<Option<String>> {
     if side >= LEAST_SIDE && largest > 0.0 && largest <= 2.0 {
         return Ok(Some(format!(
             "boxes up to {largest:.3}: shares of the image, as other exporters write them, and pixels belong here"
+        )));
+    }
+    let below = boxes.f_narrow(2, 2, 2)?.f_lt(-0.01)?.f_any_dim(2, false)?;
+    let share = below.f_to_kind(Kind::Float)?.f_mean(Kind::Float)?.f_double_value(&[])?;
+    if share > 0.01 {
+        return Ok(Some(format!(
+            "boxes of which {:.0} % have a width or height below 0: raw outputs that are not decoded, as YOLOX exports them by default",
+            100.0 * share
+        )));
+    }
+    let farthest = boxes.f_narrow(2, 0, 2)?.f_max()?.f_double_value(&[])?;
+    if boxes.size()[1] >= MANY && side >= LEAST_SIDE && farthest < side as f64 / 4.0 {
+        return Ok(Some(format!(
+            "{} boxes whose centres all lie in the first {farthest:.1} of {side} pixels: raw outputs that are not decoded, as YOLOX exports \
+             them by default",
+            boxes.size()[1]
         )));
     }
     let ordered = |low: i64, high: i64| -> Result<bool> {
@@ -99,8 +115,10 @@ impl Deployed {
             Decoding::Boxes(_) => None,
             Decoding::RawOnnx(head, _) | Decoding::RawNcnn(head, _) => head.strides.iter().max().copied(),
         };
-        let mut names = known.classes;
+        let (mut names, mut note) = (known.classes, known.note);
         if names.is_empty() {
+            let unnamed = "it names no classes, and nothing beside it does: they are called by their numbers";
+            note = Some(note.map_or_else(|| unnamed.to_owned(), |note| format!("{note}; {unnamed}")));
             names = (0..classes).map(|class| class.to_string()).collect();
         } else if names.len() != classes {
             return Err(wrong(format!(
@@ -110,7 +128,7 @@ impl Deployed {
         }
         let size = |axis: usize| shape[axis].filter(|size| *size > 0);
         Ok(Self {
-            note: known.note,
+            note,
             input: port.name,
             batch: size(0).and_then(|batch| usize::try_from(batch).ok()),
             image: size(2).zip(size(3)).map(<[i64; 2]>::from),
@@ -502,6 +520,18 @@ mod tests {
             2,
         );
         assert!(misread(&corners, 160).unwrap().unwrap().contains("corners"));
+        // Offsets in cells and logarithms of sizes, with and without such below 0.
+        let raw = Tensor::cat(&[&centres / 40.0, &sizes / 10.0, boxes.narrow(2, 4, 1)], 2);
+        assert!(misread(&raw, 160).unwrap().unwrap().contains("not decoded"));
+        let raw = Tensor::cat(
+            &[
+                centres.shallow_clone(),
+                &sizes - (&centres / 10.0),
+                boxes.narrow(2, 4, 1),
+            ],
+            2,
+        );
+        assert!(misread(&raw, 160).unwrap().unwrap().contains("below 0"));
         // A handful of boxes shows nothing.
         assert_eq!(misread(&boxes.narrow(1, 0, 3), 160).unwrap(), None);
     }

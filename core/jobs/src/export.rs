@@ -188,7 +188,7 @@ impl Target {
     ///
     /// # Errors
     /// A float model where integers are asked for.
-    fn fits(self, session: Session<'_>, weights: &Path, quantized: bool) -> Result {
+    pub(crate) fn fits(self, session: Session<'_>, weights: &Path, quantized: bool) -> Result {
         let weights = weights.display();
         if self.integers && !quantized {
             let (with, instead) = match self.format {
@@ -226,7 +226,39 @@ impl ExportSettings {
         Ok(targets)
     }
 
+    /// Says which option changes nothing.
+    ///
+    /// # Errors
+    /// Those of [`ExportSettings::targets`].
+    pub(crate) fn say_unused(&self, session: Session<'_>) -> Result {
+        if self.profile.is_some() && !self.targets()?.iter().any(|target| target.format == Format::OnnxQdq) {
+            session.say("note: --profile changes nothing: no file has the quantizers of `onnx-qdq`");
+        }
+        Ok(())
+    }
+
+    /// What clap tells of flags, for recipes.
+    fn check_suppression(&self) -> Result {
+        let usual = Self::default();
+        let of_suppression = [
+            ("--conf-thres", self.conf_thres != usual.conf_thres),
+            ("--iou-thres", self.iou_thres != usual.iou_thres),
+            ("--max-det", self.max_det != usual.max_det),
+            ("--agnostic-nms", self.agnostic_nms),
+        ];
+        match of_suppression.into_iter().find(|(_, given)| *given) {
+            Some((flag, _)) if self.nms.is_none() => Err(Error::Usage(format!(
+                "{flag} is that of the suppression in the file, and there is none without --nms"
+            ))),
+            _ if self.raw && self.nms.is_some() => Err(Error::Usage(
+                "--raw gives raw maps, --nms boxes: the file has one of them".into(),
+            )),
+            _ => Ok(()),
+        }
+    }
+
     fn check(&self, format: Format) -> Result {
+        self.check_suppression()?;
         limits::shares(&[("--conf-thres", self.conf_thres), ("--iou-thres", self.iou_thres)])?;
         if self.batch_size < 1 {
             return Err(Error::Usage(format!(
@@ -331,9 +363,7 @@ impl Export<'_> {
         for target in &targets {
             target.fits(session, self.weights, quantized)?;
         }
-        if self.settings.profile.is_some() && !targets.iter().any(|target| target.format == Format::OnnxQdq) {
-            session.say("note: --profile changes nothing: no file has the quantizers of `onnx-qdq`");
-        }
+        self.settings.say_unused(session)?;
         let mut prepared: Vec<(Request, Prepared)> = Vec::new();
         for (target, path) in targets.iter().zip(&places) {
             let request = self.settings.request(session, &model, *target, image)?;

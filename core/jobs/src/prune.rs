@@ -5,7 +5,10 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
-use yolo_core::prune::{Aggregate, Budget, ChannelGroups, Floor, Limits, Members, PlanFile, Round, Rounding};
+use yolo_core::Graph;
+use yolo_core::prune::{
+    Aggregate, Budget, ChannelGroups, CostModel, Floor, Limits, Members, PlanFile, Round, Rounding, uniform_widths,
+};
 use yolo_data::{Dataset, Loader, Split};
 use yolo_engine::Checkpoint;
 use yolo_engine::prune::{Journal, PruneData, PruneOptions, Pruned};
@@ -37,10 +40,10 @@ pub struct PruneSettings {
     #[arg(long)]
     pub latency: Option<f64>,
     /// Engine of `--latency`: `ort`, `openvino`, `ncnn`, `torch`, or `auto`: onnxruntime where it is installed, else libtorch
-    #[arg(long, default_value = "auto", value_name = "NAME")]
+    #[arg(long, default_value = "auto", value_name = "NAME", requires = "latency")]
     pub engine: String,
     /// Its threads (default: one per core)
-    #[arg(long)]
+    #[arg(long, requires = "latency")]
     pub threads: Option<usize>,
     /// Times of the network's convolutions: read if the file is there, which may come from another machine, else measured and written
     #[arg(long, value_name = "FILE", requires = "latency")]
@@ -145,6 +148,38 @@ impl PruneSettings {
     /// A metric that is no configuration.
     pub fn component(&self) -> Result<Value> {
         open::with_metric(open::written(&self.pruner)?, self.metric.as_ref())
+    }
+
+    /// Refuses groups of channels that the network does not have, and a budget that no pruning of it meets at `size` pixels.
+    ///
+    /// # Errors
+    /// Names the pattern; says how far pruning may go.
+    pub fn check_against(&self, network: &Graph, size: i64) -> Result {
+        if self.plan.is_some() {
+            return Ok(());
+        }
+        let groups = ChannelGroups::of(network)?.within(&self.limits())?;
+        let most = uniform_widths(&groups, 1.0, self.rounding());
+        let budget = Budget {
+            latency: None,
+            ..self.budget()
+        };
+        Ok(budget.check_reach(&CostModel::of(network, &groups, size)?, &most)?)
+    }
+
+    fn rounding(&self) -> Rounding {
+        Rounding {
+            multiple: self.multiple.max(1),
+            max_ratio: self.max_ratio,
+            round: self.round,
+        }
+    }
+
+    fn limits(&self) -> Limits {
+        Limits {
+            exclude: self.exclude.clone(),
+            floors: self.floor.clone(),
+        }
     }
 
     /// A share of the channels (`ratio`) and a budget are two answers to one question.
@@ -268,11 +303,7 @@ impl Pruning<'_> {
     fn search(&self, model: &Checkpoint, place: &str) -> Result<Pruned> {
         let (session, s) = (self.session, self.settings);
         let clock = self.clock()?;
-        let rounding = Rounding {
-            multiple: s.multiple.max(1),
-            max_ratio: s.max_ratio,
-            round: s.round,
-        };
+        let rounding = s.rounding();
         let time = match &clock {
             Some(clock) => Some(clock.model(session, model, s.op_times.as_deref(), rounding)?),
             None => None,
@@ -286,10 +317,7 @@ impl Pruning<'_> {
             budget: s.budget(),
             time,
             rounding,
-            limits: Limits {
-                exclude: s.exclude.clone(),
-                floors: s.floor.clone(),
-            },
+            limits: s.limits(),
             members: s.members,
             aggregate: s.aggregate,
             seed: s.seed,

@@ -328,6 +328,21 @@ fn what_a_later_stage_cannot_do_is_said_before_the_first_one_works() {
             "recipe.yaml:11:5: 2-prune",
             "`rati`",
         ),
+        (
+            "  - prune: {flops: 0.8, exclude: [model.99]}\n",
+            "recipe.yaml:11:5: 2-prune",
+            "`model.99`",
+        ),
+        (
+            "  - prune: {flops: 0.001}\n",
+            "recipe.yaml:11:5: 2-prune",
+            "can't be met",
+        ),
+        (
+            "  - quantize: {backend: onnxruntime, float-layers: [model.0.conv, model.99]}\n",
+            "recipe.yaml:11:5: 2-quantize",
+            "`model.99`",
+        ),
     ] {
         let recipe = Recipe::read(&write(dir.path(), &format!("{train}{stages}")), &[]).expect("a recipe");
         let end = compress::run(session(&Log::default()), &recipe, Mode::Keep, Compute::cpu());
@@ -383,6 +398,155 @@ fn a_stage_whose_model_was_changed_runs_anew() {
             "{status}: {said}"
         );
         assert_eq!(std::fs::read(&weights).expect("a file").len(), whole.len());
+    }
+}
+
+/// A stage that is done again may leave another model: what was made from the former one is no result of it.
+#[test]
+fn a_stage_made_from_another_model_runs_anew() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let stages = "  - train: {epochs: 1, noautoanchor: true}\n  - prune: {flops: 0.9, multiple: 2, calib-batches: 1}\n  - reference: \
+                  {epochs: 1}\n";
+    let recipe = Recipe::read(&write(dir.path(), stages), &[]).expect("a recipe");
+    let run = || {
+        let log = Log::default();
+        let result = compress::run(session(&log), &recipe, Mode::Keep, Compute::cpu()).expect("it runs");
+        let states: Vec<_> = result.rows.iter().map(|row| row.status.name()).collect();
+        (states, log.lines.into_inner().join("\n"))
+    };
+    run();
+    // Done again with the same result: later stages stay.
+    std::fs::remove_file(dir.path().join("out/1-train/weights/best.safetensors")).expect("a file");
+    assert_eq!(run().0, ["done", "cached", "cached"]);
+    let path = dir.path().join("out/2-prune/stage.json");
+    let text = std::fs::read_to_string(&path).expect("a record");
+    let mut record: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    // A record of an earlier version does not say what it was made from.
+    record
+        .as_object_mut()
+        .expect("a map")
+        .remove("from")
+        .expect("it says what it was made from");
+    std::fs::write(&path, record.to_string()).expect("a file");
+    assert_eq!(run().0, ["cached", "cached", "cached"]);
+    record["from"] = serde_json::json!("of another model");
+    std::fs::write(&path, record.to_string()).expect("a file");
+    let (states, said) = run();
+    assert_eq!(states, ["cached", "done", "cached"]);
+    assert!(said.contains("2-prune: it was made from another model"), "{said}");
+}
+
+/// A training goes on with the quantizers of what it starts from: the files of integers are its own, the float file is of the network before.
+#[test]
+fn a_training_behind_the_quantization_is_what_is_exported() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let stages = "  - train: {epochs: 1, noautoanchor: true}\n  - quantize: {backend: onnxruntime, calib-batches: 1}\n  - fine-tune: {epochs: 2, \
+                  nominal-batch: 4}\n  - export: {formats: [onnx-qdq, onnx]}\n";
+    let recipe = Recipe::read(&write(dir.path(), stages), &[]).expect("a recipe");
+    compress::run(session(&Log::default()), &recipe, Mode::Keep, Compute::cpu()).expect("it runs");
+    let out = dir.path().join("out");
+    let exported = |weights: &str, format| {
+        let model = yolo_engine::checkpoint::load(&out.join(weights)).expect("a checkpoint");
+        let request = yolo_export::checked::Request {
+            profile: yolo_export::onnx::Profile::Ort,
+            batch: None,
+            names: model.meta.names.clone(),
+            check: false,
+            ..yolo_export::checked::Request::new(format, [96; 2])
+        };
+        let path = dir.path().join("own.onnx");
+        yolo_export::checked::write(&model.graph, &model.params, &request, &path).expect("a file");
+        std::fs::read(path).expect("a file")
+    };
+    use yolo_export::checked::Format;
+    let there = |name: &str| std::fs::read(out.join("4-export").join(name)).expect("a file");
+    let int8 = there("small-int8.onnx");
+    assert!(
+        int8 == exported("3-fine-tune/weights/best.safetensors", Format::OnnxQdq),
+        "what was trained last"
+    );
+    assert!(int8 != exported("2-quantize/quantized.safetensors", Format::OnnxQdq));
+    assert!(
+        there("small.onnx") == exported("1-train/weights/best.safetensors", Format::Onnx),
+        "the last float network"
+    );
+}
+
+#[test]
+fn keys_that_change_nothing_are_refused_or_said() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let train = "  - train: {epochs: 1, noautoanchor: true}\n";
+    for (export, said) in [
+        ("{conf-thres: 0.9}", "`conf-thres` is that of the suppression"),
+        ("{agnostic-nms: true}", "`agnostic-nms`"),
+        ("{max-det: 7}", "`max-det`"),
+        ("{raw: true, nms: standard}", "`raw` gives raw maps"),
+    ] {
+        let recipe =
+            Recipe::read(&write(dir.path(), &format!("{train}  - export: {export}\n")), &[]).expect("a recipe");
+        let end = compress::run(session(&Log::default()), &recipe, Mode::Keep, Compute::cpu());
+        let text = end.expect_err(export).to_string();
+        assert!(
+            text.contains("recipe.yaml:11:5: 2-export") && text.contains(said),
+            "{export}: {text}"
+        );
+        assert!(!dir.path().join("out").exists(), "{export}: nothing was begun");
+    }
+    let stages = format!(
+        "{train}  - quantize: {{backend: qdq, calib-batches: 1, hyp: {{lr0: 0.5}}}}\n  - export: {{formats: onnx, profile: openvino}}\n"
+    );
+    let recipe = Recipe::read(&write(dir.path(), &stages), &[]).expect("a recipe");
+    let log = Log::default();
+    compress::run(session(&log), &recipe, Mode::Keep, Compute::cpu()).expect("it runs");
+    let lines = log.lines.into_inner().join("\n");
+    assert!(
+        lines.contains("recipe.yaml:11:") && lines.contains("`hyp` changes nothing without"),
+        "{lines}"
+    );
+    assert!(lines.contains("--profile changes nothing"), "{lines}");
+}
+
+/// What is refused at its start replaces nothing.
+#[test]
+fn a_stage_that_cannot_begin_leaves_what_was_there() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let recipe =
+        Recipe::read(&write(dir.path(), "  - train: {epochs: 1, noautoanchor: true}\n"), &[]).expect("a recipe");
+    compress::run(session(&Log::default()), &recipe, Mode::Keep, Compute::cpu()).expect("it runs");
+    let out = dir.path().join("out");
+    let names = || {
+        let mut names = Vec::new();
+        let mut open = vec![out.clone()];
+        while let Some(folder) = open.pop() {
+            for entry in std::fs::read_dir(folder).expect("a folder") {
+                let path = entry.expect("an entry").path();
+                match path.is_dir() {
+                    true => open.push(path),
+                    false => names.push(path),
+                }
+            }
+        }
+        names.sort();
+        names
+    };
+    let (before, key) = (names(), std::fs::read(out.join("1-train/stage.key")).expect("a key"));
+    let labels = dir.path().join("data/labels/train");
+    let label = std::fs::read_dir(&labels)
+        .expect("a folder")
+        .next()
+        .expect("a file")
+        .expect("an entry");
+    std::fs::write(label.path(), "99 0.5 0.5 0.2 0.2\n").expect("a file");
+    for mode in [Mode::Keep, Mode::Resume, Mode::Fresh] {
+        let end = compress::run(session(&Log::default()), &recipe, mode, Compute::cpu());
+        let error = end.expect_err("a class that is not there").to_string();
+        assert!(error.contains("99"), "{error}");
+        assert_eq!(names(), before, "{mode:?}");
+        assert_eq!(
+            std::fs::read(out.join("1-train/stage.key")).expect("a key"),
+            key,
+            "{mode:?}"
+        );
     }
 }
 

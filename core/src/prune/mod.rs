@@ -31,7 +31,7 @@ pub use pruner::{Evaluation, PruneHost, Pruner, Regulariser, Step};
 pub use rank::{Normaliser, Ranking, Scope};
 pub use readings::{Reading, readings};
 pub use rounding::{Round, Rounding};
-pub use select::{Budget, Scores};
+pub use select::{Budget, Scores, uniform_widths};
 
 /// Tensors by key, as regularisers see them.
 pub use crate::Params;

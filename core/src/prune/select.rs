@@ -52,6 +52,25 @@ impl Budget {
                 .is_none_or(|share| cost.time_share(kept).is_some_and(|now| now <= share))
     }
 
+    /// Whether the smallest widths `most` fit.
+    ///
+    /// # Errors
+    /// [`Error::Impossible`] says what they leave.
+    pub fn check_reach(&self, cost: &CostModel, most: &[usize]) -> Result<()> {
+        if self.allows(cost, most) {
+            return Ok(());
+        }
+        let full = cost.full();
+        Err(Error::Impossible(format!(
+            "the budget can't be met: pruning as far as allowed leaves {:.1} % of the FLOPs{} and {:.1} % of the parameters; \
+             raise the budget or `max_ratio`",
+            100.0 * cost.macs(most) as f64 / cost.macs(full) as f64,
+            cost.time_share(most)
+                .map_or(String::new(), |share| format!(", {:.1} % of the time", 100.0 * share)),
+            100.0 * cost.params(most) as f64 / cost.params(full) as f64
+        )))
+    }
+
     /// Whether anything is asked for.
     pub fn is_open(&self) -> bool {
         self.flops.is_none() && self.params.is_none() && self.latency.is_none()
@@ -123,18 +142,7 @@ pub fn fit(budget: Budget, cost: &CostModel, widths_at: impl Fn(f64) -> Vec<usiz
         return Ok(widths_at(0.0));
     }
     let (mut low, mut high) = (0.0, 1.0);
-    let most = widths_at(high);
-    if !budget.allows(cost, &most) {
-        let full = cost.full();
-        return Err(Error::Impossible(format!(
-            "the budget can't be met: pruning as far as allowed leaves {:.1} % of the FLOPs{} and {:.1} % of the parameters; \
-             raise the budget or `max_ratio`",
-            100.0 * cost.macs(&most) as f64 / cost.macs(full) as f64,
-            cost.time_share(&most)
-                .map_or(String::new(), |share| format!(", {:.1} % of the time", 100.0 * share)),
-            100.0 * cost.params(&most) as f64 / cost.params(full) as f64
-        )));
-    }
+    budget.check_reach(cost, &widths_at(high))?;
     for _ in 0..40 {
         let middle = f64::midpoint(low, high);
         if budget.allows(cost, &widths_at(middle)) {

@@ -19,8 +19,8 @@ pub(super) struct Found {
     pub problems: Vec<Problem>,
     /// Splits that the source speaks of.
     pub splits: BTreeSet<&'static str>,
-    /// Classes of objects that were not asked for.
-    pub others: BTreeSet<String>,
+    /// Classes of objects that were not asked for, and how many objects they have.
+    others: BTreeMap<String, usize>,
     /// Images that the source lists, whatever becomes of them.
     pub listed: HashSet<PathBuf>,
     /// Whether the source leaves the split of an image open.
@@ -117,6 +117,12 @@ impl Found {
     pub fn leave_out(&mut self, boxes: &mut Boxes, reason: &'static str) {
         boxes.left_out = Some(reason);
         self.drop(reason);
+    }
+
+    /// An object of a class that was not asked for.
+    pub fn not_asked_for(&mut self, class: &str) {
+        *self.others.entry(class.to_owned()).or_default() += 1;
+        self.drop("not in --names");
     }
 
     /// Adds a box given by its corners in the annotation's pixels: clipped to the image, turned as the image is, as shares of it. Left
@@ -232,6 +238,17 @@ impl Found {
         if settings.names.is_some() {
             self.asked_in_vain(source);
         }
+        if !self.others.is_empty() {
+            let each: Vec<String> = (self.others.iter())
+                .map(|(name, count)| format!("`{name}` ({count})"))
+                .collect();
+            let message = format!(
+                "{} objects of classes that were not asked for are left out, their images stay: {}",
+                self.others.values().sum::<usize>(),
+                each.join(", ")
+            );
+            self.note(source, 0, "class-left-out", message);
+        }
         for (name, other) in alike(&self.names) {
             let message = format!("`{name}` and `{other}` are two classes, and may be meant as one");
             self.note(source, 0, "names-alike", message);
@@ -282,7 +299,7 @@ impl Found {
         let said: Vec<String> = missing
             .into_iter()
             .map(|name| {
-                let hint = yolo_core::suggest::did_you_mean(name, self.others.iter().map(String::as_str));
+                let hint = yolo_core::suggest::did_you_mean(name, self.others.keys().map(String::as_str));
                 let hint = hint.map_or(String::new(), |hint| format!("; {hint}"));
                 format!("no object has the class `{name}`, which was asked for{hint}")
             })

@@ -41,7 +41,15 @@ const TALK: [&str; 14] = [
 /// Looks at all keys; gives notes.
 pub(super) fn look(config: &Located) -> Result<Vec<Problem>, ConfigError> {
     let Value::Object(map) = &config.value else {
-        return Err(config.error("", "a data set file has keys `train`, `val`, `names`", None));
+        let darknet = config
+            .value
+            .as_str()
+            .is_some_and(|text| text.contains('=') && text.contains("names"));
+        let help = darknet.then_some(
+            "this is a darknet file (`KEY = VALUE`); write a YAML beside it: `train:` and `val:` with the lists of images that it names, \
+             and `names:` with the lines of its file of names, as `[a, b]`",
+        );
+        return Err(config.error("", "a data set file has keys `train`, `val`, `names`", help));
     };
     let known = || READ.into_iter().chain(UNDERSTOOD);
     let mut unread = Vec::new();

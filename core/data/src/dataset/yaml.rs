@@ -19,10 +19,15 @@ pub(super) fn open(file: &Path) -> Result<Dataset> {
     let root = match config.get("path") {
         None | Some(Value::Null) => None,
         Some(Value::String(path)) => Some(path.as_str()),
-        Some(_) => {
-            return Err(config
-                .value_error("path", "`path` is a folder", Some("write it in quotes"))
-                .into());
+        Some(other) => {
+            let (message, help) = match other {
+                Value::Array(_) => (
+                    "`path` is one folder, from which the others go on",
+                    "write one folder here, and lists under `train`, `val` and `test`",
+                ),
+                _ => ("`path` is a folder", "write it as text, in quotes if it is a number"),
+            };
+            return Err(config.value_error("path", message, Some(help)).into());
         }
     };
     let roots = places::roots(folder, root);

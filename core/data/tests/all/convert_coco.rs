@@ -229,6 +229,15 @@ fn a_file_that_is_not_whole_says_what_is_missing() {
             "{error}"
         );
     }
+    // What a detector found is a list.
+    let found = r#"[{"image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4], "score": 0.5}]"#;
+    for text in [found.to_owned(), format!("\n {found}"), "[]".to_owned()] {
+        let error = convert_coco(text, Keep::default()).1.expect_err("a list").to_string();
+        assert!(
+            error.contains("instances_train.json") && error.contains("--save-json"),
+            "{error}"
+        );
+    }
     // Beside good ones it is one problem.
     let (dir, made) = convert_coco(coco().to_string(), Keep::default());
     made.expect("good");
@@ -313,7 +322,7 @@ fn names_that_are_asked_for_are_checked() {
         let error = run(&settings, &dir.path().join("two")).expect_err(words).to_string();
         assert!(error.contains(words), "{error}");
     }
-    // A choice of classes: objects of others are named, their images stay.
+    // A choice of classes: objects of others are counted by class, their images stay.
     let settings = Settings {
         names: Some(vec!["b".into()]),
         ..Settings::new(Format::Coco, dir.path())
@@ -321,7 +330,13 @@ fn names_that_are_asked_for_are_checked() {
     let made = run(&settings, &dir.path().join("two")).expect("good");
     assert_eq!(
         (made.images, made.boxes, fatal(&made).len()),
-        (3, 2, 1),
+        (3, 2, 0),
+        "{:?}",
+        made.problems
+    );
+    let said = made.problems.iter().find(|problem| problem.kind == "class-left-out");
+    assert!(
+        said.is_some_and(|said| said.message.contains("`a` (1)")),
         "{:?}",
         made.problems
     );

@@ -34,6 +34,7 @@ fn wrong_files_are_errors_with_their_line() {
         ("train: images\nnc: 1.5\nnames: [a]\n", ":2:", "whole number"),
         ("train: [images, 7]\nnames: [a]\n", ":1:17:", "in quotes"),
         ("train: [images, {a: b}]\nnames: [a]\n", ":1:", "a folder, a list file"),
+        ("path: [., .]\ntrain: images\nnames: [a]\n", ":1:", "one folder here"),
         ("path: 2012\ntrain: images\nnames: [a]\n", ":1:", "`path` is a folder"),
         ("train: images\nkpt_shape: 17\nnames: [a]\n", ":2:", "kpt_shape"),
         ("train: images\nkpt_shape: [17, 5]\nnames: [a]\n", ":2:", "kpt_shape"),

@@ -8,7 +8,7 @@ use yolo_core::exec::channels_last;
 use yolo_core::quant::QuantLayer;
 use yolo_core::{Graph, Mode, Params, Program, Progress, passes};
 
-use super::Calibrated;
+use super::{Calibrated, Divergence};
 use crate::checkpoint::Checkpoint;
 use crate::{Error, Result};
 
@@ -22,6 +22,10 @@ pub struct Sensitivity {
     pub alone: f64,
     /// The same with this layer alone in float.
     pub without: f64,
+    /// How far the predictions for an image diverge with this layer alone quantized, in nats.
+    pub diverges_alone: f64,
+    /// The same with this layer alone in float.
+    pub diverges_without: f64,
     /// mAP on a sample with this layer alone in float, where it was measured.
     pub map: Option<f64>,
 }
@@ -35,12 +39,14 @@ pub struct Analysis {
     pub snr: f64,
     /// The same for each map, finest stride first.
     pub levels: Vec<f64>,
-    /// The layers, the one that takes most noise with it first.
+    /// How far the predictions for an image diverge from those in float with all layers quantized, in nats.
+    pub divergence: f64,
+    /// The layers, the one that takes most of the divergence with it first.
     pub layers: Vec<Sensitivity>,
 }
 
 impl Analysis {
-    /// Names of the layers, the one that takes most noise with it first.
+    /// Names of the layers, the one that takes most of the divergence with it first.
     pub fn order(&self) -> Vec<String> {
         self.layers.iter().map(|own| own.layer.name.clone()).collect()
     }
@@ -87,29 +93,37 @@ pub fn analyse(
         return Err(Error::Settings("nothing of the network is quantized".into()));
     }
     let wanted = maps(&float.graph, &float.params, images)?;
-    let against = |names: &[String]| -> Result<Vec<Power>> {
+    let divergence = Divergence::of(&float.graph)?;
+    let count = images.size().first().copied().unwrap_or_default();
+    let against = |names: &[String]| -> Result<(Vec<Power>, f64)> {
         let (graph, params) = calibrated.network(names)?;
         let found = maps(&graph, &params, images)?;
-        wanted.iter().zip(&found).map(|(a, b)| Power::of(a, b)).collect()
+        let powers: Result<Vec<Power>> = wanted.iter().zip(&found).map(|(a, b)| Power::of(a, b)).collect();
+        let apart = tch::no_grad(|| divergence.sum(&wanted, &found))?;
+        Ok((powers?, apart.f_double_value(&[])? / count.max(1) as f64))
     };
-    let all = against(&[])?;
+    let (all, diverges) = against(&[])?;
     let mut found = Vec::with_capacity(layers.len());
     let names: Vec<String> = layers.iter().map(|layer| layer.name.clone()).collect();
     for (done, layer) in layers.into_iter().enumerate() {
         let own = vec![layer.name.clone()];
         let others: Vec<String> = names.iter().filter(|name| **name != layer.name).cloned().collect();
+        let (alone, without) = (against(&others)?, against(&own)?);
         found.push(Sensitivity {
-            alone: total(&against(&others)?),
-            without: total(&against(&own)?),
+            alone: total(&alone.0),
+            without: total(&without.0),
+            diverges_alone: alone.1,
+            diverges_without: without.1,
             layer,
             map: None,
         });
         progress.step(done + 1, names.len(), "")?;
     }
-    found.sort_by(|a, b| b.without.total_cmp(&a.without));
+    found.sort_by(|a, b| a.diverges_without.total_cmp(&b.diverges_without));
     Ok(Analysis {
-        images: images.size().first().copied().unwrap_or_default() as usize,
+        images: count as usize,
         snr: total(&all),
+        divergence: diverges,
         levels: all.into_iter().map(Power::decibels).collect(),
         layers: found,
     })

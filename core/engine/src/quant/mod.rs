@@ -5,12 +5,16 @@
 //! What must not be here: schemes, placement and file formats of backends (plugins and `yolo_core::quant`).
 
 mod analyse;
+mod divergence;
 mod mixed;
 mod sample;
+mod tune;
 
 pub use analyse::{Analysis, Sensitivity, analyse};
 pub use mixed::{Found, fewest};
+pub use tune::{Tuned, tune};
 
+use divergence::Divergence;
 use tch::Tensor;
 use yolo_core::quant::{self, Calibration, QuantLayer, Quantizer, Refinement};
 use yolo_core::{Graph, Op, Params, Progress};

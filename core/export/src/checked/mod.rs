@@ -309,8 +309,10 @@ fn prepare_ncnn(graph: &Graph, params: &Params, request: &Request, path: &Path) 
             let ran = run_in(&Ncnn, &contents, None, (graph, params, &images), request.threads);
             written.ran = written.excuse(request, ran)?;
         } else {
-            // Half weights are compared with the network that has them.
+            // Half weights are compared with the network that has them, and what they cost with the one that was meant.
+            let whole = (graph, params);
             let (graph, params) = if request.half {
+                written.excuse(request, fits_half(path, graph, params))?;
                 halved(graph, params)?
             } else {
                 (graph.clone(), params.shallow_clone())
@@ -323,11 +325,54 @@ fn prepare_ncnn(graph: &Graph, params: &Params, request: &Request, path: &Path) 
                 let ran = run_in(&Ncnn, &contents, None, of, request.threads);
                 written.ran = written.excuse(request, ran)?;
             }
+            if request.half && written.unchecked.is_none() {
+                written.difference = Some(ncnn::check(&read, whole.0, whole.1, &images)?);
+                if let Some(ran) = &mut written.ran {
+                    ran.rounded = true;
+                }
+            }
         }
     } else {
         written.unchecked = Some("nobody asked for it".to_owned());
     }
     Ok(Prepared { written, contents })
+}
+
+/// Share of a layer's weights, in the root of their squares, that 16 bits may take. The rounding of normal numbers takes 0.0003.
+const HALF_LOSS: f64 = 0.01;
+
+/// Refuses layers whose weights 16-bit floats can't hold: too large, or so small that they become 0 or lose their digits.
+fn fits_half(path: &Path, graph: &Graph, params: &Params) -> Result<()> {
+    let (graph, params) = passes::for_export(graph, params)?;
+    let root = |x: &Tensor| -> Result<f64> { Ok(x.f_square()?.f_sum(Kind::Double)?.f_sqrt()?.f_double_value(&[])?) };
+    for node in &graph.nodes {
+        if !matches!(node.op, yolo_core::Op::Conv2d { .. } | yolo_core::Op::Linear { .. }) {
+            continue;
+        }
+        let weight = params
+            .require(&format!("{}.weight", node.name))?
+            .detach()
+            .f_to_kind(Kind::Double)?;
+        let half = weight.f_to_kind(Kind::Half)?.f_to_kind(Kind::Double)?;
+        let largest = weight.f_abs()?.f_max()?.f_double_value(&[])?;
+        let lost = root(&half.f_sub(&weight)?)? / root(&weight)?.max(f64::MIN_POSITIVE);
+        let why = if half.f_isfinite()?.f_all()?.f_int64_value(&[])? == 0 {
+            format!("has weights up to {largest:.3e}, and 16-bit floats end at 65504")
+        } else if lost > HALF_LOSS {
+            format!(
+                "loses {:.1} % of its weights, of at most {largest:.1e}: 16-bit floats have all their digits from 6.1e-5 on",
+                100.0 * lost
+            )
+        } else {
+            continue;
+        };
+        return Err(Error::Disagrees(format!(
+            "{}: with weights of 16 bits the file would not compute what the network computes: `{}` {why}; leave out --half",
+            path.display(),
+            node.name
+        )));
+    }
+    Ok(())
 }
 
 /// The folded network with the weights that a half file has.

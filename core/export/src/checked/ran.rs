@@ -27,6 +27,9 @@ pub struct Ran {
     pub grid_errors: Option<f64>,
     /// Why it did not run it.
     pub not_run: Option<String>,
+    /// It was compared with the network whose weights are rounded to 16 bits.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub rounded: bool,
 }
 
 impl Ran {
@@ -45,11 +48,16 @@ impl Ran {
             .map(|fused| format!("{}; end to end ", fused.summary()));
         let d = self.difference.unwrap_or_default();
         format!(
-            "run by {engine}: {}boxes differ by {:.2e} px, scores by {:.2e} at most{}",
+            "run by {engine}: {}boxes differ by {:.2e} px, scores by {:.2e} at most{}{}",
             fused.unwrap_or_default(),
             d.boxes,
             d.scores,
-            grid.unwrap_or_default()
+            grid.unwrap_or_default(),
+            if self.rounded {
+                ", from the network with weights of 16 bits"
+            } else {
+                ""
+            }
         )
     }
 }
@@ -90,6 +98,7 @@ pub(super) fn run_in(
         fused: None,
         grid_errors: None,
         not_run: None,
+        rounded: false,
     };
     let Some(head) = &graph.head else {
         ran.not_run = Some("it has no detection head".to_owned());

@@ -105,7 +105,7 @@ fn networks_that_say_nothing_are_not_called_checked() {
         threads: 1,
         ..Request::new(Format::Onnx, [96, 64])
     };
-    let (graph, mut params) = larger("model.24.m", 1e-3);
+    let (graph, mut params) = larger("model.24.m", 1.0);
     for level in 0..3 {
         let key = format!("model.24.m.{level}.bias");
         let shape = params.get(&key).unwrap().size();

@@ -9,7 +9,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::error::{Result, io_error};
-use crate::files;
+use crate::{files, train};
 
 /// Raised when the same recipe must give other results.
 const PIPELINE_VERSION: u32 = 1;
@@ -58,6 +58,9 @@ pub struct Record {
     /// SHA-256 of each file that the stage made to be handed on, by its name in the stage's folder.
     #[serde(default)]
     pub files: BTreeMap<String, String>,
+    /// [`models_of`] the stages before; absent in records of earlier versions.
+    #[serde(default)]
+    pub from: Option<String>,
 }
 
 impl Record {
@@ -97,6 +100,27 @@ impl Record {
         let mut files = self.files.iter().map(|(name, wanted)| (folder.join(name), wanted));
         files.find(|(path, wanted)| !is(path, wanted)).map(|(path, _)| path)
     }
+
+    /// Whether later stages start from what this one leaves, or compare with it.
+    pub fn is_built_on(&self) -> bool {
+        !matches!(self.kind.as_str(), "reference" | "export" | "bench")
+    }
+
+    /// Whether the stage was made from other models than `models`, [`models_of`] the stages before as they are now. A reference starts from
+    /// what the recipe starts from, and a record of an earlier version does not say.
+    pub fn is_stale(&self, models: &str) -> bool {
+        self.kind != "reference" && self.from.as_deref().is_some_and(|from| from != models)
+    }
+}
+
+/// Hash of the models that finished stages have left: a stage that is done again may leave another one, on another processor or with other
+/// threads, and what was made from the former is then no result of it.
+pub fn models_of<'a>(records: impl Iterator<Item = &'a Record>) -> String {
+    let mut hash = Sha256::new();
+    for record in records.filter(|record| record.is_built_on()) {
+        hash.update(record.sha256.as_deref().unwrap_or_default().as_bytes());
+    }
+    files::hex(&hash.finalize())
 }
 
 /// Names of the record of a stage, and of its key, in its folder.
@@ -112,7 +136,7 @@ pub fn load_record(folder: &Path, key: &str) -> Option<Record> {
 
 /// Whether a stage of something else has been there.
 pub fn is_of_others(folder: &Path, key: &str) -> bool {
-    std::fs::read_to_string(folder.join(KEY)).is_ok_and(|old| old != key)
+    std::fs::read_to_string(folder.join(KEY)).is_ok_and(|old| old.lines().next() != Some(key))
 }
 
 /// Folders of stages (`6-export`, with their key) that come after the last of `stages` stages: of another recipe, or of an earlier form of
@@ -131,22 +155,92 @@ pub fn left_behind(folder: &Path, stages: usize) -> Vec<PathBuf> {
     places
 }
 
-/// Prepares the folder of a stage that will run. Whether it continues what an interrupted run of the same stage left there: only if
-/// that is wanted and nothing that it depends on has changed. Otherwise the remains are removed.
+/// The folder of a stage that runs. What another run has left there stands aside until the stage is done, and comes back where it could not
+/// even begin.
+pub struct Opened {
+    /// Whether the stage goes on with what an interrupted run of it has left.
+    pub resume: bool,
+    folder: PathBuf,
+    aside: PathBuf,
+}
+
+/// Prepares the folder of a stage that will run, from `models` ([`models_of`] the stages before). It continues what an interrupted run of the
+/// same stage left there only if that is wanted and nothing that it depends on has changed.
 ///
 /// # Errors
-/// `Error::Failed` names the folder that can't be cleared, or the file `stage.key` that can't be written.
-pub fn open_stage(folder: &Path, key: &str, resume: bool) -> Result<bool> {
+/// `Error::Failed` names the folder that can't be moved or removed, or the file `stage.key` that can't be written.
+pub fn open_stage(folder: &Path, key: &str, models: &str, resume: bool) -> Result<Opened> {
     let marker = folder.join(KEY);
-    let same = std::fs::read_to_string(&marker).is_ok_and(|old| old == key);
-    if same && resume {
-        return Ok(true);
+    let own = format!("{key}\n{models}\n");
+    // Those of earlier versions have the key alone.
+    let same = std::fs::read_to_string(&marker).is_ok_and(|old| old == own || old == key);
+    let name = folder.file_name().unwrap_or_default().to_string_lossy();
+    let opened = Opened {
+        resume: same && resume,
+        folder: folder.to_owned(),
+        aside: folder.with_file_name(format!("{name}.before")),
+    };
+    if opened.resume {
+        return Ok(opened);
     }
     if folder.exists() {
-        std::fs::remove_dir_all(folder).map_err(|error| io_error("can't clear the folder", folder, &error))?;
+        // A run that was killed before it began is worth less than what it has put aside.
+        if opened.aside.exists() && !folder.join(RECORD).exists() && !has_work(folder) {
+            remove(folder)?;
+        } else {
+            remove(&opened.aside)?;
+            rename(folder, &opened.aside)?;
+        }
     }
-    files::write(&marker, key.as_bytes())?;
-    Ok(false)
+    files::write(&marker, own.as_bytes())?;
+    Ok(opened)
+}
+
+impl Opened {
+    /// The stage is done: what it replaces goes.
+    ///
+    /// # Errors
+    /// `Error::Failed` names the folder that can't be removed.
+    pub fn done(&self) -> Result {
+        remove(&self.aside)
+    }
+
+    /// The stage has ended without a result. Where it has begun to work, that stays, to be resumed, and so does what it would have replaced: the
+    /// folder of that is returned. Where it has not, all is as it was before.
+    ///
+    /// # Errors
+    /// `Error::Failed` names the folder that can't be moved or removed.
+    pub fn failed(&self) -> Result<Option<&Path>> {
+        if !self.aside.exists() {
+            return Ok(None);
+        }
+        if has_work(&self.folder) {
+            return Ok(Some(&self.aside));
+        }
+        remove(&self.folder)?;
+        rename(&self.aside, &self.folder)?;
+        Ok(None)
+    }
+}
+
+/// Whether a stage that has no result has left what can be gone on with: epochs of a training, candidates of a search.
+fn has_work(folder: &Path) -> bool {
+    let trained = |folder: &Path| train::unfinished(folder).or_else(|| train::finished(folder)).is_some();
+    let candidates = std::fs::read_dir(folder.join("candidates"));
+    trained(folder) || trained(&folder.join("qat")) || candidates.is_ok_and(|mut entries| entries.next().is_some())
+}
+
+fn remove(folder: &Path) -> Result {
+    match std::fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(io_error("can't clear the folder", folder, &error))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn rename(from: &Path, to: &Path) -> Result {
+    std::fs::rename(from, to).map_err(|error| io_error("can't move the folder", from, &error))
 }
 
 /// Writes the record; a stage counts as done from here on.
@@ -180,4 +274,47 @@ pub fn listing_hash<'a>(files: impl Iterator<Item = &'a Path>) -> String {
         }
     }
     files::hex(&hash.finalize())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_stage_replaces_goes_when_it_is_done() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let [folder, aside] = ["2-prune", "2-prune.before"].map(|name| dir.path().join(name));
+        std::fs::create_dir(&folder).expect("a folder");
+        for (name, text) in [(RECORD, "{}"), (KEY, "old")] {
+            std::fs::write(folder.join(name), text).expect("a file");
+        }
+        let key = || {
+            let text = std::fs::read_to_string(folder.join(KEY)).expect("a key");
+            text.lines().next().map(str::to_owned).expect("a line")
+        };
+        // It can't begin.
+        let opened = open_stage(&folder, "new", "m", false).expect("a folder");
+        assert!(!opened.resume && aside.join(RECORD).exists() && key() == "new");
+        assert_eq!(opened.failed().expect("moved back"), None);
+        assert!(folder.join(RECORD).exists() && !aside.exists() && key() == "old");
+        // It is killed before it begins, twice.
+        for name in ["new", "newer"] {
+            open_stage(&folder, name, "m", false).expect("a folder");
+            assert!(aside.join(RECORD).exists() && key() == name);
+        }
+        // It has begun.
+        let opened = open_stage(&folder, "new", "m", false).expect("a folder");
+        std::fs::create_dir(folder.join("candidates")).expect("a folder");
+        std::fs::write(folder.join("candidates/list.csv"), "").expect("a file");
+        assert_eq!(opened.failed().expect("left"), Some(aside.as_path()));
+        let opened = open_stage(&folder, "new", "m", true).expect("a folder");
+        assert!(opened.resume && aside.join(RECORD).exists());
+        opened.done().expect("removed");
+        // The stages before have left another model: nothing goes on.
+        assert!(!open_stage(&folder, "new", "of others", true).expect("a folder").resume);
+        let opened = open_stage(&folder, "new", "of others", true).expect("a folder");
+        assert!(opened.resume);
+        opened.failed().expect("moved back");
+        assert!(!aside.exists() && folder.join("candidates/list.csv").exists());
+    }
 }

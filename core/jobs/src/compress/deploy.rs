@@ -21,6 +21,7 @@ use crate::{measure, open, plots};
 /// Writes the formats of an export stage, each file held against its network before. No file is written unless all agree.
 pub(super) fn export(context: &Context<'_>, settings: &ExportSettings, place: &Path) -> Result<Record> {
     let mut prepared = Vec::new();
+    settings.say_unused(context.session)?;
     for target in settings.targets()? {
         let weights = if target.integers {
             context.quantized.clone()
@@ -32,6 +33,11 @@ pub(super) fn export(context: &Context<'_>, settings: &ExportSettings, place: &P
             Error::Usage(format!("export: `{}` needs a {needed} stage before it", target.name()))
         })?;
         let model = open::checkpoint(context.session, &weights)?;
+        target.fits(
+            context.session,
+            &weights,
+            yolo_engine::quant::is_quantized(&model.graph),
+        )?;
         let image = open::image_sides(context.session, &settings.img, &model)?.map(|side| side as i64);
         let request = Request {
             batch: batch(target.format, settings),

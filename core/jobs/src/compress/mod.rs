@@ -72,6 +72,7 @@ pub fn run(session: Session<'_>, recipe: &Recipe, mode: Mode, compute: Compute) 
         recipe.name,
         folder.display()
     ));
+    recipe.remarks.iter().for_each(|remark| session.say(remark));
     for left in cache::left_behind(&folder, recipe.stages.len()) {
         session.say(format!(
             "note: {} is of no stage of this recipe: it stays, and nothing in the table is from there",
@@ -84,11 +85,18 @@ pub fn run(session: Session<'_>, recipe: &Recipe, mode: Mode, compute: Compute) 
         let place = folder.join(&name);
         let before = cache::load_record(&place, &key).filter(|_| mode != Mode::Fresh);
         let changed = before.as_ref().and_then(|record| record.changed(&place));
-        let before = before.filter(|_| changed.is_none());
+        let models = cache::models_of(records.iter().map(|(record, _)| record));
+        let stale = before.as_ref().is_some_and(|record| record.is_stale(&models));
+        let before = before.filter(|_| changed.is_none() && !stale);
         if let Some(file) = changed {
             session.say(format!(
                 "{}: this is not the file that {name} has left: the stage runs anew",
                 file.display()
+            ));
+        } else if stale {
+            session.say(format!(
+                "{}: it was made from another model than the one that the stages before have left now: the stage runs anew",
+                place.display()
             ));
         }
         if let Some(record) = before {
@@ -104,17 +112,26 @@ pub fn run(session: Session<'_>, recipe: &Recipe, mode: Mode, compute: Compute) 
                 place.display()
             ));
         }
-        let resume = cache::open_stage(&place, &key, mode == Mode::Resume)?;
+        let opened = cache::open_stage(&place, &key, &models, mode == Mode::Resume && !stale)?;
         let start = Instant::now();
-        let mut record = context
-            .run(stage, &name, &place, resume, &records)
-            .map_err(|error| explain(error, &name))?;
+        let made = context.run(stage, &name, &place, opened.resume, &records);
+        if made.is_err()
+            && let Some(aside) = opened.failed()?
+        {
+            session.say(format!(
+                "note: {name} has begun to work; what it would have replaced is kept in {}",
+                aside.display()
+            ));
+        }
+        let mut record = made.map_err(|error| explain(error, &name))?;
+        record.from = Some(models);
         record.key.clone_from(&key);
         record.name.clone_from(&name);
         record.kind = stage.kind().to_owned();
         record.seconds = start.elapsed().as_secs_f64();
         record.seal(&place)?;
         cache::store_record(&place, &record)?;
+        opened.done()?;
         context.follow(&record);
         records.push((record, false));
     }

@@ -70,6 +70,9 @@ pub struct Recipe {
     /// Where each stage stands in the file, `bccd.yaml:12:5`; empty where there is no file.
     #[serde(skip)]
     places: Vec<String>,
+    /// What stands in it and changes nothing.
+    #[serde(skip)]
+    pub(super) remarks: Vec<String>,
 }
 
 fn default_img() -> i64 {
@@ -177,10 +180,21 @@ impl Recipe {
         // First as it is written, so that every complaint has its place.
         let written: Self = located.read()?;
         let hyp = written.named_hyp(path);
-        open::hyp(hyp.as_ref())?;
+        match &hyp {
+            Some(Value::Object(_)) => open::sensible_at(&located, "hyp").map(drop)?,
+            other => open::hyp(other.as_ref()).map(drop)?,
+        }
+        for (index, stage) in written.stages.iter().enumerate() {
+            let at = format!("stages.{index}.{}.hyp", stage.kind());
+            if located.get(&at).is_some_and(Value::is_object) {
+                open::sensible_at(&located, &at)?;
+            }
+        }
+        let remarks = for_qat_only(&located, &written.stages);
         let value = filled(path, &located.value, &written, hyp.as_ref())?;
         let mut recipe: Self = Located::from_value(&located.file, value).read()?;
         recipe.hyp = hyp;
+        recipe.remarks = remarks;
         recipe.places = recipe
             .stages
             .iter()
@@ -312,6 +326,27 @@ fn check_stages(located: &mut Located) -> Result {
         }
     }
     Ok(())
+}
+
+/// Keys of a `quantize` stage itself that only training looks at, where there is none.
+fn for_qat_only(located: &Located, stages: &[Stage]) -> Vec<String> {
+    let calibrated = |(index, stage): (usize, &Stage)| match stage {
+        Stage::Quantize(settings) if settings.qat_epochs == 0 => Some(index),
+        _ => None,
+    };
+    let mut remarks = Vec::new();
+    for index in stages.iter().enumerate().filter_map(calibrated) {
+        for key in ["hyp", "nominal-batch", "seed"] {
+            let at = format!("stages.{index}.quantize.{key}");
+            if let (Some(_), Some(place)) = (located.get(&at), located.place(&at)) {
+                remarks.push(format!(
+                    "note: {}:{}:{}: `{key}` changes nothing without `qat-epochs`",
+                    located.file, place.line, place.column
+                ));
+            }
+        }
+    }
+    remarks
 }
 
 /// The recipe with every stage complete.

@@ -19,7 +19,7 @@ use crate::error::{Error, Result};
 use crate::export::Target;
 use crate::prune::{PruneSettings, Pruning, write_plan};
 use crate::quantize::{Quantization, QuantizeSettings};
-use crate::train::{Job, TrainSettings, layers_exist, penalty, teacher};
+use crate::train::{Job, TrainSettings, fits_pictures, layers_exist, penalty, teacher};
 use crate::{Compute, Session, compute, measure, open};
 
 /// ONNX has quantizers per channel since then.
@@ -68,7 +68,7 @@ impl<'a> Context<'a> {
 
     /// Goes on from a finished stage.
     pub fn follow(&mut self, record: &Record) {
-        if matches!(record.kind.as_str(), "reference" | "export" | "bench") {
+        if !record.is_built_on() {
             return;
         }
         if record.kind == "prune" && self.base.is_none() {
@@ -96,6 +96,7 @@ impl<'a> Context<'a> {
     /// or engine that is not there or does not fit.
     pub fn check(&self) -> Result {
         let network = self.network()?;
+        fits_pictures(&network)?;
         self.size_fits(&network)?;
         let mut pruned = false;
         let (mut float, mut integers): (bool, Option<(String, BackendSpec)>) = (self.recipe.weights.is_some(), None);
@@ -260,7 +261,9 @@ impl<'a> Context<'a> {
                 onnx::export(network, &Params::init(network, 0), &options)?;
                 Ok(())
             }
-            Stage::Prune(_) | Stage::Quantize(_) | Stage::Bench(_) => Ok(()),
+            Stage::Prune(settings) => settings.check_against(network, self.recipe.img),
+            Stage::Quantize(settings) => settings.check_against(network),
+            Stage::Bench(_) => Ok(()),
         }
     }
 
@@ -607,6 +610,8 @@ impl<'a> Context<'a> {
             epochs,
             size_bytes,
             details,
+            // A training goes on with the quantizers of what it starts from.
+            quantized: yolo_engine::quant::is_quantized(&model.graph),
             ..Record::default()
         })
     }

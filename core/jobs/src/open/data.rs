@@ -345,14 +345,29 @@ pub fn located_hyp(written: Option<&serde_json::Value>) -> Result<Located> {
     Ok(located)
 }
 
+/// Hyper-parameters that stand at `place` of a file, with their lines in what is said of them.
+///
+/// # Errors
+/// Those of [`sensible`].
+pub fn sensible_at(located: &Located, place: &str) -> Result<Hyp> {
+    let hyp: Hyp = located.read_at(place)?;
+    match hyp.misfit() {
+        Some((key, text)) => {
+            let at = if place.is_empty() {
+                key.to_owned()
+            } else {
+                format!("{place}.{key}")
+            };
+            Err(located.value_error(&at, &format!("{key}: {text}"), None).into())
+        }
+        None => Ok(hyp),
+    }
+}
+
 /// Hyper-parameters whose values are in their ranges.
 ///
 /// # Errors
 /// [`Error::Usage`] has the place of an unknown name, a value of another type, or one out of its range.
 pub fn sensible(located: &Located) -> Result<Hyp> {
-    let hyp: Hyp = located.read()?;
-    match hyp.misfit() {
-        Some((key, text)) => Err(located.value_error(key, &format!("{key}: {text}"), None).into()),
-        None => Ok(hyp),
-    }
+    sensible_at(located, "")
 }

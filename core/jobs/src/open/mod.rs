@@ -12,7 +12,7 @@ mod tensors;
 pub use components::{component, configuration, distiller, metric, pruner, quantizer, text, with_metric, written};
 pub use data::{
     Batching, Cache, calib_loader, dataset, hyp, loader_of, located_hyp, other_names, same_classes, samples,
-    select_loader, sensible, train_loader, val_loader,
+    select_loader, sensible, sensible_at, train_loader, val_loader,
 };
 pub use model::{
     Start, build, checkpoint, checkpoint_of, config, config_with, convert_pt, for_training, graph, graph_with,

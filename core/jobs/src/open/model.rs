@@ -133,6 +133,7 @@ pub fn build(session: Session<'_>, config: &Located, classes: Option<i64>) -> Re
 /// [`Error::Failed`] names the file: it can't be read, holds no model or that of a newer program, its tensors are those of another model
 /// or not finite. Those of [`convert_pt`] for a `.pt`.
 pub fn checkpoint(session: Session<'_>, path: &Path) -> Result<Checkpoint> {
+    is_file(path)?;
     if !pt::is_checkpoint(path) {
         return Ok(checkpoint::load(path)?);
     }
@@ -141,6 +142,48 @@ pub fn checkpoint(session: Session<'_>, path: &Path) -> Result<Checkpoint> {
         session.say(format!("{}: {}", path.display(), report.summary()));
     }
     Ok(checkpoint)
+}
+
+/// Refuses what is no file of weights by its name alone: an address, a folder, a published name that other tools would download.
+///
+/// # Errors
+/// [`Error::Failed`] says what to give.
+pub fn is_file(path: &Path) -> Result {
+    let text = path.to_string_lossy();
+    let help = if path.is_file() {
+        return Ok(());
+    } else if text.contains("://") {
+        "addresses can't be given: download the file, and name it".to_owned()
+    } else if path.is_dir() {
+        match [
+            "weights/best.safetensors",
+            "best.safetensors",
+            "pruned.safetensors",
+            "quantized.safetensors",
+        ]
+        .map(|name| path.join(name))
+        .into_iter()
+        .find(|file| file.is_file())
+        {
+            Some(file) => format!("it is a folder; give {}", file.display()),
+            None => "it is a folder, and weights are a file (.safetensors, .pt)".to_owned(),
+        }
+    } else if is_published(&text) {
+        "it is not here, and nothing is downloaded: fetch it from the releases of ultralytics/yolov5, and name the file; or train from \
+         scratch with --cfg and without --weights"
+            .to_owned()
+    } else {
+        "there is no such file".to_owned()
+    };
+    Err(Error::Failed(format!("{text}: {help}")))
+}
+
+/// The name of a file that other tools fetch by themselves: `yolov5s.pt`, `yolov5n6.pt`.
+fn is_published(name: &str) -> bool {
+    name.strip_suffix(".pt").is_some_and(|stem| {
+        let stem = stem.strip_suffix('6').unwrap_or(stem);
+        matches!(stem.strip_prefix("yolov5"), Some("n" | "s" | "m" | "l" | "x"))
+    })
 }
 
 /// An Ultralytics checkpoint as ours: the network of its modules, whatever the model file inside says.
@@ -225,6 +268,7 @@ fn named_model(
     classes: Option<i64>,
     weights: &Tensors,
 ) -> Result<(Graph, Params, checkpoint::TransferReport)> {
+    weights.refuse_quantized()?;
     let mut graph = graph(session, cfg, classes)?;
     if let (None, Some(found)) = (classes, weights.classes(&graph)) {
         graph = self::graph(session, cfg, Some(found))?;

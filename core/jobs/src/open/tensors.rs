@@ -24,6 +24,7 @@ pub(super) struct Tensors {
 
 impl Tensors {
     pub(super) fn read(session: Session<'_>, path: &Path) -> Result<Self> {
+        super::model::is_file(path)?;
         if pt::is_checkpoint(path) {
             let source = pt::read(path)?;
             let tensors = source
@@ -146,8 +147,25 @@ impl Tensors {
         }
     }
 
+    /// Refuses tensors of a quantized network: in the network of a configuration its weights would run without their roundings.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] names the first tensor of a quantizer.
+    pub(super) fn refuse_quantized(&self) -> Result<()> {
+        let of_quantizer = |key: &&str| key.ends_with(".act_quant.scale") || key.ends_with(".weight_quant.scale");
+        match self.keys().find(of_quantizer) {
+            None => Ok(()),
+            Some(key) => Err(Error::Usage(format!(
+                "{}: it is a quantized network (`{key}`), which a configuration does not describe\n  help: leave out --cfg, the file holds \
+                 its own graph; to train a float network start from the file that was quantized",
+                self.path.display()
+            ))),
+        }
+    }
+
     /// As [`Tensors::copy_into`], for a training that starts from them.
     pub(super) fn start_from(&self, model: &str, params: &Params, partial: bool) -> Result<checkpoint::TransferReport> {
+        self.refuse_quantized()?;
         if checkpoint::is_folded(params, self.keys()) {
             return Err(Error::Usage(format!("{}: {FOLDED}", self.path.display())));
         }

@@ -98,15 +98,28 @@ impl Quantization<'_> {
 
     fn calibrate(&self, model: &Checkpoint, quantizer: &dyn Quantizer) -> Result<Calibrated> {
         let s = self.settings;
-        let calib = self.still(model, s.calib_batches.max(1) * s.batch_size)?;
+        let calib = self.still(model, s.calib_batches.max(1).saturating_mul(s.batch_size))?;
+        let (wanted, there) = (s.calib_batches.saturating_mul(s.batch_size), calib.samples().len());
+        if there < wanted && s.calib_batches != QuantizeSettings::default().calib_batches {
+            self.session.say(format!(
+                "note: --calib-batches {} of {} images are {wanted}, `train` has {there}: all are used",
+                s.calib_batches, s.batch_size
+            ));
+        }
         let task = self.session.progress.task("calibrate", calib.batches());
         let options = CalibrationOptions {
             batches: s.calib_batches,
             refinement: s.refinement(&quantizer.backend()),
         };
-        Ok(yolo_engine::quant::calibrate(
-            model, quantizer, &calib, &options, &*task,
-        )?)
+        let mut calibrated = yolo_engine::quant::calibrate(model, quantizer, &calib, &options, &*task)?;
+        if s.tune > 0 {
+            drop(task);
+            let task = self.session.progress.task("tune", calib.batches());
+            let tuned = yolo_engine::quant::tune(&mut calibrated, model, &calib, s.tune, &*task)?;
+            drop(task);
+            self.session.say(tuned.said());
+        }
+        Ok(calibrated)
     }
 
     /// Training images as validation sees them.

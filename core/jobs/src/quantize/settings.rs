@@ -4,8 +4,8 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use yolo_core::Quantizer;
 use yolo_core::quant::{BackendSpec, Refinement, Rounding};
+use yolo_core::{Graph, Quantizer};
 use yolo_engine::train::NOMINAL_BATCH;
 
 use crate::error::Result;
@@ -65,6 +65,9 @@ pub struct QuantizeSettings {
     /// How weights come to their grid (default: as the backend likes it)
     #[arg(long, value_enum)]
     pub rounding: Option<RoundingName>,
+    /// Epochs over the calibration images in which ranges and biases learn to give the float network's predictions; no labels (0: none)
+    #[arg(long, value_name = "EPOCHS", default_value_t = 0)]
+    pub tune: usize,
     /// Make the ranges of weights alike from layer to layer, where ReLU, leaky ReLU or nothing stands between
     #[arg(long)]
     pub equalize: bool,
@@ -112,6 +115,7 @@ impl Default for QuantizeSettings {
             bias_correction: None,
             fit_ranges: None,
             rounding: None,
+            tune: 0,
             equalize: false,
             img: None,
             batch_size: 16,
@@ -215,6 +219,24 @@ impl QuantizeSettings {
             ));
         }
         Ok(())
+    }
+
+    /// Refuses names of layers of which the network has none; which of them are quantized is known once it is.
+    ///
+    /// # Errors
+    /// [`crate::Error::Usage`] names the first.
+    pub fn check_against(&self, network: &Graph) -> Result<()> {
+        let is_there = |wanted: &str| {
+            let means =
+                |name: &str| name == wanted || name.strip_prefix(wanted).is_some_and(|rest| rest.starts_with('.'));
+            network.nodes.iter().any(|node| means(&node.name))
+        };
+        match self.float_layers.iter().find(|name| *name != AUTO && !is_there(name)) {
+            None => Ok(()),
+            Some(name) => Err(crate::Error::Usage(format!(
+                "--float-layers: no layer is called `{name}`, and none begins with it; `yolo quantize --analyse` lists all"
+            ))),
+        }
     }
 
     /// Whether layers that stay in float are searched for.

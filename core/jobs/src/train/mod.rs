@@ -358,7 +358,10 @@ fn device_memory(device: Device) -> Option<i64> {
 }
 
 /// Pictures have three channels.
-fn fits_pictures(start: &Checkpoint) -> Result {
+///
+/// # Errors
+/// [`Error::Usage`] where the model reads others.
+pub fn fits_pictures(start: &Checkpoint) -> Result {
     match start.graph.input_channels() {
         3 => Ok(()),
         n => Err(Error::Usage(format!(

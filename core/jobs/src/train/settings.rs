@@ -43,7 +43,7 @@ pub struct TrainSettings {
     #[arg(long, default_value_t = 100)]
     pub patience: usize,
     /// Freeze layers: `10` (the first ten) or `0 1 2`
-    #[arg(long, num_args = 1..)]
+    #[arg(long, num_args = 1.., value_parser = layer_number)]
     #[serde(deserialize_with = "crate::lists::one_or_many")]
     pub freeze: Vec<usize>,
     /// Seed of everything random
@@ -248,6 +248,11 @@ impl TrainSettings {
             Sampling::Shuffled
         }
     }
+}
+
+fn layer_number(text: &str) -> std::result::Result<usize, String> {
+    text.parse()
+        .map_err(|_| "a number of layers (`10`: the first ten), or the numbers of layers (`0 1 2`)".to_owned())
 }
 
 /// One number freezes so many layers, several freeze those.

@@ -23,6 +23,8 @@ pub struct Call<'a> {
     pub repeats: i64,
     /// Arguments after the width.
     pub args: &'a [Value],
+    /// Arguments before those: the width, where the module takes one.
+    pub(super) before: usize,
 }
 
 /// Python literals that YAML leaves as text: `None`, `True`, `False`. All other text stays text.
@@ -55,7 +57,7 @@ impl Call<'_> {
         let got = self.args.get(index).map_or("nothing".into(), Value::to_string);
         Error::Build {
             plugin: self.module.to_owned(),
-            reason: format!("argument {} must be {wanted}, not {got}", index + 1),
+            reason: format!("argument {} must be {wanted}, not {got}", index + 1 + self.before),
         }
     }
 
@@ -66,8 +68,9 @@ impl Call<'_> {
             Some(value) => Err(Error::Build {
                 plugin: self.module.to_owned(),
                 reason: format!(
-                    "argument {} (`{value}`) has no meaning here: it takes {count}",
-                    count + 1
+                    "argument {} (`{value}`) has no meaning here: it takes {}",
+                    count + 1 + self.before,
+                    count + self.before
                 ),
             }),
         }
@@ -81,7 +84,10 @@ impl Call<'_> {
             {
                 Err(Error::Build {
                     plugin: self.module.to_owned(),
-                    reason: format!("argument {} is {value}: only {wanted} can be expressed", index + 1),
+                    reason: format!(
+                        "argument {} is {value}: only {wanted} can be expressed",
+                        index + 1 + self.before
+                    ),
                 })
             }
             _ => Ok(()),

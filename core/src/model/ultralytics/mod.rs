@@ -281,6 +281,7 @@ fn build_row(config: &Located, g: &mut GraphBuilder, row: &Row<'_>, scale: Scale
             full_channels: full,
             repeats: if module.repeats_inside { repeats } else { 1 },
             args,
+            before: usize::from(module.takes_channels),
         };
         if !chain {
             let value = (module.build)(g, &call)?;
@@ -381,6 +382,10 @@ fn detect_row(
             })
             .collect::<Option<_>>()
             .ok_or_else(bad)?,
+        None => {
+            let message = "`anchors` is missing: give a count (`anchors: 3`), which a training fits to its data, or a list per level";
+            return Err(config.error("", message, None).into());
+        }
         _ => return Err(bad().into()),
     };
     if let Some(level) = anchors

@@ -46,6 +46,15 @@ fn conv_options(call: &Call<'_>) -> Result<ConvOptions> {
         call.only(4, &json!(1))?;
         5
     } else {
+        // v6.0 has the activation here, v7.0 the dilation.
+        if call
+            .args
+            .get(4)
+            .and_then(Value::as_i64)
+            .is_some_and(|dilation| dilation > 1)
+        {
+            call.only(4, &json!(1))?;
+        }
         4
     };
     Ok(ConvOptions {

@@ -151,6 +151,11 @@ fn json_files(place: &Path) -> Result<Vec<PathBuf>> {
 fn parse(path: &Path, found: &mut Found) -> Result<Parsed> {
     let bytes = std::fs::read(path).map_err(Error::io(path, "read the annotations"))?;
     let content = text::decode(&bytes).map_err(|error| Error::label(path, error.line, error.message))?;
+    if content.trim_start().starts_with('[') {
+        let reason = "no COCO annotations: it is a list, as of what a detector found (`--save-json`); annotations are an object with `images`, \
+                      `annotations` and `categories`";
+        return Err(Error::label(path, 1, reason.to_owned()));
+    }
     let mut content: File = serde_json::from_str(&records::quote_odd_numbers(&content))
         .map_err(|error| Error::label(path, error.line(), format!("no COCO annotations: {error}")))?;
     drop(bytes);
@@ -489,9 +494,7 @@ impl Reader<'_> {
                 Some(Some(class)) => *class,
                 Some(None) => {
                     let name = category.and_then(|id| self.names.get(&id)).map_or("", String::as_str);
-                    let message = format!("{record}: `{name}` is none of the classes that were asked for");
-                    found.others.insert(name.to_owned());
-                    found.problem(self.path, 0, "label-class", message);
+                    found.not_asked_for(name);
                     continue;
                 }
                 None => {

@@ -295,9 +295,7 @@ impl Reader<'_> {
             return found.leave_out(boxes, "difficult");
         }
         let Some(class) = self.classes.get(&name) else {
-            let message = format!("`{name}` is none of the classes that were asked for");
-            found.others.insert(name);
-            return found.problem(file, line, "label-class", message);
+            return found.not_asked_for(&name);
         };
         if let Some(shape) = around {
             let message = format!("the object has a {shape}; the box around it is used");
