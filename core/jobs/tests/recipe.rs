@@ -401,6 +401,14 @@ fn a_stage_whose_model_was_changed_runs_anew() {
     }
 }
 
+/// Runs a recipe: what became of each stage, and what was said.
+fn states_of(recipe: &Recipe) -> (Vec<&'static str>, String) {
+    let log = Log::default();
+    let result = compress::run(session(&log), recipe, Mode::Keep, Compute::cpu()).expect("it runs");
+    let states = result.rows.iter().map(|row| row.status.name()).collect();
+    (states, log.lines.into_inner().join("\n"))
+}
+
 /// A stage that is done again may leave another model: what was made from the former one is no result of it.
 #[test]
 fn a_stage_made_from_another_model_runs_anew() {
@@ -408,12 +416,7 @@ fn a_stage_made_from_another_model_runs_anew() {
     let stages = "  - train: {epochs: 1, noautoanchor: true}\n  - prune: {flops: 0.9, multiple: 2, calib-batches: 1}\n  - reference: \
                   {epochs: 1}\n";
     let recipe = Recipe::read(&write(dir.path(), stages), &[]).expect("a recipe");
-    let run = || {
-        let log = Log::default();
-        let result = compress::run(session(&log), &recipe, Mode::Keep, Compute::cpu()).expect("it runs");
-        let states: Vec<_> = result.rows.iter().map(|row| row.status.name()).collect();
-        (states, log.lines.into_inner().join("\n"))
-    };
+    let run = || states_of(&recipe);
     run();
     // Done again with the same result: later stages stay.
     std::fs::remove_file(dir.path().join("out/1-train/weights/best.safetensors")).expect("a file");
@@ -556,12 +559,7 @@ fn a_stage_whose_file_is_gone_runs_anew() {
     let dir = tempfile::tempdir().expect("a folder");
     let stages = "  - train: {epochs: 1, noautoanchor: true}\n  - export: {formats: onnx, img: 96}\n";
     let recipe = Recipe::read(&write(dir.path(), stages), &[]).expect("a recipe");
-    let run = || {
-        let log = Log::default();
-        let result = compress::run(session(&log), &recipe, Mode::Keep, Compute::cpu()).expect("it runs");
-        let states: Vec<_> = result.rows.iter().map(|row| row.status.name()).collect();
-        (states, log.lines.into_inner().join("\n"))
-    };
+    let run = || states_of(&recipe);
     assert_eq!(run().0, ["done", "done"]);
     assert_eq!(run().0, ["cached", "cached"]);
     let export = dir.path().join("out/2-export");
