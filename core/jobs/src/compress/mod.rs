@@ -115,13 +115,16 @@ pub fn run(session: Session<'_>, recipe: &Recipe, mode: Mode, compute: Compute) 
         let opened = cache::open_stage(&place, &key, &models, mode == Mode::Resume && !stale)?;
         let start = Instant::now();
         let made = context.run(stage, &name, &place, opened.resume, &records);
-        if made.is_err()
-            && let Some(aside) = opened.failed()?
-        {
-            session.say(format!(
-                "note: {name} has begun to work; what it would have replaced is kept in {}",
-                aside.display()
-            ));
+        if made.is_err() {
+            // What ended the stage is what is reported.
+            match opened.failed() {
+                Ok(None) => {}
+                Ok(Some(aside)) => session.say(format!(
+                    "note: {name} has begun to work; what it would have replaced is kept in {}",
+                    aside.display()
+                )),
+                Err(error) => session.say(format!("warning: {error}")),
+            }
         }
         let mut record = made.map_err(|error| explain(error, &name))?;
         record.from = Some(models);
