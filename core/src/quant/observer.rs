@@ -18,7 +18,7 @@ pub enum Observer {
     MinMax,
     /// Exponential mean (0.9) of each batch's smallest and largest value.
     EmaMinMax,
-    /// The clip with the least squared error of each batch, averaged.
+    /// The clip with the least squared error over all batches.
     #[default]
     Mse,
     /// The 99.999 % quantile of absolute values, averaged.
@@ -71,6 +71,9 @@ pub struct Watch {
     range: Option<Range>,
     batches: usize,
     behind: Option<Activation>,
+    /// Values of each batch, for [`Observer::Mse`]: one clip is searched for all of them, so that it does not depend on how images come in
+    /// batches.
+    seen: Vec<Tensor>,
 }
 
 impl Watch {
@@ -82,6 +85,7 @@ impl Watch {
             range: None,
             batches: 0,
             behind: None,
+            seen: Vec::new(),
         }
     }
 
@@ -93,11 +97,23 @@ impl Watch {
 
     /// Looks at the values of one batch.
     pub fn see(&mut self, x: &Tensor) -> Result<()> {
-        let now = tch::no_grad(|| range_behind(self.observer, &self.spec, x, self.behind))?;
+        let searched = self.observer == Observer::Mse && !self.spec.per_channel;
+        let now = tch::no_grad(|| -> Result<Range> {
+            if !searched {
+                return range_behind(self.observer, &self.spec, x, self.behind);
+            }
+            let (rows, range) = ends(&self.spec, x)?;
+            self.seen.push(sample(&rows, OF_BATCH)?);
+            Ok(range)
+        })?;
         self.batches += 1;
         let weight = 1.0 / self.batches as f64;
         self.range = Some(match (self.range.take(), self.observer) {
             (None, _) => now,
+            (Some(old), Observer::Mse) if searched => Range {
+                min: old.min.f_minimum(&now.min)?,
+                max: old.max.f_maximum(&now.max)?,
+            },
             (Some(old), Observer::MinMax) => Range {
                 min: old.min.f_minimum(&now.min)?,
                 max: old.max.f_maximum(&now.max)?,
@@ -116,8 +132,35 @@ impl Watch {
 
     /// Scale and zero point of what was seen; `None` if nothing was.
     pub fn qparams(&self) -> Result<Option<(Tensor, Tensor)>> {
-        self.range.as_ref().map(|range| qparams(range, &self.spec)).transpose()
+        self.found()?.map(|range| qparams(&range, &self.spec)).transpose()
     }
+
+    /// The range for what was seen.
+    fn found(&self) -> Result<Option<Range>> {
+        let Some(Range { min, max }) = &self.range else {
+            return Ok(None);
+        };
+        if self.seen.is_empty() {
+            return Ok(Some(Range {
+                min: min.shallow_clone(),
+                max: max.shallow_clone(),
+            }));
+        }
+        tch::no_grad(|| {
+            let seen = sample(&Tensor::f_cat(&self.seen, 1)?, OF_ALL)?;
+            best_clip(&self.spec, &seen, min, max, self.behind).map(Some)
+        })
+    }
+}
+
+/// Values that a clip is searched on: so many of each batch, and of all of them.
+const OF_BATCH: i64 = 20_000;
+const OF_ALL: i64 = 100_000;
+
+/// Evenly spread values `[1, N]` of a row: a sample of large activations estimates the error well enough.
+fn sample(row: &Tensor, most: i64) -> Result<Tensor> {
+    let count = row.size()[1];
+    Ok(row.f_slice(1, 0, count, (count / most).max(1))?.f_contiguous()?)
 }
 
 /// Range of one tensor.
@@ -128,7 +171,8 @@ pub fn batch_range(observer: Observer, spec: &FakeQuantSpec, x: &Tensor) -> Resu
     range_behind(observer, spec, x, None)
 }
 
-fn range_behind(observer: Observer, spec: &FakeQuantSpec, x: &Tensor, act: Option<Activation>) -> Result<Range> {
+/// The values of a tensor as rows, one for each range, and their ends.
+fn ends(spec: &FakeQuantSpec, x: &Tensor) -> Result<(Tensor, Range)> {
     let x = x.detach().to_kind(Kind::Float);
     let rows = if spec.per_channel {
         x.f_reshape([x.size()[0], -1])?
@@ -141,6 +185,11 @@ fn range_behind(observer: Observer, spec: &FakeQuantSpec, x: &Tensor, act: Optio
     if zero.f_double_value(&[])? != 0.0 {
         return Err(Error::Impossible("it has values that are not finite".into()));
     }
+    Ok((rows, Range { min, max }))
+}
+
+fn range_behind(observer: Observer, spec: &FakeQuantSpec, x: &Tensor, act: Option<Activation>) -> Result<Range> {
+    let (rows, Range { min, max }) = ends(spec, x)?;
     match observer {
         Observer::MinMax | Observer::EmaMinMax => Ok(Range { min, max }),
         Observer::Quantile => {
@@ -155,7 +204,8 @@ fn range_behind(observer: Observer, spec: &FakeQuantSpec, x: &Tensor, act: Optio
                 max: max.f_minimum(&clip)?,
             })
         }
-        Observer::Mse => best_clip(spec, &rows, &min, &max, act),
+        Observer::Mse if spec.per_channel => best_clip(spec, &rows, &min, &max, act),
+        Observer::Mse => best_clip(spec, &sample(&rows, OF_BATCH)?, &min, &max, act),
     }
 }
 
@@ -169,15 +219,7 @@ fn best_clip(
     max: &Tensor,
     act: Option<Activation>,
 ) -> Result<Range> {
-    // A sample of large activations estimates the error well enough.
-    const ENOUGH: i64 = 20_000;
-    let count = rows.size()[1];
-    let step = if rows.size()[0] == 1 {
-        (count / ENOUGH).max(1)
-    } else {
-        1
-    };
-    let sample = rows.f_slice(1, 0, count, step)?.f_contiguous()?;
+    let sample = rows.f_contiguous()?;
     let search = Search {
         wanted: match act {
             None => sample.shallow_clone(),
@@ -278,7 +320,7 @@ mod tests {
         let seen = |act| {
             let mut watch = Watch::new(Observer::Mse, spec.clone()).behind(act);
             watch.see(&x).expect("finite");
-            let range = watch.range.expect("it has seen something");
+            let range = watch.found().expect("finite").expect("it has seen something");
             [range.min.double_value(&[0]), range.max.double_value(&[0])]
         };
         let [low, high] = seen(None);
@@ -288,5 +330,31 @@ mod tests {
         // The same range for the results of a ReLU would be wrong by what it cuts off above.
         let [low, high] = seen(Some(Activation::Relu));
         assert!(low > -4.0 && high > 3.7, "{low} {high}");
+    }
+
+    #[test]
+    fn a_searched_range_does_not_depend_on_batches() {
+        let values: Vec<f32> = (0..4000)
+            .map(|i| ((i * 37 % 4000) as f32 / 1000.0 - 1.0).powi(5))
+            .collect();
+        let spec = FakeQuantSpec {
+            qmin: 0,
+            qmax: 255,
+            per_channel: false,
+            symmetric: false,
+            method: Method::Learnable,
+        };
+        let scale = |parts: usize| {
+            let mut watch = Watch::new(Observer::Mse, spec.clone());
+            for part in values.chunks(values.len() / parts) {
+                watch.see(&Tensor::from_slice(part)).expect("finite");
+            }
+            let (scale, zero) = watch.qparams().expect("finite").expect("it has seen something");
+            [scale.double_value(&[0]), zero.double_value(&[0])]
+        };
+        assert_eq!(scale(1), scale(8));
+        // And it is a searched one: the largest values are cut.
+        let all = values.iter().copied().fold(f32::MIN, f32::max) - values.iter().copied().fold(f32::MAX, f32::min);
+        assert!(scale(8)[0] < f64::from(all) / 255.0);
     }
 }
