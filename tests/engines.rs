@@ -323,6 +323,33 @@ fn openvino_computes_what_the_network_computes() {
         let ran = written.ran.expect("it was asked for");
         assert!(ran.grid_errors.is_some(), "{backend}: {ran:?}");
     }
+    // Images per second are those of the file's batch.
+    let name = text(&weights);
+    let export = [
+        "export",
+        "--weights",
+        &name,
+        "--img",
+        "64",
+        "--batch-size",
+        "3",
+        "--out",
+        "b3.onnx",
+    ];
+    yolo(folder.path(), &export).ok();
+    let bench = [
+        "bench",
+        "--weights",
+        "b3.onnx",
+        "--engine",
+        "openvino",
+        "--runs",
+        "3",
+        "--json",
+    ];
+    let rows = yolo(folder.path(), &bench).ok().json();
+    let number = |key: &str| rows["rows"][0][key].as_f64().expect("a number");
+    assert!((number("fps") * number("ms_median") - 3000.0).abs() < 1e-6, "{rows}");
     // What it refuses is an error with its reason.
     std::fs::write(
         folder.path().join("c.xml"),

@@ -3,13 +3,14 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use serde_json::json;
 use tch::{Device, Kind, Tensor};
 use yolo_core::config::Located;
 use yolo_core::{Graph, Mode, Params, Program, model, testing};
 use yolo_export::checked::{self, Format, Request};
 use yolo_export::ort;
 
-use crate::support::{Said, command, files, random_weights, small_data, tiny_model, yolo};
+use crate::support::{Said, command, files, random_weights, read_json, small_data, tiny_model, yolo};
 
 fn text(path: &Path) -> String {
     path.display().to_string()
@@ -104,6 +105,19 @@ fn an_export_says_where_the_file_is_and_how_close() {
         ("onnx", "b.onnx", &["--dynamic"]),
         ("onnx", "c.onnx", &["--raw", "--batch-size", "2"]),
         ("onnx", "d.onnx", &["--nms", "standard", "--conf-thres", "0.1"]),
+        (
+            "onnx",
+            "g.onnx",
+            &[
+                "--nms",
+                "tensorrt",
+                "--iou-thres",
+                "0.3",
+                "--max-det",
+                "7",
+                "--agnostic-nms",
+            ],
+        ),
         ("ncnn", "made/e.param", &[]),
         ("ncnn", "made/f.param", &["--half"]),
     ] {
@@ -131,6 +145,18 @@ fn an_export_says_where_the_file_is_and_how_close() {
         assert!(folder.path().join(out).is_file());
     }
     assert!(folder.path().join("made/e.bin").is_file());
+    // A file that suppresses says by what it does, others what detection usually takes.
+    let thresholds = |name: &str| read_json(&folder.path().join(name))["thresholds"].clone();
+    assert_eq!(
+        thresholds("d.onnx.json"),
+        json!({"score": 0.1, "iou": 0.45, "boxes": 100})
+    );
+    let all = json!({"score": 0.25, "iou": 0.3, "boxes": 7, "agnostic": true});
+    assert_eq!(thresholds("g.onnx.json"), all);
+    assert_eq!(
+        thresholds("a.onnx.json"),
+        json!({"score": 0.25, "iou": 0.45, "boxes": 1000})
+    );
     // The size that the model was trained for is the default; another is rounded up to the stride.
     let arguments = [
         "export",

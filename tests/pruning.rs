@@ -273,6 +273,53 @@ fn every_pruner_meets_its_budget() {
     }
 }
 
+/// Settings that a pruner never asks for are named, those of it that are used are not.
+#[test]
+fn settings_without_a_say_are_named() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let data = small_data(dir.path(), 10, 64);
+    let config = tiny_model(dir.path());
+    let classes = yolo_data::Dataset::open(&data).expect("the data set").names.len();
+    let weights = random_weights(&config, dir.path(), classes);
+    std::fs::write(dir.path().join("hyp.yaml"), "box: 0.1\n").expect("a file");
+    let base = format!(
+        "prune --weights {} --data {} --img 64 --batch-size 2 --workers 1 --calib-batches 1 --multiple 2 --noval --flops 0.8 --out a.safetensors",
+        weights.display(),
+        data.display()
+    );
+    let run = |more: &str| {
+        yolo(
+            dir.path(),
+            &base.split(' ').chain(more.split_whitespace()).collect::<Vec<_>>(),
+        )
+    };
+    for (flags, idle, used) in [
+        (
+            "--pruner oneshot --hyp hyp.yaml --select-images 2",
+            vec!["hyp", "select-images"],
+            vec!["members"],
+        ),
+        (
+            "--pruner oneshot --metric taylor --hyp hyp.yaml --members all",
+            vec![],
+            vec!["hyp", "members"],
+        ),
+        (
+            "--pruner eagleeye --set candidates=2 --hyp hyp.yaml --select-images 2 --members all --candidates kept",
+            vec!["hyp"],
+            vec!["select-images", "candidates"],
+        ),
+    ] {
+        let said = run(flags).ok().err;
+        let note = |name: &str| format!("note: `{name}` had no say");
+        assert!(idle.iter().all(|name| said.contains(&note(name))), "{flags}: {said}");
+        assert!(!used.iter().any(|name| said.contains(&note(name))), "{flags}: {said}");
+    }
+    run("--pruner oneshot --engine torch").fails(2, &["--latency"]);
+    let line = format!("prune --explain --weights {} --pruner oneshot", weights.display());
+    yolo(dir.path(), &line.split(' ').collect::<Vec<_>>()).fails(2, &["--pruner", "--explain"]);
+}
+
 /// A saved plan cuts the same channels again; plans of other models, impossible budgets and unknown names are explained.
 #[test]
 fn plans_are_replayed_and_mistakes_explained() {
@@ -315,7 +362,9 @@ fn plans_are_replayed_and_mistakes_explained() {
     ])
     .ok()
     .json();
-    let second = run(&["--plan", "plan.json", "--out", "b.safetensors"]).ok().json();
+    let second = run(&["--plan", "plan.json", "--out", "b.safetensors"]).ok();
+    assert!(second.err.contains("note: `multiple` has no say"), "{}", second.err);
+    let second = second.json();
     assert_eq!(first["plan"], second["plan"]);
     assert_eq!(first["params"], second["params"]);
     // The file says which network it is for: another width, depth or block is refused, though every group's name is there.

@@ -271,3 +271,141 @@ fn names_that_are_no_weights_say_what_to_give() {
     );
     yolo(folder.path(), &["data", "check", "obj.data"]).fails(2, &["darknet", "write a YAML"]);
 }
+
+#[test]
+fn numbers_that_are_not_the_published_ones_are_said() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let data = small_data(folder.path(), 10, 64).display().to_string();
+    let weights = random_weights(&tiny_model(folder.path()), folder.path(), 4)
+        .display()
+        .to_string();
+    let names = "[vehicle, tank, tent, plane]";
+    let run = |more: &[&str]| {
+        let base = [
+            "val",
+            "--weights",
+            &weights,
+            "--data",
+            &data,
+            "--img",
+            "64",
+            "--workers",
+            "1",
+        ];
+        yolo(folder.path(), &[&base[..], more].concat()).ok().err
+    };
+    for (flags, words) in [
+        (&["--conf-thres", "0.25"][..], "lower or higher"),
+        (&["--max-det", "5"], "--max-det 5"),
+        (&["--single-cls"], "tells 4 classes apart"),
+    ] {
+        assert!(run(flags).contains(words), "{flags:?}");
+        assert!(!run(&[]).contains(words), "{words}");
+    }
+    // A class that only one of the two parts has.
+    let text = std::fs::read_to_string(&data).expect("the data set");
+    write(
+        folder.path(),
+        "data/data.yaml",
+        &text
+            .replace(names, "[vehicle, tank, tent, plane, boat]")
+            .replace("nc: 4", "nc: 5"),
+    );
+    for split in ["train", "val"] {
+        let labels = folder.path().join("data/labels").join(split);
+        for entry in std::fs::read_dir(labels).expect("a folder").flatten() {
+            let text = std::fs::read_to_string(entry.path()).expect("labels");
+            let class = if split == "val" { "4 " } else { "0 " };
+            std::fs::write(entry.path(), text.replace("0 ", class)).expect("labels");
+        }
+    }
+    let weights = random_weights(&tiny_model(folder.path()), folder.path(), 5)
+        .display()
+        .to_string();
+    let said = yolo(
+        folder.path(),
+        &[
+            "val",
+            "--weights",
+            &weights,
+            "--data",
+            &data,
+            "--img",
+            "64",
+            "--workers",
+            "1",
+        ],
+    )
+    .ok();
+    assert!(said.err.contains("`val` has no boxes of `vehicle`"), "{}", said.err);
+    let line = [
+        "train",
+        "--data",
+        &data,
+        "--weights",
+        &weights,
+        "--img",
+        "64",
+        "--epochs",
+        "1",
+        "--batch-size",
+        "4",
+        "--workers",
+        "1",
+        "--noplots",
+    ];
+    let said = yolo(folder.path(), &line).ok();
+    for words in ["none in `train`: `boat`;", "none in `val`: `vehicle`;"] {
+        assert!(said.err.contains(words), "{words}: {}", said.err);
+    }
+}
+
+#[test]
+fn what_an_earlier_run_left_is_said() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let data = small_data(folder.path(), 10, 64).display().to_string();
+    let weights = random_weights(&tiny_model(folder.path()), folder.path(), 4)
+        .display()
+        .to_string();
+    let detect = |conf: &str| {
+        let base = [
+            "detect",
+            "--weights",
+            &weights,
+            "--source",
+            "data/images/val",
+            "--img",
+            "64",
+            "--save-crop",
+            "--max-det",
+            "2",
+        ];
+        yolo(
+            folder.path(),
+            &[&base[..], &["--save-dir", "out", "--exist-ok", "--conf-thres", conf]].concat(),
+        )
+        .ok()
+        .err
+    };
+    assert!(!detect("0").contains("earlier run"));
+    assert!(detect("0.99").contains("out/crops holds pictures of an earlier run"));
+    // A run that patience has ended is over.
+    let line = "--epochs 6 --patience 1 --img 64 --batch-size 4 --workers 1 --noplots --project runs --name tired";
+    let start = ["train", "--data", &data, "--weights", &weights];
+    yolo(
+        folder.path(),
+        &[&start[..], &line.split(' ').collect::<Vec<_>>()].concat(),
+    )
+    .ok();
+    let rows = || {
+        std::fs::read_to_string(folder.path().join("runs/tired/results.csv"))
+            .expect("a table")
+            .lines()
+            .count()
+    };
+    let before = rows();
+    assert!(before < 7, "it has ended early");
+    let said = yolo(folder.path(), &["train", "--resume", "runs/tired"]).ok();
+    assert!(said.err.contains("the run was over after"), "{}", said.err);
+    assert_eq!(rows(), before);
+}

@@ -140,7 +140,10 @@ fn table(rows: &[Timing]) -> Table {
             row.engine.to_owned(),
             row.precision.to_owned(),
             row.threads.to_string(),
-            row.img.to_string(),
+            match row.sides {
+                [height, width] if height != width => format!("{height}x{width}"),
+                _ => row.img.to_string(),
+            },
             format!("{:.2}", row.ms_median),
             format!("{:.2}", row.ms_p95),
             format!("{:.1}", row.fps),

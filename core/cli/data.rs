@@ -115,6 +115,9 @@ struct SynthArgs {
     /// Classes, 1 to 4: vehicle, tank, tent, plane
     #[arg(long, default_value_t = synth::CLASSES.len())]
     classes: usize,
+    /// How many times as large objects are, 1 to 4
+    #[arg(long, default_value_t = 1.0)]
+    zoom: f32,
     /// The same seed makes the same files
     #[arg(long, default_value_t = 0)]
     seed: u64,
@@ -318,6 +321,7 @@ fn synth(args: &SynthArgs) -> CliResult {
         images: args.images,
         size: args.img,
         classes: args.classes,
+        zoom: args.zoom,
         seed: args.seed,
         png: args.png,
     };

@@ -192,6 +192,12 @@ pub fn run(args: &DetectArgs) -> CliResult {
         over: args.exist_ok,
     };
     outputs::check(&folder, writes, &sources)?;
+    if args.save_crop && crops_there(&folder) {
+        ui::say(format!(
+            "note: {} holds pictures of an earlier run: they stay beside those of this one",
+            folder.join("crops").display()
+        ));
+    }
     for flag in without_pictures(args) {
         ui::say(format!(
             "note: {flag} changes nothing, as no pictures are written (--nosave)"
@@ -364,6 +370,12 @@ impl Output<'_> {
             milliseconds,
         } = found;
         let stem = free_stem(&path, &mut taken.stems);
+        if self.writes() && path.file_stem().is_none_or(|own| own.to_string_lossy() != stem) {
+            ui::say(format!(
+                "note: {}: an earlier picture has this name; its results are called `{stem}`",
+                path.display()
+            ));
+        }
         if self.args.save_txt {
             let file = self.folder.join("labels").join(format!("{stem}.txt"));
             let text = label_text(&detections, image.width, image.height, self.args.save_conf);
@@ -474,6 +486,12 @@ impl Output<'_> {
             println!("{}", file.display());
         }
     }
+}
+
+/// Whether an earlier run has left crops.
+fn crops_there(folder: &Path) -> bool {
+    let entries = |folder: &Path| std::fs::read_dir(folder).into_iter().flatten().flatten();
+    entries(&folder.join("crops")).any(|class| entries(&class.path()).next().is_some())
 }
 
 /// Flags of drawing that were given where nothing is drawn.

@@ -122,6 +122,11 @@ impl Listing {
 pub fn run(args: &PruneArgs) -> CliResult {
     let session = ui::session()?;
     if args.explain {
+        if let Some(setting) = args.settings.changed().first() {
+            return Err(CliError::Usage(format!(
+                "--{setting} has no say in --explain: it tells which channels can be pruned, whatever the settings; leave one of them out"
+            )));
+        }
         let name = args.weights.to_string_lossy();
         return channels::print(&open::graph(session, &name, None)?, args.json);
     }
@@ -161,7 +166,8 @@ pub fn run(args: &PruneArgs) -> CliResult {
         img,
         settings: &settings,
         precision,
-        own_folder: false,
+        given: args.settings.changed(),
+        own_folder: journal.is_some(),
     };
     let measure = |model, label| (!args.noval).then(|| pruning.measure(model, label)).transpose();
     let before = measure(&model, "val before")?;

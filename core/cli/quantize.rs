@@ -57,7 +57,7 @@ pub fn run(args: &QuantizeArgs) -> CliResult {
         yolo_core::config::set(&mut settings.backend, option)?;
     }
     let quantizer = settings.open(session, "--backend")?;
-    if let Some(flag) = for_qat_only(args) {
+    for flag in for_qat_only(args) {
         ui::say(format!("note: {flag} changes nothing without --qat-epochs"));
     }
     let device = args.device.one()?;
@@ -66,6 +66,12 @@ pub fn run(args: &QuantizeArgs) -> CliResult {
     let dataset = open::dataset(&args.data)?;
     open::same_classes(session, &args.weights, &model, &args.data, &dataset)?;
     let img = open::image_size(session, settings.img, &model)?;
+    if model.meta.image_size > 0 && img as i64 != model.meta.image_size {
+        ui::say(format!(
+            "note: ranges are found at {img} px; the model's own size stays {}, and `yolo val` and `yolo export` take that one without --img {img}",
+            model.meta.image_size
+        ));
+    }
     let (batch, workers) = (settings.batch_size, settings.workers);
     let quantization = Quantization {
         session,
@@ -156,7 +162,7 @@ fn earlier(args: &QuantizeArgs) -> CliResult {
 }
 
 /// A flag that only training looks at, where there is none.
-fn for_qat_only(args: &QuantizeArgs) -> Option<&'static str> {
+fn for_qat_only(args: &QuantizeArgs) -> Vec<&'static str> {
     let (own, usual) = (&args.settings, QuantizeSettings::default());
     let given = [
         ("--hyp", own.hyp.is_some()),
@@ -165,8 +171,8 @@ fn for_qat_only(args: &QuantizeArgs) -> Option<&'static str> {
         ("--resume", args.resume),
         ("--amp", args.amp.amp.is_some()),
     ];
-    let said = given.into_iter().find(|(_, given)| *given).map(|(flag, _)| flag);
-    said.filter(|_| own.qat_epochs == 0)
+    let idle = given.into_iter().filter(|(_, given)| *given && own.qat_epochs == 0);
+    idle.map(|(flag, _)| flag).collect()
 }
 
 /// Files of the folder that were there before, as those of another backend.

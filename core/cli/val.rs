@@ -6,7 +6,7 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
-use yolo_data::{Dataset, Loader, LoaderOptions, Split};
+use yolo_data::{Dataset, Loader, LoaderOptions, Split, classes};
 use yolo_engine::Checkpoint;
 use yolo_engine::eval::{Detection, NmsOptions};
 use yolo_engine::val::{ImageResult, Report};
@@ -116,8 +116,17 @@ pub fn run(args: &ValArgs) -> CliResult {
     })?;
     if args.conf_thres > MOST_CONFIDENCE {
         ui::say(format!(
-            "note: --conf-thres {}: mAP without the boxes below it is lower than mAP as it is published (0.001)",
+            "note: --conf-thres {}: mAP as it is published counts all boxes from 0.001; without those below this the curve is continued \
+             where it was cut, so the numbers may be lower or higher, and are not comparable",
             args.conf_thres
+        ));
+    }
+    let usual = NmsOptions::validation().max_det;
+    if args.max_det != usual {
+        ui::say(format!(
+            "note: --max-det {}: mAP as it is published counts up to {usual} boxes of an image; with another number it may be lower or \
+             higher, and is not comparable",
+            args.max_det
         ));
     }
     let mut model = Model::open(args)?;
@@ -127,6 +136,10 @@ pub fn run(args: &ValArgs) -> CliResult {
     }
     check_classes(args, &model, &dataset)?;
     let loader = model.loader(args, &dataset, split)?;
+    let labels = loader.samples().iter().flat_map(|sample| &sample.boxes);
+    if let Some(said) = classes::without_boxes(&dataset.names, &classes::counts(labels, dataset.names.len())) {
+        ui::say(format!("note: `{}` has {said}", split.name()));
+    }
     let options = NmsOptions {
         conf: args.conf_thres,
         iou: args.iou_thres,
@@ -313,10 +326,18 @@ fn check_classes(args: &ValArgs, model: &Model, dataset: &Dataset) -> CliResult 
         return Ok(());
     }
     if args.single_cls {
+        if classes > 1 {
+            ui::say(format!(
+                "note: --single-cls: {} tells {classes} classes apart and all count as one; what it finds of classes that {} doesn't label \
+                 counts as wrong",
+                args.weights.display(),
+                args.data.display()
+            ));
+        }
         return Ok(());
     }
     Err(CliError::Usage(format!(
-        "{} has {classes} classes, {} has {}: they don't belong together (--single-cls takes all classes as one)",
+        "{} has {classes} classes, {} has {}: they don't belong together (--single-cls takes all classes as one, of use where both mean the same objects)",
         args.weights.display(),
         args.data.display(),
         dataset.names.len()

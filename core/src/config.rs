@@ -411,22 +411,36 @@ pub fn set(value: &mut Value, assignment: &str) -> Result<(), ConfigError> {
         code: None,
     })?;
     let new = Located::parse("--set", text)?.value;
-    set_at(value, path, new);
-    Ok(())
+    set_at(value, path, new).map_err(|message| ConfigError {
+        file: "--set".into(),
+        place: None,
+        path: path.to_owned(),
+        message,
+        help: None,
+        code: None,
+    })
 }
 
-/// Puts a value in its place; a number names a place in a list that is there.
-fn set_at(value: &mut Value, path: &str, new: Value) {
+/// Puts a value in its place; a number names a place in a list that is there. Complains where the list has no such place.
+fn set_at(value: &mut Value, path: &str, new: Value) -> Result<(), String> {
     let (key, rest) = path
         .split_once('.')
         .map_or((path, None), |(key, rest)| (key, Some(rest)));
+    if let Value::Array(items) = value
+        && key.parse::<usize>().map_or(true, |index| index >= items.len())
+    {
+        return Err(match items.len() {
+            0 => format!("`{key}` is a place in a list, and the list is empty"),
+            count => format!("the list has no place `{key}`: its places are 0 to {}", count - 1),
+        });
+    }
     let place = match value {
         Value::Array(items) => key.parse().ok().and_then(|index: usize| items.get_mut(index)),
         Value::Object(map) => map.get_mut(key),
         _ => None,
     };
     match (place, rest) {
-        (Some(place), Some(rest)) => set_at(place, rest, new),
+        (Some(place), Some(rest)) => return set_at(place, rest, new),
         (Some(place), None) => merge(place, new),
         (None, _) => {
             let nested = path.rsplit('.').fold(new, |inner, key| {
@@ -437,6 +451,7 @@ fn set_at(value: &mut Value, path: &str, new: Value) {
             merge(value, nested);
         }
     }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -465,6 +480,14 @@ mod tests {
         }
         assert_eq!(value["stages"][0]["train"]["epochs"], 2);
         assert_eq!((&value["a"]["type"], &value["c"]["d"]), (&"y".into(), &3.into()));
+        let before = value.clone();
+        for assignment in ["stages.9.train.epochs=2", "stages.train.epochs=2"] {
+            let error = set(&mut value, assignment)
+                .expect_err("there is no such place")
+                .to_string();
+            assert!(error.contains("its places are 0 to 0"), "{error}");
+        }
+        assert_eq!(value, before);
     }
 
     #[test]

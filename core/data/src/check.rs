@@ -8,7 +8,7 @@ use rayon::prelude::*;
 
 use crate::dataset::{Listed, Read, image_problem, label_path, shared_labels, unlabelled};
 use crate::labels::Problem;
-use crate::{Dataset, Error, Image, Policy, Result, Split, files};
+use crate::{Dataset, Error, Image, Policy, Result, Split, classes, files};
 
 /// What a split holds.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
@@ -123,6 +123,23 @@ pub fn check(data: &Dataset, decode: bool, progress: &(dyn Fn(usize, usize) -> b
     problems.extend(overlaps(data, &splits, &by_path));
     let per_class = sum(data.names.len(), seen.iter());
     problems.extend(empty_classes(data, &per_class));
+    let of_split = |wanted: Split| {
+        let images = splits
+            .iter()
+            .find(|(split, _)| *split == wanted)
+            .map(|(_, images)| images)?;
+        Some(sum(
+            data.names.len(),
+            images.iter().map(|image| by_path[image.as_path()]),
+        ))
+    };
+    if let (Some(train), Some(val)) = (of_split(Split::Train), of_split(Split::Val)) {
+        let said = classes::lopsided(&data.names, &train, &val);
+        problems.extend(
+            said.into_iter()
+                .map(|message| note(&data.file, 0, "class-one-split", false, message)),
+        );
+    }
     let parts = splits
         .iter()
         .map(|(split, images)| {

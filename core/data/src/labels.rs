@@ -17,9 +17,9 @@ pub struct Problem {
     /// Line, from 1; 0 where it concerns the whole file.
     pub line: usize,
     /// A stable word. Of label files: `label-columns`, `label-number`, `label-class`, `label-range`, `label-encoding`,
-    /// `label-empty-box`, `label-duplicate`, `label-two-classes`, `label-polygon`, `label-keypoints`, `label-unreadable`, `label-orphan`,
+    /// `label-empty-box`, `label-duplicate`, `label-near-duplicate`, `label-two-classes`, `label-polygon`, `label-keypoints`, `label-unreadable`, `label-orphan`,
     /// `label-shared`, `label-missing`, `box-cut`; of images: `image-unreadable`, `image-remark`, `image-small`, `image-duplicate`, `image-missing`,
-    /// `image-listed-twice`, `image-left-out`; of the whole: `path-missing`, `split-unusable`, `split-overlap`, `class-empty`,
+    /// `image-listed-twice`, `image-left-out`; of the whole: `path-missing`, `split-unusable`, `split-overlap`, `class-empty`, `class-one-split`,
     /// `names-order`, `names-differ`, `names-unread`, `key-unused`, `images-alike`; of sources that are converted: `annotation-broken`,
     /// `annotation-missing`, `annotation-polygon`, `box-left-out`, `box-cut`, `image-left-out`, `image-without-split`, `size-mismatch`,
     /// `name-clash`, `name-changed`, `only-left-out`, `objects-unmarked`, `setting-unused`, `split-empty`.
@@ -140,12 +140,25 @@ pub fn parse(path: &Path, text: &[u8], rows: Rows<'_>) -> (Vec<Label>, Vec<Probl
                             format!("the same box is `{one}` in an earlier line and `{two}` here; both are learned");
                         report(line, "label-two-classes", false, message);
                     }
+                    if labels.iter().any(|other| nearly(other, &label)) {
+                        let message = "nearly the same box stands in an earlier line; both count as objects".into();
+                        report(line, "label-near-duplicate", false, message);
+                    }
                     labels.push(label);
                 }
             }
         }
     }
     (labels, problems)
+}
+
+/// Share of a side by which two boxes of one object differ that were rounded otherwise, and those of two objects do not.
+const NEAR: f32 = 0.005;
+
+/// Whether two boxes of one class are one, but for rounding.
+fn nearly(one: &Label, other: &Label) -> bool {
+    let close = |at: usize, side: f32| (one[at] - other[at]).abs() <= NEAR * side;
+    one[0] == other[0] && close(1, one[3]) && close(3, one[3]) && close(2, one[4]) && close(4, one[4])
 }
 
 /// Share of a side of a box beyond the image that no rounding and no cut of an object explains.
@@ -369,6 +382,17 @@ mod tests {
             message.contains("`RBC`") && message.contains("`Platelets`"),
             "{message}"
         );
+        // The same box by another tool's rounding is said, a neighbour is not.
+        let near = |row: &str| read(format!("0 0.5 0.5 0.25 0.25\n{row}\n").as_bytes());
+        let (labels, problems, _) = near("0 0.500001 0.499999 0.250001 0.25");
+        assert_eq!((labels.len(), problems), (2, vec![(2, "label-near-duplicate")]));
+        for row in [
+            "0 0.51 0.5 0.25 0.25",
+            "0 0.5 0.5 0.25 0.26",
+            "1 0.500001 0.5 0.25 0.25",
+        ] {
+            assert_eq!(near(row).1, [], "{row}");
+        }
         assert_eq!(read(b"0 0.5 0.5 0.25 0.25\n\xcf\xb8\xb0\n").1, [(2, "label-encoding")]);
         assert_eq!(read(b"\x00\x01\x02").1, [(1, "label-encoding")]);
     }

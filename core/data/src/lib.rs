@@ -5,6 +5,7 @@
 pub mod anchors;
 pub mod augment;
 pub mod check;
+pub mod classes;
 pub mod convert;
 pub mod dataset;
 pub mod endings;

@@ -240,6 +240,29 @@ fn confusion_matrix_equals_the_reference() {
     }
 }
 
+/// Unlike in the reference, what is found where nothing is, or where nothing matches, is counted.
+#[test]
+fn detections_of_nothing_are_counted_in_every_image() {
+    let detection = |x: f32, class: u32, conf: f32| Detection {
+        xyxy: [x, 0.0, x + 10.0, 10.0],
+        conf,
+        class,
+    };
+    let truth = |x: f32, class: u32| Truth {
+        xyxy: [x, 0.0, x + 10.0, 10.0],
+        class,
+    };
+    let mut matrix = ConfusionMatrix::new(2);
+    matrix.add(
+        &[detection(0.0, 0, 0.9), detection(50.0, 1, 0.8), detection(70.0, 1, 0.1)],
+        &[],
+    );
+    matrix.add(&[detection(50.0, 1, 0.9)], &[truth(0.0, 0)]);
+    matrix.add(&[detection(0.0, 0, 0.9), detection(50.0, 0, 0.9)], &[truth(0.0, 0)]);
+    let rows: Vec<&[u64]> = matrix.rows().collect();
+    assert_eq!(rows, [[1, 0, 2], [0, 0, 2], [1, 0, 0]]);
+}
+
 #[test]
 fn coco_numbers_equal_pycocotools() {
     let golden = fixture("map.json");

@@ -522,6 +522,54 @@ fn the_network_is_found_in_every_wrapping() {
     }
 }
 
+/// Averaged weights as a plain dict beside the module of the trained ones: they are taken, or it is said why not.
+#[test]
+fn an_average_without_modules_is_taken() {
+    let scaled = |factor: f32| {
+        let mut net = network();
+        let Py::Tensor { values, .. } = net.module("model.0.conv").at("_parameters").at("weight") else {
+            panic!()
+        };
+        values.iter_mut().for_each(|value| *value *= factor);
+        net
+    };
+    let wanted = maps(&adopted(&checkpoint(scaled(0.5))));
+    for (key, prefix) in [("ema", ""), ("ema_state_dict", "module."), ("model_ema", "")] {
+        let value = dict(vec![
+            ("model", network()),
+            (key, Py::Ordered(scaled(0.5).state_dict(prefix))),
+        ]);
+        let model = read(&value).unwrap();
+        assert_eq!(model.source, Source::Ema, "{key}");
+        assert!(
+            model
+                .notes
+                .iter()
+                .any(|note| note.contains(&format!("`{key}`, are taken"))),
+            "{:?}",
+            model.notes
+        );
+        assert_eq!(worst(&maps(&adopted(&value)), &wanted), 0.0, "{key}");
+    }
+    let mut part = network().state_dict("");
+    part.retain(|(name, _)| *name != text("model.0.conv.weight"));
+    let value = dict(vec![("model", network()), ("ema", Py::Ordered(part))]);
+    let model = read(&value).unwrap();
+    assert_eq!(model.source, Source::Model);
+    assert!(
+        model
+            .notes
+            .iter()
+            .any(|note| note.contains("`model.0.conv.weight`") && note.contains("left out")),
+        "{:?}",
+        model.notes
+    );
+    assert_eq!(
+        worst(&maps(&adopted(&value)), &maps(&adopted(&checkpoint(network())))),
+        0.0
+    );
+}
+
 #[test]
 fn tensors_of_a_state_dict_get_their_plain_names() {
     let state = |prefix: &str| Py::Ordered(network().state_dict(prefix));

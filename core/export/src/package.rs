@@ -36,7 +36,7 @@ pub struct Package {
     pub output: Output,
     /// Names of the classes, in the order of their numbers; empty where nobody said them.
     pub classes: Vec<String>,
-    /// What detection uses where nobody says something else.
+    /// What detection uses where nobody says something else; in a file that suppresses by itself, what it does.
     pub thresholds: Thresholds,
     /// Of `input`, `letterbox` and `output` as they were written: they belong to the file beside them, and nothing else tells a wrong
     /// anchor or stride. Who changed them on purpose takes this line out.
@@ -111,8 +111,11 @@ pub struct Thresholds {
     pub score: f64,
     /// Boxes that overlap a better one of their class by more are dropped.
     pub iou: f64,
-    /// Most boxes of a picture.
+    /// Most boxes of a picture; of each class in files that suppress with ONNX' own op.
     pub boxes: u32,
+    /// Boxes of all classes compete.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub agnostic: bool,
 }
 
 impl Default for Thresholds {
@@ -122,6 +125,7 @@ impl Default for Thresholds {
             score: 0.25,
             iou: 0.45,
             boxes: 1000,
+            agnostic: false,
         }
     }
 }

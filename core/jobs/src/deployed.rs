@@ -26,6 +26,12 @@ pub struct EngineArgs {
 /// Where the engine doesn't fit the file or is missing, and what it says against the file.
 pub fn open(weights: &Path, args: &EngineArgs, device: &DeviceArgs) -> Result<Option<Deployed>> {
     let Some(engine) = engine_of(weights, args)? else {
+        if args.engine_threads > 0 {
+            return Err(Error::Usage(format!(
+                "--engine-threads: {} is a checkpoint, which no engine runs; OMP_NUM_THREADS sets the threads of libtorch",
+                weights.display()
+            )));
+        }
         return Ok(None);
     };
     if device.is_given() && !device.device.trim().eq_ignore_ascii_case("cpu") {

@@ -274,8 +274,11 @@ impl ExportSettings {
             ));
         }
         if format != Format::Ncnn && self.half {
-            let help = "engines that read ONNX choose half precision themselves";
-            return Err(Error::Usage(format!("--half is for ncnn\n  help: {help}")));
+            let help = "engines that read ONNX choose half precision themselves; with --half export to ncnn alone";
+            return Err(Error::Usage(format!(
+                "--half is for ncnn, not for {}\n  help: {help}",
+                format.name()
+            )));
         }
         Ok(())
     }

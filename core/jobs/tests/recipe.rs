@@ -495,6 +495,25 @@ fn keys_that_change_nothing_are_refused_or_said() {
         );
         assert!(!dir.path().join("out").exists(), "{export}: nothing was begun");
     }
+    // A plan has decided what a pruner would; an engine is asked only for times; without images there are no statistics.
+    std::fs::write(dir.path().join("plan.json"), "{}").expect("a file");
+    for (prune, said) in [
+        (
+            "{plan: plan.json, flops: 0.7}",
+            "`flops` has no say where a plan is replayed",
+        ),
+        ("{plan: plan.json, pruner: oneshot}", "`pruner` has no say"),
+        (
+            "{pruner: oneshot, flops: 0.7, engine: torch}",
+            "`engine` has no say without `latency`",
+        ),
+        ("{pruner: oneshot, flops: 0.7, calib-batches: 0}", "calib-batches"),
+    ] {
+        let recipe = Recipe::read(&write(dir.path(), &format!("{train}  - prune: {prune}\n")), &[]).expect("a recipe");
+        let end = compress::run(session(&Log::default()), &recipe, Mode::Keep, Compute::cpu());
+        let text = end.expect_err(prune).to_string();
+        assert!(text.contains("2-prune") && text.contains(said), "{prune}: {text}");
+    }
     let stages = format!(
         "{train}  - quantize: {{backend: qdq, calib-batches: 1, hyp: {{lr0: 0.5}}}}\n  - export: {{formats: onnx, profile: openvino}}\n"
     );

@@ -55,7 +55,6 @@ pub fn named(layers: &[QuantLayer], names: &[String]) -> Result<Vec<String>> {
     let mut found = vec![false; layers.len()];
     for wanted in names {
         let means = |name: &str| name == wanted || name.strip_prefix(wanted).is_some_and(|rest| rest.starts_with('.'));
-        let before = found.iter().filter(|is| **is).count();
         let mut any = false;
         for (is, _) in found.iter_mut().zip(layers).filter(|(_, layer)| means(&layer.name)) {
             (*is, any) = (true, true);
@@ -65,7 +64,7 @@ pub fn named(layers: &[QuantLayer], names: &[String]) -> Result<Vec<String>> {
             let hint = crate::suggest::did_you_mean(wanted, names)
                 .unwrap_or_else(|| "`yolo quantize --analyse` lists all".to_owned());
             return Err(Error::Impossible(format!(
-                "no quantized layer is called `{wanted}`, and none begins with it ({before} found before); {hint}"
+                "no quantized layer is called `{wanted}`, and none begins with it; {hint}"
             )));
         }
     }

@@ -308,11 +308,12 @@ mod tests {
     /// SiLU makes nearly nothing of what lies far below zero: a range need not hold it.
     #[test]
     fn ranges_before_an_activation_are_those_of_its_results() {
-        let values: Vec<f32> = (0..4000).map(|i| -16.0 + 20.0 * i as f32 / 4000.0).collect();
-        let x = Tensor::from_slice(&values);
+        // One of many values lies far out: 16 steps are better spent on the others.
+        let mut values: Vec<f32> = (0..4000).map(|i| (i * 37 % 4000) as f32 / 2000.0 - 1.0).collect();
+        values[3999] = 3.0;
         let spec = FakeQuantSpec {
             qmin: 0,
-            qmax: 255,
+            qmax: 15,
             per_channel: false,
             symmetric: false,
             method: Method::Learnable,
@@ -353,8 +354,6 @@ mod tests {
             [scale.double_value(&[0]), zero.double_value(&[0])]
         };
         assert_eq!(scale(1), scale(8));
-        // And it is a searched one: the largest values are cut.
-        let all = values.iter().copied().fold(f32::MIN, f32::max) - values.iter().copied().fold(f32::MAX, f32::min);
-        assert!(scale(8)[0] < f64::from(all) / 255.0);
+        assert!(scale(8)[0] < 0.8 * 4.0 / 15.0, "it is a searched one");
     }
 }

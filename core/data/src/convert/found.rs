@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::view::View;
 use super::{Settings, draw, name_of};
+use crate::classes;
 use crate::labels::{Label, Problem};
 
 /// Images from this side on are not so small that a box of one pixel means something.
@@ -228,7 +229,7 @@ impl Found {
         let source = &settings.source;
         self.spread();
         if !self.open && !self.items.is_empty() && settings.val_share != Settings::VAL_SHARE {
-            let message = "the source says itself which images are for validation: --val-share changes nothing";
+            let message = "the source says itself which split its images are of: --val-share changes nothing";
             self.note(source, 0, "setting-unused", message);
         }
         // A share for validation was wanted, so there must be one.
@@ -237,6 +238,15 @@ impl Found {
         }
         if settings.names.is_some() {
             self.asked_in_vain(source);
+        }
+        let of_split = |split: &str| {
+            let items = self.items.iter().filter(|item| item.split == split);
+            classes::counts(items.flat_map(|item| &item.labels), self.names.len())
+        };
+        if self.splits.contains("train") && self.splits.contains("val") {
+            for message in classes::lopsided(&self.names, &of_split("train"), &of_split("val")) {
+                self.note(source, 0, "class-one-split", message);
+            }
         }
         if !self.others.is_empty() {
             let each: Vec<String> = (self.others.iter())

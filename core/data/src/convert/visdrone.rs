@@ -40,16 +40,17 @@ pub(super) fn read(settings: &Settings) -> Result<Found> {
             Some(images) => images.clone(),
             None => folder.join("images"),
         };
-        found.splits.insert(split);
+        found.splits.extend(split);
         read_part(settings, &mut found, &folder.join("annotations"), &images, split)?;
     }
     Ok(found)
 }
 
-/// The folder itself, or the folders in it, that hold annotations.
-fn parts(root: &Path) -> Result<Vec<(PathBuf, &'static str)>> {
+/// The folder itself, or the folders in it, that hold annotations, with the split that the name tells. One folder whose name tells none
+/// holds images of all splits.
+fn parts(root: &Path) -> Result<Vec<(PathBuf, Option<&'static str>)>> {
     if root.join("annotations").is_dir() {
-        return Ok(vec![(root.to_owned(), split_of(&name_of(root)).unwrap_or("train"))]);
+        return Ok(vec![(root.to_owned(), split_of(&name_of(root)))]);
     }
     let mut parts = Vec::new();
     for folder in files::listing(root)?
@@ -60,7 +61,7 @@ fn parts(root: &Path) -> Result<Vec<(PathBuf, &'static str)>> {
             let reason = "which split is this? Its name should hold `train`, `val` or `test`";
             return Err(Error::dataset(&folder, reason));
         };
-        parts.push((folder, split));
+        parts.push((folder, Some(split)));
     }
     if parts.is_empty() {
         return Err(Error::dataset(
@@ -76,7 +77,7 @@ fn read_part(
     found: &mut Found,
     annotations: &Path,
     images: &Path,
-    split: &'static str,
+    split: Option<&'static str>,
 ) -> Result<()> {
     let Some(images) = first_folder([images.to_owned()]) else {
         return Err(Error::dataset(images, "the folder of the images does not exist"));
@@ -119,7 +120,7 @@ fn read_part(
                 boxes
             }
         };
-        found.take(settings, &file, Some(split), image, boxes);
+        found.take(settings, &file, split, image, boxes);
     }
     for image in by_stem.into_values().flatten() {
         found.problem(

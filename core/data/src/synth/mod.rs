@@ -27,6 +27,8 @@ pub struct Settings {
     pub size: usize,
     /// Number of classes: the first so many of [`CLASSES`].
     pub classes: usize,
+    /// How many times as large objects are, 1 to 4: at 1 they take 3 to 9 % of the picture's side, as in pictures from far above.
+    pub zoom: f32,
     /// The same seed makes the same files.
     pub seed: u64,
     /// PNG (exact, large) instead of JPEG.
@@ -39,6 +41,7 @@ impl Default for Settings {
             images: 320,
             size: 192,
             classes: CLASSES.len(),
+            zoom: 1.0,
             seed: 0,
             png: false,
         }
@@ -60,14 +63,19 @@ pub struct Made {
 
 /// One picture and its labels, as a function of seed and index.
 pub fn picture(size: usize, seed: u64, index: u64) -> (Image, Vec<Label>) {
-    picture_of(CLASSES.len(), size, seed, index)
+    let settings = Settings {
+        size,
+        seed,
+        ..Settings::default()
+    };
+    picture_of(&settings, index)
 }
 
-/// As [`picture`], with objects of the first `classes` classes only.
-fn picture_of(classes: usize, size: usize, seed: u64, index: u64) -> (Image, Vec<Label>) {
-    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+/// A picture of a data set by its index.
+fn picture_of(settings: &Settings, index: u64) -> (Image, Vec<Label>) {
+    let mut rng = ChaCha8Rng::seed_from_u64(settings.seed);
     rng.set_stream(index);
-    scene::draw(size, classes, &mut rng)
+    scene::draw(settings.size, settings.classes, settings.zoom, &mut rng)
 }
 
 /// Writes a data set into a folder: `images/{train,val,test}`, `labels/...` and, last, `data.yaml`. A folder that has a
@@ -81,6 +89,7 @@ pub fn write(folder: &Path, settings: &Settings, progress: &(dyn Fn(usize) + Syn
         images,
         size,
         classes,
+        zoom,
         seed,
         png,
     } = *settings;
@@ -99,6 +108,11 @@ pub fn write(folder: &Path, settings: &Settings, progress: &(dyn Fn(usize) + Syn
             "there are 1 to {} classes to draw ({}), not {classes}",
             CLASSES.len(),
             CLASSES.join(", ")
+        )));
+    }
+    if !(1.0..=4.0).contains(&zoom) {
+        return Err(Error::Settings(format!(
+            "objects can be drawn 1 to 4 times as large, not {zoom} times"
         )));
     }
     let yaml = folder.join("data.yaml");
@@ -122,7 +136,7 @@ pub fn write(folder: &Path, settings: &Settings, progress: &(dyn Fn(usize) + Syn
     let counts: Vec<Vec<usize>> = (0..images)
         .into_par_iter()
         .map(|index| {
-            let (image, boxes) = picture_of(classes, size, seed, index as u64);
+            let (image, boxes) = picture_of(settings, index as u64);
             let name = format!("{}/{index:06}", split(index));
             let ending = if png { "png" } else { "jpg" };
             image.save(&folder.join("images").join(format!("{name}.{ending}")))?;

@@ -45,8 +45,8 @@ struct Object {
     corners: [f32; 4],
 }
 
-/// Draws a picture and tells where its objects are.
-pub fn draw(size: usize, classes: usize, rng: &mut impl Rng) -> (Image, Vec<Label>) {
+/// Draws a picture, with objects of the first `classes` classes `zoom` times as large as usual, and tells where they are.
+pub fn draw(size: usize, classes: usize, zoom: f32, rng: &mut impl Rng) -> (Image, Vec<Label>) {
     let mut canvas = Canvas {
         size,
         pixels: vec![[0.0; 3]; size * size],
@@ -63,7 +63,7 @@ pub fn draw(size: usize, classes: usize, rng: &mut impl Rng) -> (Image, Vec<Labe
     };
     let mut objects: Vec<Object> = Vec::new();
     for _ in 0..wanted {
-        if let Some(object) = place(size, classes, &objects, rng) {
+        if let Some(object) = place(size, classes, zoom, &objects, rng) {
             shade(&mut canvas, &object, sun);
             paint(&mut canvas, &object, rng);
             objects.push(object);
@@ -78,10 +78,10 @@ pub fn draw(size: usize, classes: usize, rng: &mut impl Rng) -> (Image, Vec<Labe
     (develop(&canvas, rng), labels)
 }
 
-fn random_shape(size: usize, classes: usize, rng: &mut impl Rng) -> Shape {
+fn random_shape(size: usize, classes: usize, zoom: f32, rng: &mut impl Rng) -> Shape {
     // Small objects are more frequent than large ones.
     let draw = rng.random::<f32>();
-    let length = size as f32 * (0.030 + 0.055 * draw * draw);
+    let length = zoom * size as f32 * (0.030 + 0.055 * draw * draw);
     match rng.random_range(0..classes as u32) {
         0 => Shape::Vehicle(length, length * uniform(rng, 0.42, 0.55) as f32),
         1 => Shape::Tank(length * 0.8),
@@ -91,8 +91,8 @@ fn random_shape(size: usize, classes: usize, rng: &mut impl Rng) -> Shape {
 }
 
 /// Finds a free place; up to a third of an object may lie outside of the picture.
-fn place(size: usize, classes: usize, objects: &[Object], rng: &mut impl Rng) -> Option<Object> {
-    let shape = random_shape(size, classes, rng);
+fn place(size: usize, classes: usize, zoom: f32, objects: &[Object], rng: &mut impl Rng) -> Option<Object> {
+    let shape = random_shape(size, classes, zoom, rng);
     let angle = uniform(rng, 0.0, std::f64::consts::TAU) as f32;
     let ([hw, hh], [mx, my]) = shape.extent(angle);
     let limit = size as f32;

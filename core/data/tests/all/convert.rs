@@ -106,6 +106,7 @@ three,3,5,5,1,1,0,0
         made.dropped,
         BTreeMap::from([("duplicate", 1), ("empty", 1), ("ignored", 3)])
     );
+    let source = dir.path().file_name().expect("a name").to_string_lossy().into_owned();
     assert_eq!(
         found(&made),
         [
@@ -114,12 +115,41 @@ three,3,5,5,1,1,0,0
             ("a.txt".to_owned(), 9, "annotation-broken"),
             ("gone.txt".to_owned(), 0, "image-missing"),
             ("unlabelled.png".to_owned(), 0, "annotation-missing"),
+            (source.clone(), 0, "class-one-split"),
+            (source, 0, "class-one-split"),
             ("a.txt".to_owned(), 5, "box-cut"),
         ]
     );
     // What is there is not overwritten.
     let again = run(&Settings::new(Format::VisDrone, dir.path()), &dir.path().join("out")).expect_err("it is there");
     assert!(again.to_string().contains("there is a data set already"), "{again}");
+}
+
+#[test]
+fn one_visdrone_folder_is_split_by_share_unless_its_name_says_what_it_is() {
+    for (name, val) in [("set", true), ("VisDrone2019-DET-train", false)] {
+        let dir = folder();
+        for image in 0..6 {
+            put_picture(dir.path(), &format!("{name}/images/{image}.png"), image);
+            put(
+                dir.path(),
+                &format!("{name}/annotations/{image}.txt"),
+                "4,3,8,6,1,4,0,0\n",
+            );
+        }
+        let settings = Settings {
+            val_share: 0.4,
+            ..Settings::new(Format::VisDrone, &dir.path().join(name))
+        };
+        let made = run(&settings, &dir.path().join("out")).expect("a data set");
+        let data = Dataset::open(&made.yaml).expect("readable");
+        assert_eq!(data.has(Split::Val), val, "{name}");
+        assert_eq!(
+            made.problems.iter().any(|note| note.kind == "setting-unused"),
+            !val,
+            "{name}"
+        );
+    }
 }
 
 const XML: &str = "<annotation>

@@ -124,6 +124,34 @@ fn an_image_whose_objects_are_lost_is_no_background() {
 }
 
 #[test]
+fn classes_of_one_split_are_named() {
+    let dir = folder();
+    for (number, class) in [(1, 0), (2, 1), (3, 2)] {
+        for split in ["train", "val"] {
+            put_picture(dir.path(), &format!("images/{split}/{number}.png"), number);
+            // `b` is in `val` alone, `c` in `train` alone.
+            let there = class == 0 || (class == 1) == (split == "val");
+            let row = if there {
+                format!("{class} 0.5 0.5 0.5 0.5\n")
+            } else {
+                String::new()
+            };
+            put(dir.path(), &format!("labels/{split}/{number}.txt"), row);
+        }
+    }
+    let text = "path: .\ntrain: images/train\nval: images/val\nnames: [a, b, c]\n";
+    let said = texts(&look(&put(dir.path(), "data.yaml", text)).problems, "class-one-split");
+    assert_eq!(said.len(), 2, "{said:?}");
+    assert!(
+        said[0].contains("none in `train`: `b`;") && said[1].contains("none in `val`: `c`;"),
+        "{said:?}"
+    );
+    // Both splits from one folder have the same classes.
+    let text = "path: .\ntrain: images/train\nval: images/train\nnames: [a, b, c]\n";
+    assert!(texts(&look(&put(dir.path(), "data.yaml", text)).problems, "class-one-split").is_empty());
+}
+
+#[test]
 fn boxes_that_reach_far_out_are_counted() {
     let cut = |change: fn(&mut Value)| {
         let mut file = coco();

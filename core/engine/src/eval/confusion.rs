@@ -42,7 +42,8 @@ impl ConfusionMatrix {
         self.counts.chunks_exact(self.classes + 1)
     }
 
-    /// Adds an image. As in the reference, detections of nothing are counted only in images where something matched.
+    /// Adds an image. The reference counts detections of nothing only in images where something matched, so images without objects and
+    /// those where all is wrong leave no trace in its last column; here they do.
     pub fn add(&mut self, detections: &[Detection], truths: &[Truth]) {
         let confident: Vec<Detection> = detections.iter().copied().filter(|d| d.conf > self.conf).collect();
         best_label_per_detection(&confident, truths, self.iou, false, &mut self.pairs);
@@ -63,11 +64,9 @@ impl ConfusionMatrix {
             });
             self.count(predicted, truth.class as usize);
         }
-        if !self.pairs.is_empty() {
-            for (detection, used) in confident.iter().zip(used) {
-                if !used {
-                    self.count(detection.class as usize, nothing);
-                }
+        for (detection, used) in confident.iter().zip(used) {
+            if !used {
+                self.count(detection.class as usize, nothing);
             }
         }
     }

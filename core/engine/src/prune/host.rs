@@ -13,7 +13,7 @@ use yolo_core::{Graph, Op, Params, Progress};
 use super::activations::mean_activations;
 use super::gradients::gradients;
 use super::tune::tune;
-use super::{Candidate, GroupScores, PruneData, PruneOptions, recalibrate};
+use super::{Asked, Candidate, GroupScores, PruneData, PruneOptions, recalibrate};
 use crate::checkpoint::Checkpoint;
 use crate::eval::NmsOptions;
 use crate::train::{EpochRow, Hook, Listener, Regularise, TrainOptions, train};
@@ -33,6 +33,7 @@ pub(super) struct Host<'a> {
     /// How often the model was trained.
     trained: usize,
     last: Option<GroupScores>,
+    asked: Asked,
 }
 
 impl<'a> Host<'a> {
@@ -64,6 +65,7 @@ impl<'a> Host<'a> {
             looked: [false; 2],
             trained: 0,
             last: None,
+            asked: Asked::default(),
         })
     }
 
@@ -77,9 +79,9 @@ impl<'a> Host<'a> {
         Ok(plan)
     }
 
-    /// The model, trained if the pruner trained it, and the last scores.
-    pub fn finish(self) -> (Checkpoint, Option<GroupScores>) {
-        (self.model, self.last)
+    /// The model, trained if the pruner trained it, the last scores, and what the pruner has asked for.
+    pub fn finish(self) -> (Checkpoint, Option<GroupScores>, Asked) {
+        (self.model, self.last, self.asked)
     }
 
     /// The network of a plan. Tensors that are whole are the model's own, but for the statistics of batch norms.
@@ -102,6 +104,7 @@ impl<'a> Host<'a> {
     fn look(&mut self, metric: &dyn PruneMetric) -> Result<()> {
         let (wanted, batches) = (metric.needs(), self.options.calib_batches);
         if (wanted.grad || wanted.grad_square) && !self.looked[0] {
+            self.asked.loss = true;
             let found = gradients(&self.model, self.data.calib, batches, &self.options.train)?;
             (self.measured.grads, self.measured.squares) = (found.mean, found.square);
             self.looked[0] = true;
@@ -128,6 +131,8 @@ impl<'a> Host<'a> {
 
     /// Measures a candidate, or remembers what it was.
     fn worth(&mut self, plan: &PrunePlan, steps: usize) -> Result<Evaluation> {
+        self.asked.candidates = true;
+        self.asked.loss |= steps > 0;
         let kept = self.cost.widths(plan, &self.groups);
         let share = |now: i64, full: i64| now as f64 / full.max(1) as f64;
         let full = self.cost.full();
@@ -196,6 +201,7 @@ impl PruneHost for Host<'_> {
     }
 
     fn scores(&mut self, metric: &dyn PruneMetric) -> yolo_core::Result<Scores> {
+        self.asked.scores = true;
         self.look(metric).map_err(plain)?;
         let count = self.groups.groups.len();
         let tensors: Vec<Vec<GroupTensors>> = (0..count)
@@ -236,6 +242,7 @@ impl PruneHost for Host<'_> {
     }
 
     fn train(&mut self, epochs: usize, regulariser: &mut dyn Regulariser) -> yolo_core::Result<()> {
+        self.asked.loss = true;
         let options = TrainOptions {
             epochs,
             val_every: epochs.max(1),

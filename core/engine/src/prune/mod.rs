@@ -71,6 +71,19 @@ pub struct Pruned {
     pub plan: PrunePlan,
     /// The last scores that the pruner asked for.
     pub scores: Option<GroupScores>,
+    /// What the pruner has asked for, so which settings had a say.
+    pub asked: Asked,
+}
+
+/// What a pruner has asked its host for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Asked {
+    /// Scores of channels.
+    pub scores: bool,
+    /// What candidates are worth.
+    pub candidates: bool,
+    /// A training, or gradients: hyper-parameters have a say in both.
+    pub loss: bool,
 }
 
 /// Scores of all channels by a metric.
@@ -105,13 +118,18 @@ pub fn prune(
     let mut host = host::Host::new(model.deep_clone(), data, options, progress)?;
     let plan = host.plan(pruner)?;
     // A pruner may have trained the model.
-    let (trained, scores) = host.finish();
+    let (trained, scores, asked) = host.finish();
     let settings = json!({
         "pruner": pruner, "budget": options.budget, "rounding": options.rounding, "limits": options.limits,
         "members": options.members, "aggregate": options.aggregate, "seed": options.seed,
     });
     let model = apply_plan(&trained, &plan, data.calib, options.calib_batches, settings)?;
-    Ok(Pruned { model, plan, scores })
+    Ok(Pruned {
+        model,
+        plan,
+        scores,
+        asked,
+    })
 }
 
 /// Removes what the plan does not keep and measures the statistics of the batch norms anew.

@@ -14,8 +14,9 @@ use crate::{Error, Result};
 /// Modules can nest this deep.
 const MAX_DEPTH: usize = 64;
 /// Keys under which state dicts are saved, the average first, as with whole models.
-const STATE_KEYS: [&str; 9] = [
+const STATE_KEYS: [&str; 10] = [
     "ema_state_dict",
+    "model_ema",
     "state_dict",
     "model_state_dict",
     "model_state",
@@ -25,6 +26,8 @@ const STATE_KEYS: [&str; 9] = [
     "net",
     "params",
 ];
+/// Those of them that are averages of the trained weights.
+const AVERAGES: [&str; 3] = ["ema", "ema_state_dict", "model_ema"];
 /// Modules around a model that pass everything on, and the child that holds it.
 const WRAPPERS: [(&str, &str); 6] = [
     ("DataParallel", "module"),
@@ -34,6 +37,9 @@ const WRAPPERS: [(&str, &str); 6] = [
     ("AutoShape", "model"),
     ("DetectMultiBackend", "model"),
 ];
+
+/// Tensors by key.
+type State = indexmap::IndexMap<String, RawTensor>;
 
 /// Reads what the root of the pickle holds.
 pub(super) fn read_model(tensors: &mut Tensors<'_>) -> Result<PtModel> {
@@ -72,6 +78,9 @@ pub(super) fn read_model(tensors: &mut Tensors<'_>) -> Result<PtModel> {
             model.class.clone_from(&tree.class);
             model.tree = Some(tree);
             attributes(tensors, module, &mut model)?;
+            if source == Source::Model {
+                average(tensors, &mut model)?;
+            }
         }
         None => {
             model.source = Source::StateDict;
@@ -244,11 +253,7 @@ fn join(prefix: &str, name: &str) -> String {
 fn state_dict(tensors: &mut Tensors<'_>, model: &mut PtModel) -> Result<()> {
     let pickle = tensors.pickle;
     let root = pickle.root();
-    let holds_tensors = |id: Id| {
-        pickle
-            .pairs(id)
-            .is_some_and(|pairs| pairs.iter().any(|(_, value)| is_tensor(pickle, *value)))
-    };
+    let holds_tensors = |id: Id| holds_tensors(pickle, id);
     let named = |key: &str| pickle.get(root, key).filter(|id| holds_tensors(*id));
     let found = STATE_KEYS.iter().filter_map(|key| Some((*key, named(key)?)));
     let found: Vec<(&str, Id)> = found.collect();
@@ -283,24 +288,76 @@ fn state_dict(tensors: &mut Tensors<'_>, model: &mut PtModel) -> Result<()> {
             }
         }
     };
+    let (state, odd) = tensors_of(tensors, dict)?;
+    let odd = odd.into_iter().filter(|name| dict != root || name != "names");
+    (model.notes).extend(odd.map(|name| format!("`{name}` in it is no tensor with a name and is left out")));
+    model.state = state;
+    Ok(())
+}
+
+/// The tensors of a dict by the keys of the model itself, and the names of what else is in it.
+fn tensors_of(tensors: &mut Tensors<'_>, dict: Id) -> Result<(State, Vec<String>)> {
+    let pickle = tensors.pickle;
+    let (mut state, mut odd) = (State::new(), Vec::new());
     for (key, value) in pickle.pairs(dict).unwrap_or_default() {
         let name = pickle.str(*key).unwrap_or("?");
         match tensors.resolve(*value, name)? {
             Some(tensor) if pickle.str(*key).is_some() => {
-                model.state.insert(name.to_owned(), tensor);
+                state.insert(name.to_owned(), tensor);
             }
-            _ if dict == root && name == "names" => {}
-            _ => model
-                .notes
-                .push(format!("`{name}` in it is no tensor with a name and is left out")),
+            _ => odd.push(name.to_owned()),
         }
     }
-    let renamed = plain_keys(model.state.keys().map(String::as_str));
-    model.state = renamed
-        .into_iter()
-        .zip(std::mem::take(&mut model.state).into_values())
-        .collect();
+    let renamed = plain_keys(state.keys().map(String::as_str));
+    Ok((renamed.into_iter().zip(state.into_values()).collect(), odd))
+}
+
+/// The averaged weights take the place of the trained ones where the file holds them as a plain dict beside the module.
+fn average(tensors: &mut Tensors<'_>, model: &mut PtModel) -> Result<()> {
+    let pickle = tensors.pickle;
+    let found = (AVERAGES.iter()).find_map(|key| {
+        Some((
+            *key,
+            pickle.get(pickle.root(), key).filter(|id| holds_tensors(pickle, *id))?,
+        ))
+    });
+    let Some((key, dict)) = found else { return Ok(()) };
+    let (state, _) = tensors_of(tensors, dict)?;
+    let fits = |name: &String| {
+        let own = model.state.get(name);
+        own.zip(state.get(name))
+            .is_some_and(|(own, new)| own.shape == new.shape)
+    };
+    // Some averages hold parameters alone, without statistics and counters.
+    let parameters = |tree: &PtModule| -> Vec<String> {
+        let of = |module: &PtModule| -> Vec<String> {
+            let named = module.tensors.iter().filter(|(_, parameter)| **parameter);
+            named.map(|(name, _)| join(&module.path, name)).collect()
+        };
+        tree.walk().into_iter().flat_map(of).collect()
+    };
+    let wanted = model.tree.as_ref().map(parameters).unwrap_or_default();
+    if let Some(missing) = wanted.iter().find(|name| !fits(name)) {
+        model.notes.push(format!(
+            "its averaged weights, `{key}`, are not those of the module in `model` (`{missing}`): they are left out, `model` is taken"
+        ));
+        return Ok(());
+    }
+    for (name, tensor) in state {
+        if let Some(own) = model.state.get_mut(&name).filter(|own| own.shape == tensor.shape) {
+            *own = tensor;
+        }
+    }
+    model.source = Source::Ema;
+    model.notes.push(format!(
+        "the averaged weights, `{key}`, are taken, those of `model` are not"
+    ));
     Ok(())
+}
+
+/// Whether it is a dict with tensors in it.
+fn holds_tensors(pickle: &Pickle, id: Id) -> bool {
+    (pickle.pairs(id)).is_some_and(|pairs| pairs.iter().any(|(_, value)| is_tensor(pickle, *value)))
 }
 
 fn is_tensor(pickle: &Pickle, id: Id) -> bool {
@@ -374,7 +431,7 @@ fn anchors_in_pixels(path: &Path, anchors: &RawTensor, strides: &[f64]) -> Resul
 }
 
 /// Number of scalars in the state dict, without counters.
-pub(super) fn scalars(state: &indexmap::IndexMap<String, RawTensor>) -> usize {
+pub(super) fn scalars(state: &State) -> usize {
     state
         .iter()
         .filter(|(key, _)| !key.ends_with("num_batches_tracked"))

@@ -66,6 +66,23 @@ fn epochs(
     hooks: &mut [&mut dyn Hook],
     listener: &dyn Listener,
 ) -> Result<()> {
+    let (done, best) = (run.state.epochs_done, run.state.best_epoch);
+    if val.is_some() && done > 0 && done < options.epochs && done.is_multiple_of(options.val_every.max(1)) {
+        let tired = impatient(done - 1, best, options);
+        if options.world.decide(tired)? {
+            if run.world.is_main() {
+                listener.say(&format!(
+                    "the run was over after {done} of {} epochs: none of the last {} was better than epoch {} (patience: {}); a new run can start \
+                     from its weights",
+                    options.epochs,
+                    done - 1 - best,
+                    best + 1,
+                    options.patience
+                ));
+            }
+            return Ok(());
+        }
+    }
     while run.state.epochs_done < options.epochs {
         let epoch = run.state.epochs_done;
         let losses = run.epoch(epoch, options, train, hooks, listener)?;
@@ -93,11 +110,8 @@ fn epochs(
         listener.epoch(&row, best);
         let wanted = options.world.all(listener.go_on())?;
         // Epochs that were not measured are no reason for impatience.
-        let stale = epoch - run.state.best_epoch.min(epoch);
-        if options
-            .world
-            .decide(measured && options.patience > 0 && stale >= options.patience)?
-        {
+        let tired = measured && impatient(epoch, run.state.best_epoch, options);
+        if options.world.decide(tired)? {
             break;
         }
         if run.state.epochs_done < options.epochs {
@@ -105,6 +119,11 @@ fn epochs(
         }
     }
     Ok(())
+}
+
+/// Whether the last of the epochs up to `epoch` that got better is longer ago than patience lasts.
+fn impatient(epoch: usize, best: usize, options: &TrainOptions) -> bool {
+    options.patience > 0 && epoch - best.min(epoch) >= options.patience
 }
 
 /// Whether the run in `folder` goes on with these settings, data and start; for callers that write before they call [`train`].

@@ -7,7 +7,7 @@ use crate::Result;
 use crate::ncnn::model::Net;
 use crate::onnx::proto::ModelProto;
 use crate::onnx::{self, Outputs};
-use crate::package::{Output, Package, sum_of};
+use crate::package::{Output, Package, Thresholds, sum_of};
 
 /// The description of an ONNX file.
 pub(super) fn described_onnx(model: &ModelProto, graph: &Graph, request: &Request, bytes: &[u8]) -> Result<Vec<u8>> {
@@ -48,6 +48,17 @@ fn describe(input: &str, output: Output, (graph, request): (&Graph, &Request), f
         (0..count).map(|class| class.to_string()).collect()
     };
     let mut package = Package::new(input, shape, output, &names);
+    // What the file has decided is no choice of a host.
+    if let Some(nms) = &request.nms {
+        // Shares come from numbers of single precision; 0.1 is to be read as 0.1.
+        let share = |share: f64| (share * 1e6).round() / 1e6;
+        package.thresholds = Thresholds {
+            score: share(nms.score),
+            iou: share(nms.iou),
+            boxes: u32::try_from(nms.max_boxes).unwrap_or(u32::MAX),
+            agnostic: nms.agnostic,
+        };
+    }
     package.file = Some(sum_of(file));
     Ok(package.to_json()?.into_bytes())
 }

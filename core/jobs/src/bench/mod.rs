@@ -127,6 +127,13 @@ pub fn run(session: Session<'_>, settings: &BenchSettings, weights: &[PathBuf], 
     for weights in weights {
         for engine in &engines {
             task.ask()?;
+            if *engine == Engine::Ncnn && setup.batch > 1 && settings.engine.is_empty() {
+                session.say(format!(
+                    "{}: not in ncnn: it runs one image at a time",
+                    weights.display()
+                ));
+                continue;
+            }
             rows.extend(measure(session, weights, *engine, !settings.engine.is_empty(), setup)?);
             task.step(rows.len(), total, "")?;
         }
@@ -151,8 +158,10 @@ pub struct Timing {
     pub precision: &'static str,
     /// Threads of the engine.
     pub threads: usize,
-    /// Side of the image.
+    /// Longer side of the image.
     pub img: i64,
+    /// Its height and width.
+    pub sides: [i64; 2],
     /// Median of a run in milliseconds.
     pub ms_median: f64,
     /// 95th percentile in milliseconds.
@@ -281,12 +290,11 @@ fn measure(session: Session<'_>, weights: &Path, engine: Engine, asked: bool, se
         };
     }
     let mut size_bytes = file_size(weights)?;
-    let (latency, precision, img, gflops) = if is_onnx {
+    let (latency, precision, sides, gflops) = if is_onnx {
         let file = ModelProto::read(weights)?;
         let sides = sides_of(weights, &file, setup.side)?;
-        let img = sides[0].max(sides[1]);
         let latency = bench::onnx_batch(weights, batch as i64, sides, threads, plan)?;
-        (latency, if file.is_quantized() { "int8" } else { "f32" }, img, None)
+        (latency, if file.is_quantized() { "int8" } else { "f32" }, sides, None)
     } else {
         let model = open::checkpoint(session, weights)?;
         let img = open::image_size(session, setup.side, &model)? as i64;
@@ -306,7 +314,7 @@ fn measure(session: Session<'_>, weights: &Path, engine: Engine, asked: bool, se
                 return Err(Error::Failed(format!("bench: {} has a port of its own", engine.name())));
             }
         };
-        (latency, precision, img, Some(batch as f64 * gflops(&model, img)?))
+        (latency, precision, [img; 2], Some(batch as f64 * gflops(&model, img)?))
     };
     let Latency {
         ms_median, ms_p95, fps, ..
@@ -317,7 +325,8 @@ fn measure(session: Session<'_>, weights: &Path, engine: Engine, asked: bool, se
         engine,
         precision,
         threads,
-        img,
+        img: sides[0].max(sides[1]),
+        sides,
         ms_median,
         ms_p95,
         fps,
@@ -483,8 +492,15 @@ fn temporary_onnx(model: &Checkpoint, img: i64, batch: usize) -> Result<tempfile
     Ok(file)
 }
 
+/// Bytes of a file, and of the weights beside it where it is but the network (ncnn's `.param`, OpenVINO's `.xml`).
 fn file_size(path: &Path) -> Result<u64> {
-    Ok(std::fs::metadata(path)
-        .map_err(|error| io_error("can't look at", path, &error))?
-        .len())
+    let size = |path: &Path| match std::fs::metadata(path) {
+        Ok(data) => Ok(data.len()),
+        Err(error) => Err(io_error("can't look at", path, &error)),
+    };
+    let parted = path
+        .extension()
+        .is_some_and(|ending| ending == "param" || ending == "xml");
+    let weights = parted.then(|| size(&path.with_extension("bin"))).transpose()?;
+    Ok(size(path)? + weights.unwrap_or(0))
 }

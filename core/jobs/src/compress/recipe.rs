@@ -358,6 +358,11 @@ fn filled(path: &Path, written: &Value, recipe: &Recipe, hyp: Option<&Value>) ->
     for stage in all["stages"].as_array_mut().into_iter().flatten() {
         for (kind, options) in stage.as_object_mut().into_iter().flatten() {
             if let Some(options) = options.as_object_mut() {
+                for key in ["plan", "op-times", "teacher"] {
+                    if let Some(Value::String(file)) = options.get_mut(key).filter(|file| **file != "base") {
+                        *file = beside(path, Path::new(file)).to_string_lossy().into_owned();
+                    }
+                }
                 // A file's content, so that the key of the stage sees it change.
                 let own = match options.remove("hyp") {
                     Some(Value::String(file)) => {

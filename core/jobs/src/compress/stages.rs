@@ -481,7 +481,10 @@ impl<'a> Context<'a> {
             resume,
         };
         if first {
-            let (train, _) = job.loaders()?;
+            let (train, val) = job.loaders()?;
+            if !resume {
+                job.say_lopsided(&train, &val);
+            }
             job.fit_anchors(&train, !settings.noautoanchor, !resume)?;
         }
         Ok(job)
@@ -489,7 +492,7 @@ impl<'a> Context<'a> {
 
     fn prune(&self, settings: &PruneSettings, name: &str, place: &Path) -> Result<Record> {
         let model = self.trained_before()?;
-        let own_folder = settings.candidates.is_none();
+        let (own_folder, given) = (settings.candidates.is_none(), settings.changed());
         let settings = PruneSettings {
             candidates: settings.candidates.clone().or_else(|| Some(place.join("candidates"))),
             ..settings.clone()
@@ -500,6 +503,8 @@ impl<'a> Context<'a> {
             img: open::image_size(self.session, settings.img, &model)?,
             settings: &settings,
             precision: self.compute.precision,
+            // Recipes fill the hyper-parameters in.
+            given: (given.into_iter()).filter(|name| name != "hyp").collect(),
             own_folder,
         };
         let pruned = pruning.run(&model, &format!("{name}.pruner"))?;

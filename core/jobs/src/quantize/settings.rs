@@ -53,7 +53,7 @@ pub struct QuantizeSettings {
     /// Points of mAP (of 100) that may be lost with `--float-layers auto`, on training images
     #[arg(long, default_value_t = 0.3)]
     pub max_drop: f64,
-    /// Training images that mAP is measured on to choose or to compare layers
+    /// Training images that mAP is measured on to choose or to compare layers, and to compare a file with the network
     #[arg(long, default_value_t = 128)]
     pub select_images: usize,
     /// Take the mean error of each layer's results off its bias (default: as the backend likes it)

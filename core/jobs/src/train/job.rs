@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use yolo_core::config::Located;
 use yolo_core::prune::Regulariser;
 use yolo_core::{Progress, Pruner};
-use yolo_data::{Dataset, Loader, Split};
+use yolo_data::{Dataset, Loader, Split, classes};
 use yolo_engine::Checkpoint;
 use yolo_engine::train::anchors::{self, AnchorReport};
 use yolo_engine::train::{EpochRow, Hook, Listener, Outcome, Regularise, TrainOptions};
@@ -84,6 +84,18 @@ impl Job<'_> {
             true,
         )?;
         Ok((train, val))
+    }
+
+    /// Says which classes only one of the two has boxes of.
+    pub fn say_lopsided(&self, train: &Loader, val: &Loader) {
+        let names = &self.dataset.names;
+        let counts = |loader: &Loader| {
+            let labels = loader.samples().iter().flat_map(|sample| &sample.boxes);
+            classes::counts(labels, names.len())
+        };
+        for said in classes::lopsided(names, &counts(train), &counts(val)) {
+            self.session.say(format!("note: {said}"));
+        }
     }
 
     /// Holds the model's anchors against the boxes to learn from, and fits them where they are far off and `fit` allows it.

@@ -139,6 +139,9 @@ impl Training<'_> {
         let mut job = self.job(session, start, &dataset, precision, size)?;
         let (train, measured) = job.loaders()?;
         let main = self.world.is_main();
+        if main && !self.resume {
+            job.say_lopsided(&train, &measured);
+        }
         let anchors = job.fit_anchors(&train, !self.settings.noautoanchor, main && !self.resume)?;
         let sparsify = self.settings.sparsify.clone();
         if let Some(generations) = self.evolve {
