@@ -14,17 +14,19 @@ pub fn demo() -> Outcome {
         yolo.current_dir(root());
         yolo
     };
-    let data = root().join("runs/demo/data/data.yaml");
+    let data = root().join("runs/demo/scenes/data.yaml");
     if !data.exists() {
         run(yolo().args([
             "data",
             "synth",
             "--out",
-            "runs/demo/data",
+            "runs/demo/scenes",
             "--images",
             "320",
             "--img",
-            "192",
+            "128",
+            "--zoom",
+            "2.5",
         ]))?;
     }
     run(yolo().args(["compress", "configs/recipes/demo.yaml", "--resume"]))?;

@@ -20,16 +20,32 @@ pub struct Protocol<'a> {
 }
 
 /// Options of `yolo quantize` with their names in the table.
-const OPTIONS: [(&str, &[&str]); 6] = [
-    ("default", &[]),
+const OPTIONS: [(&str, &[&str]); 7] = [
     ("ranges alone", &["--bias-correction", "false", "--rounding", "nearest"]),
+    (
+        "`--tune 4`",
+        &["--tune", "4", "--batch-size", "4", "--calib-batches", "32"],
+    ),
     (
         "bias correction",
         &["--bias-correction", "true", "--rounding", "nearest"],
     ),
     ("AdaRound", &["--bias-correction", "false", "--rounding", "adaround"]),
     ("both", &["--bias-correction", "true", "--rounding", "adaround"]),
-    ("default, `--float-layers auto`", &["--float-layers", "auto"]),
+    ("`--float-layers auto`", &["--float-layers", "auto"]),
+    (
+        "`--tune 4 --float-layers auto`",
+        &[
+            "--tune",
+            "4",
+            "--batch-size",
+            "4",
+            "--calib-batches",
+            "32",
+            "--float-layers",
+            "auto",
+        ],
+    ),
 ];
 
 /// Whether data and weights are there.

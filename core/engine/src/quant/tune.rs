@@ -176,66 +176,9 @@ impl Pair {
 /// One tensor that learns.
 struct Slot {
     tensor: Tensor,
-    /// What a step moves it by: a number, or one for each row.
-    rate: Tensor,
+    rate: f64,
     mean: Tensor,
     square: Tensor,
-}
-
-/// What learns of a network, by key, and what a step of Adam moves it by.
-fn learners(graph: &Graph, params: &Params) -> Result<Vec<(String, Tensor)>> {
-    let consumers = graph.consumers();
-    let largest = |key: &str| -> Result<f64> { Ok(params.require(key)?.f_abs()?.f_max()?.f_double_value(&[])?) };
-    let mut found: Vec<(String, Tensor)> = Vec::new();
-    for (value, node) in graph.values().zip(&graph.nodes) {
-        let mut learn = |name: &str, rate: Tensor| found.push((format!("{}.{name}", node.name), rate));
-        match &node.op {
-            Op::FakeQuant { quant } if quant.method == Method::Learnable => {
-                learn("scale", Tensor::from(RATE * largest(&format!("{}.scale", node.name))?));
-                if !quant.symmetric {
-                    learn("zero_point", Tensor::from(RATE * (quant.qmax - quant.qmin) as f64));
-                }
-            }
-            Op::Conv2d { bias, weight_quant, .. } | Op::Linear { bias, weight_quant, .. } => {
-                if *bias {
-                    let key = format!("{}.bias", node.name);
-                    let behind = consumers[value.index()].iter().find_map(|reader| {
-                        let reader = graph.node(*reader);
-                        matches!(reader.op, Op::FakeQuant { .. }).then(|| format!("{}.scale", reader.name))
-                    });
-                    let steps = match behind.filter(|key| params.get(key).is_some()) {
-                        Some(scale) => 255.0 * largest(&scale)?,
-                        None => (params.require(&key)?.f_abs()?)
-                            .f_mean(Kind::Double)?
-                            .f_double_value(&[])?,
-                    };
-                    learn("bias", Tensor::from(0.1 * RATE * steps));
-                }
-                if weight_quant
-                    .as_ref()
-                    .is_some_and(|quant| quant.method == Method::Learnable)
-                {
-                    let r: f64 = std::env::var("YOLO_TUNE_W")
-                        .ok()
-                        .and_then(|v| v.parse().ok())
-                        .unwrap_or(0.0);
-                    if r > 0.0 {
-                        let weight = params.require(&format!("{}.weight", node.name))?;
-                        let scale = params.require(&format!("{}.weight_quant.scale", node.name))?;
-                        let mut rows = vec![1; weight.dim()];
-                        rows[0] = -1;
-                        let step = scale.detach().f_abs()?.f_reshape(&rows)?;
-                        learn("weight", step.f_mul_scalar(r)?);
-                    }
-                }
-            }
-            _ => {}
-        }
-    }
-    match found.is_empty() {
-        true => Err(Error::Settings("nothing of the network can be tuned".into())),
-        false => Ok(found),
-    }
 }
 
 /// Adam (arXiv 1412.6980) with a rate for each tensor, which falls along a cosine.
@@ -249,15 +192,50 @@ impl Adam {
     /// For what learns of `params`, which is marked so.
     fn of(graph: &Graph, params: &mut Params, steps: usize) -> Result<Self> {
         let mut slots = Vec::new();
-        for (key, rate) in learners(graph, params)? {
+        let consumers = graph.consumers();
+        let mut learn = |params: &mut Params, key: String, rate: f64| -> Result<()> {
             let tensor = params.require(&key)?.set_requires_grad(true);
             slots.push(Slot {
-                rate: rate.to_device(tensor.device()).to_kind(tensor.kind()),
+                rate,
                 mean: tensor.f_zeros_like()?.detach(),
                 square: tensor.f_zeros_like()?.detach(),
                 tensor: tensor.shallow_clone(),
             });
             params.insert(key, tensor);
+            Ok(())
+        };
+        for (value, node) in graph.values().zip(&graph.nodes) {
+            match &node.op {
+                Op::FakeQuant { quant } if quant.method == Method::Learnable => {
+                    let key = format!("{}.scale", node.name);
+                    let scale = params.require(&key)?.f_abs()?.f_max()?.f_double_value(&[])?;
+                    learn(params, key, RATE * scale)?;
+                    if !quant.symmetric {
+                        let steps = (quant.qmax - quant.qmin) as f64;
+                        learn(params, format!("{}.zero_point", node.name), RATE * steps)?;
+                    }
+                }
+                Op::Conv2d { bias: true, .. } | Op::Linear { bias: true, .. } => {
+                    let key = format!("{}.bias", node.name);
+                    let behind = consumers[value.index()].iter().find_map(|reader| {
+                        let reader = graph.node(*reader);
+                        matches!(reader.op, Op::FakeQuant { .. }).then(|| format!("{}.scale", reader.name))
+                    });
+                    let rate = match behind.and_then(|key| params.get(&key)) {
+                        Some(scale) => 255.0 * scale.f_abs()?.f_max()?.f_double_value(&[])?,
+                        None => params
+                            .require(&key)?
+                            .f_abs()?
+                            .f_mean(Kind::Double)?
+                            .f_double_value(&[])?,
+                    };
+                    learn(params, key, 0.1 * RATE * rate)?;
+                }
+                _ => {}
+            }
+        }
+        if slots.is_empty() {
+            return Err(Error::Settings("nothing of the network can be tuned".into()));
         }
         Ok(Self { slots, done: 0, steps })
     }
@@ -277,8 +255,8 @@ impl Adam {
                 let _ = slot.mean.f_lerp_(&grad, 1.0 - BETAS[0])?;
                 let _ = slot.square.f_lerp_(&grad.f_square()?, 1.0 - BETAS[1])?;
                 let root = slot.square.f_div_scalar(bias2)?.f_sqrt()?.f_add_scalar(1e-12)?;
-                let step = slot.mean.f_div_scalar(bias)?.f_div(&root)?.f_mul(&slot.rate)?;
-                let _ = slot.tensor.f_sub_(&step.f_mul_scalar(cosine)?)?;
+                let step = slot.mean.f_div_scalar(bias)?.f_div(&root)?;
+                let _ = slot.tensor.f_sub_(&step.f_mul_scalar(cosine * slot.rate)?)?;
                 let _ = grad.f_zero_()?;
             }
             Ok(())
