@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
-use yolo_report::table as report;
+use yolo_report::{Chart, Series, charts, table as report};
 
 use super::cache::Record;
 use crate::error::Result;
@@ -132,8 +132,42 @@ pub(crate) fn cells(rows: &[StageRow]) -> (Vec<&'static str>, Vec<Vec<String>>) 
     report::cells(&report_rows(rows))
 }
 
-/// `results.json` and `results.md`.
+/// Accuracy against latency, a point for each stage that was timed; nothing where fewer than two were.
+fn picture(rows: &[StageRow]) -> Option<String> {
+    let timed = rows.iter().filter(|row| row.kind != "bench");
+    let series: Vec<Series> = timed
+        .filter_map(|row| {
+            let fps = row.fps.filter(|fps| *fps > 0.0)?;
+            Some(Series {
+                name: format!("{} ({:.2} MB)", row.name, row.size_bytes as f64 / 1e6),
+                points: vec![(1e3 / fps, row.map50)],
+                dots: true,
+                ..Series::default()
+            })
+        })
+        .collect();
+    let slowest = series.iter().map(|series| series.points[0].0).fold(0.0, f64::max);
+    (series.len() > 1).then(|| {
+        charts(
+            &[Chart {
+                title: "stages".into(),
+                x_label: "ms per picture on this CPU".into(),
+                y_label: "mAP50".into(),
+                x_range: Some((0.0, 1.1 * slowest)),
+                y_range: Some((0.0, 1.0)),
+                series,
+            }],
+            1,
+        )
+    })
+}
+
+/// `results.json`, `results.md` and `pictures/stages.svg`.
 pub(super) fn write(folder: &Path, rows: &[StageRow], notes: &[String]) -> Result {
+    if let Some(picture) = picture(rows) {
+        let path = folder.join("pictures/stages.svg");
+        yolo_report::save_text(&path, &picture)?;
+    }
     let below: String = notes.iter().map(|note| format!("\n{note}\n")).collect();
     let texts = [
         (
