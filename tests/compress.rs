@@ -92,7 +92,8 @@ fn a_recipe_runs_is_killed_continues_and_is_cached() {
     let rows = table.lines().filter(|line| line.starts_with('|')).count();
     assert!(rows == 8 && table.contains("compare with care"), "{table}");
     assert!(dir.path().join("out/pictures/val_pictures.jpg").exists());
-    let picture = std::fs::read_to_string(dir.path().join("out/pictures/stages.svg")).expect("accuracy against latency");
+    let picture =
+        std::fs::read_to_string(dir.path().join("out/pictures/stages.svg")).expect("accuracy against latency");
     for stage in &stages[..6] {
         let name = stage["name"].as_str().expect("a name");
         assert!(picture.contains(&format!("{name} (")), "{name}: {picture}");

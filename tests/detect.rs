@@ -228,6 +228,40 @@ fn options_choose_what_is_found_and_written() {
             .all(|d| d["class"] == 1)
     );
 
+    // A number is a class's number, also where another class is called by it, which is said.
+    let path = folder.path().join("numbered.safetensors");
+    let mut model = yolo_engine::checkpoint::load(weights.as_ref()).expect("the checkpoint");
+    model.meta.names = (0..model.meta.names.len())
+        .map(|class| ((class + 1) % 3).to_string())
+        .collect();
+    yolo_engine::checkpoint::save(&path, &model).expect("a file");
+    let numbered = path.display().to_string();
+    let line = [
+        "detect",
+        "--weights",
+        &numbered,
+        "--source",
+        &image,
+        "--img",
+        "160",
+        "--json",
+        "--conf-thres",
+        "0",
+        "--nosave",
+    ];
+    let said = yolo(folder.path(), &[&line[..], &["--classes", "1"]].concat()).ok();
+    assert!(
+        said.err
+            .contains("--classes 1 is class 1, `2`; the class that is called `1` is class 0"),
+        "{}",
+        said.err
+    );
+    let found = said.json()["images"][0]["detections"]
+        .as_array()
+        .expect("detections")
+        .clone();
+    assert!(!found.is_empty() && found.iter().all(|d| d["class"] == 1), "{found:?}");
+
     // A second run gets a folder of its own.
     for wanted in ["runs/detect/exp/ground.png", "runs/detect/exp2/ground.png"] {
         assert_eq!(run(&["--conf-thres", "0"]).ok().json()["images"][0]["saved"], wanted);

@@ -388,7 +388,24 @@ fn what_an_earlier_run_left_is_said() {
         .err
     };
     assert!(!detect("0").contains("earlier run"));
-    assert!(detect("0.99").contains("out/crops holds pictures of an earlier run"));
+    assert!(detect("0.99").contains("out holds results of an earlier run (crops)"));
+    let val = [
+        "val",
+        "--weights",
+        &weights,
+        "--data",
+        &data,
+        "--img",
+        "64",
+        "--workers",
+        "1",
+        "--save-dir",
+        "v",
+        "--exist-ok",
+    ];
+    yolo(folder.path(), &[&val[..], &["--save-txt"]].concat()).ok();
+    let said = yolo(folder.path(), &[&val[..], &["--save-json"]].concat()).ok().err;
+    assert!(said.contains("v holds results of an earlier run (labels)"), "{said}");
     // A run that patience has ended is over.
     let line = "--epochs 6 --patience 1 --img 64 --batch-size 4 --workers 1 --noplots --project runs --name tired";
     let start = ["train", "--data", &data, "--weights", &weights];
@@ -408,4 +425,11 @@ fn what_an_earlier_run_left_is_said() {
     let said = yolo(folder.path(), &["train", "--resume", "runs/tired"]).ok();
     assert!(said.err.contains("the run was over after"), "{}", said.err);
     assert_eq!(rows(), before);
+    let report = yolo(folder.path(), &["report", "runs/tired", "--out", "page.html", "--json"])
+        .ok()
+        .json();
+    assert_eq!(report["runs"][0]["unfinished"], true, "{report}");
+    // A data set that has moved.
+    std::fs::rename(folder.path().join("data"), folder.path().join("moved")).expect("it moves");
+    yolo(folder.path(), &["train", "--resume", "runs/tired"]).fails(1, &["data.yaml", "`--data FILE`"]);
 }

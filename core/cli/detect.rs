@@ -192,12 +192,7 @@ pub fn run(args: &DetectArgs) -> CliResult {
         over: args.exist_ok,
     };
     outputs::check(&folder, writes, &sources)?;
-    if args.save_crop && crops_there(&folder) {
-        ui::say(format!(
-            "note: {} holds pictures of an earlier run: they stay beside those of this one",
-            folder.join("crops").display()
-        ));
-    }
+    outputs::say_remains(ui::session()?, &folder);
     for flag in without_pictures(args) {
         ui::say(format!(
             "note: {flag} changes nothing, as no pictures are written (--nosave)"
@@ -488,12 +483,6 @@ impl Output<'_> {
     }
 }
 
-/// Whether an earlier run has left crops.
-fn crops_there(folder: &Path) -> bool {
-    let entries = |folder: &Path| std::fs::read_dir(folder).into_iter().flatten().flatten();
-    entries(&folder.join("crops")).any(|class| entries(&class.path()).next().is_some())
-}
-
 /// Flags of drawing that were given where nothing is drawn.
 fn without_pictures(args: &DetectArgs) -> impl Iterator<Item = &'static str> {
     let given = [
@@ -534,11 +523,19 @@ fn classes(wanted: &[String], names: &[String]) -> CliResult<Option<Vec<u32>>> {
         return Ok(None);
     }
     let class = |text: &String| {
-        if let Some(index) = names.iter().position(|name| name == text) {
-            return Ok(index as u32);
-        }
+        let named = names.iter().position(|name| name == text);
         match text.parse::<u32>() {
-            Ok(number) if (number as usize) < names.len() => Ok(number),
+            // As in YOLOv5 a number is a class's number, also where classes are called by numbers.
+            Ok(number) if (number as usize) < names.len() => {
+                if let Some(other) = named.filter(|other| *other != number as usize) {
+                    ui::say(format!(
+                        "note: --classes {text} is class {number}, `{}`; the class that is called `{text}` is class {other}",
+                        names[number as usize]
+                    ));
+                }
+                Ok(number)
+            }
+            _ if let Some(index) = named => Ok(index as u32),
             Ok(number) => Err(CliError::Usage(format!(
                 "--classes {number}: the model has classes 0 to {}",
                 names.len().saturating_sub(1)

@@ -122,6 +122,8 @@ fn left_out(rest: &[PathBuf]) -> Option<String> {
         let ending = ending(path);
         let kind = if path.is_dir() {
             (2, "folder".to_owned())
+        } else if !path.exists() {
+            (1, "broken link".to_owned())
         } else if VIDEOS.contains(&ending.as_str()) {
             (0, format!(".{ending} (video)"))
         } else if ending.is_empty() {

@@ -112,12 +112,14 @@ pub fn parse(path: &Path, text: &[u8], rows: Rows<'_>) -> (Vec<Label>, Vec<Probl
             Err((kind, message)) => report(line, kind, true, message),
             Ok(Row { label, polygon }) => {
                 if polygon {
-                    report(
-                        line,
-                        "label-polygon",
-                        false,
-                        "a polygon; the box around it is used".into(),
-                    );
+                    // A tracker's row has as many numbers as a polygon of three points.
+                    let message = match numbers.len() {
+                        7 => {
+                            "a polygon of three points; the box around it is used (if it is a box with a confidence and an id, take those away)"
+                        }
+                        _ => "a polygon; the box around it is used",
+                    };
+                    report(line, "label-polygon", false, message.into());
                 }
                 if label[3] <= 0.0 || label[4] <= 0.0 {
                     report(

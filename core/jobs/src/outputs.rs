@@ -4,6 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::Session;
 use crate::error::{Error, Result};
 
 /// A picture that is looked at, and the file of its labels, whether or not that exists.
@@ -40,6 +41,32 @@ pub fn not_the_input(option: &str, output: &Path, input: &Path) -> Result {
         )));
     }
     Ok(())
+}
+
+/// Says which results of an earlier run are in a folder that this one writes into.
+pub fn say_remains(session: Session<'_>, folder: &Path) {
+    let filled = |folder: &Path| {
+        let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+        entries
+            .map(|entry| entry.path())
+            .any(|path| !path.is_dir() || std::fs::read_dir(path).is_ok_and(|mut inside| inside.next().is_some()))
+    };
+    let mut there: Vec<&str> = ["labels", "crops"]
+        .into_iter()
+        .filter(|name| filled(&folder.join(name)))
+        .collect();
+    there.extend(
+        ["predictions.json"]
+            .into_iter()
+            .filter(|name| folder.join(name).is_file()),
+    );
+    if !there.is_empty() {
+        session.say(format!(
+            "note: {} holds results of an earlier run ({}): what this one does not write anew stays beside its own",
+            folder.display(),
+            there.join(", ")
+        ));
+    }
 }
 
 /// Refuses a folder in which results would take the place of a source, of hand-made labels, or of somebody's earlier results.

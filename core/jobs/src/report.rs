@@ -31,6 +31,8 @@ pub struct RunRow {
     pub data: Option<String>,
     /// Epochs that were trained, where it is one training.
     pub epochs: Option<usize>,
+    /// Whether more epochs were asked for: it was stopped, or patience has ended it.
+    pub unfinished: bool,
     /// The best of them, counted from 0 as in `results.csv`.
     pub best_epoch: Option<usize>,
     /// mAP at IoU 0.5 there; of a recipe that of its last model.
@@ -238,6 +240,7 @@ impl Run {
                 kind,
                 data: data_set(folder)?,
                 epochs: training.as_ref().map(|training| training.epochs.len()),
+                unfinished: crate::train::unfinished(folder).is_some(),
                 best_epoch: best.map(|(training, at)| training.epochs[at] as usize),
                 map50: best.map(|(t, at)| t.map50[at]).or(last.map(|stage| stage.map50)),
                 map: best.map(|(t, at)| t.map[at]).or(last.map(|stage| stage.map)),
@@ -252,6 +255,9 @@ impl Run {
 
     fn show(&self, page: &mut Page) -> Result {
         page.chapter(&self.name);
+        if self.row.unfinished {
+            page.text("More epochs were asked for than were trained: the run was stopped, or patience has ended it.");
+        }
         if !self.stages.is_empty() {
             let (header, rows) = compress::cells(&self.stages);
             page.table(&header, &rows);

@@ -100,6 +100,17 @@ fn objects_of_voc_are_found_or_their_tag_is_named() {
 
 #[test]
 fn an_image_whose_objects_are_lost_is_no_background() {
+    // Four numbers that the file itself says are something else.
+    let mut file = coco();
+    file["annotations"][0]["bbox_mode"] = json!(1);
+    file["annotations"][1]["bbox_mode"] = json!(0);
+    let made = convert_coco(file.to_string(), Keep::default()).1.expect("good");
+    assert_eq!(made.images, 2);
+    assert!(
+        fatal(&made).iter().any(|said| said.contains("`bbox_mode` is 0")),
+        "{:?}",
+        fatal(&made)
+    );
     for bbox in [json!([4, 3, 0, 0]), json!([100, 3, 8, 6])] {
         for (incomplete, images) in [(false, 2), (true, 3)] {
             let mut file = coco();

@@ -129,7 +129,11 @@ impl Training<'_> {
         if self.world.is_main() && !self.resume {
             self.settings.notes().iter().for_each(|note| session.say(note));
         }
-        let mut dataset = open::dataset(self.data)?;
+        let mut dataset = open::dataset(self.data).map_err(|error| match self.resume {
+            true => error
+                .map(|text| format!("{text}\n  help: if the data set has moved, `--data FILE` says where it is now")),
+            false => error,
+        })?;
         if self.single_cls {
             dataset.merge_classes();
         }

@@ -61,7 +61,8 @@ pub struct TrainSettings {
     /// Validate after the last epoch only
     #[arg(long)]
     pub noval: bool,
-    /// Keep the weights of every Nth epoch as weights/epochN.safetensors (0: only the best and the last)
+    /// Keep the weights of every Nth epoch as weights/epochM.safetensors, after M epochs: row M - 1 of results.csv (0: only the best and the
+    /// last)
     #[arg(long, value_name = "N", default_value = "0", allow_hyphen_values = true, value_parser = period)]
     pub save_period: usize,
     /// Keep the model's anchors, even where they reach less than 98 % of the boxes

@@ -31,6 +31,12 @@ pub(super) fn corners(annotation: &Annotation, source: Option<BoxSource>) -> Res
         (_, Outline::Bounds(bounds)) if source == Some(BoxSource::Polygon) => Ok((*bounds, Kind::Polygon)),
         (bbox, outline) => {
             let four = four(bbox)?;
+            if !annotation.bbox_mode.is_null() && annotation.bbox_mode != 1 {
+                return Err(format!(
+                    "its `bbox_mode` is {}: COCO's boxes are left, top, width, height (1); write it so",
+                    shown(&annotation.bbox_mode)
+                ));
+            }
             let [x, y, w, h] = four;
             if w < 0.0 || h < 0.0 {
                 return Err(format!("`bbox` has a negative width or height: {}", shown(bbox)));

@@ -57,6 +57,9 @@ pub(super) struct Annotation {
     pub category_id: Value,
     #[serde(default)]
     pub bbox: Value,
+    /// Detectron2's word for what its four numbers are: 1 is COCO's.
+    #[serde(default)]
+    pub bbox_mode: Value,
     #[serde(default)]
     pub area: Value,
     #[serde(default)]
