@@ -316,6 +316,10 @@ fn settings_without_a_say_are_named() {
         assert!(!used.iter().any(|name| said.contains(&note(name))), "{flags}: {said}");
     }
     run("--pruner oneshot --engine torch").fails(2, &["--latency"]);
+    for option in ["epochs=0", "every=0"] {
+        run(&format!("--pruner gradual --set {option}"))
+            .fails(2, &[option.split('=').next().expect("a name"), "at least 1"]);
+    }
     let line = format!("prune --explain --weights {} --pruner oneshot", weights.display());
     yolo(dir.path(), &line.split(' ').collect::<Vec<_>>()).fails(2, &["--pruner", "--explain"]);
 }

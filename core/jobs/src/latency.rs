@@ -52,6 +52,25 @@ pub struct Clock {
     pub img: usize,
 }
 
+/// The time of a model as a function of its widths.
+pub struct Timed {
+    /// The function.
+    pub time: TimeModel,
+    /// What its table was measured on, where that is not what [`Clock`] measures with: then nothing is measured here.
+    pub elsewhere: Option<String>,
+}
+
+/// The share of a model's time that a plan leaves, as a table has it.
+///
+/// # Errors
+/// A network without groups of channels.
+pub fn predicted(time: &TimeModel, model: &Checkpoint, plan: &PrunePlan) -> Result<f64> {
+    let groups = ChannelGroups::of(&model.graph)?;
+    let full: Vec<usize> = groups.groups.iter().map(|group| group.len()).collect();
+    let kept: Vec<usize> = groups.groups.iter().map(|group| plan.kept(group)).collect();
+    Ok(time.milliseconds(&kept) / time.milliseconds(&full))
+}
+
 /// What came out of a pruning by time; milliseconds of the fastest of some runs, as other work only ever slows them.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Measured {
@@ -167,7 +186,7 @@ impl Clock {
         model: &Checkpoint,
         file: Option<&Path>,
         rounding: Rounding,
-    ) -> Result<TimeModel> {
+    ) -> Result<Timed> {
         let table = match file.filter(|file| file.exists()) {
             Some(file) => read(file)?,
             None => {
@@ -188,11 +207,12 @@ impl Clock {
         if (table.machine.as_str(), table.engine.as_str(), table.threads)
             != (machine().as_str(), self.engine.name(), self.threads)
         {
-            session.say(format!(
-                "times of {} on {} threads of {}: nothing is measured here",
-                table.engine, table.threads, table.machine
-            ));
-            return Ok(time);
+            let elsewhere = format!("{} on {} threads of {}", table.engine, table.threads, table.machine);
+            session.say(format!("times of {elsewhere}: nothing is measured here"));
+            return Ok(Timed {
+                time,
+                elsewhere: Some(elsewhere),
+            });
         }
         let full: Vec<usize> = groups.groups.iter().map(|group| group.len()).collect();
         let half = uniform_widths(&groups, 0.5, rounding);
@@ -202,7 +222,10 @@ impl Clock {
             (full.as_slice(), self.network(&model.graph, &model.params)?),
             (half.as_slice(), self.network(&small, &params)?),
         ];
-        Ok(time.fitted(measured))
+        Ok(Timed {
+            time: time.fitted(measured),
+            elsewhere: None,
+        })
     }
 
     /// Holds a pruned model against what was predicted.
@@ -216,9 +239,7 @@ impl Clock {
         after: &Checkpoint,
         plan: &PrunePlan,
     ) -> Result<Measured> {
-        let groups = ChannelGroups::of(&before.graph)?;
-        let full: Vec<usize> = groups.groups.iter().map(|group| group.len()).collect();
-        let kept: Vec<usize> = groups.groups.iter().map(|group| plan.kept(group)).collect();
+        let predicted = predicted(time, before, plan)?;
         // In turns, so that a slow spell of the machine meets both.
         let mut fastest = [f64::INFINITY; 2];
         for _ in 0..2 {
@@ -232,7 +253,7 @@ impl Clock {
             threads: self.threads,
             ms_before,
             ms,
-            predicted: time.milliseconds(&kept) / time.milliseconds(&full),
+            predicted,
             measured: ms / ms_before,
         })
     }
@@ -276,7 +297,7 @@ pub fn read(file: &Path) -> Result<OpTimes> {
 }
 
 /// This machine's processor, as the system names it.
-fn machine() -> String {
+pub fn machine() -> String {
     let about = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let name = about
         .lines()

@@ -256,6 +256,33 @@ fn the_numbers_of_a_table_have_one_size_and_one_parent() {
     );
 }
 
+/// What a pruner trains counts in the table, as long trains the reference, and the recipe's settings hold in it.
+#[test]
+fn a_pruner_trains_by_the_recipe_and_is_counted() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let stages = "  - train: {epochs: 1}\n  - prune: {pruner: {type: gradual, epochs: 2}, flops: 0.8, multiple: 2, calib-batches: 1}\n  - fine-tune: \
+                  {epochs: 1}\n  - reference: {}\n";
+    let path = write(dir.path(), stages);
+    let recipe = Recipe::read(&path, &["nominal-batch=8".to_owned()]).expect("a recipe");
+    let log = Log::default();
+    let result = compress::run(session(&log), &recipe, Mode::Keep, Compute::cpu()).expect("it runs");
+    let epochs: Vec<u64> = result.rows.iter().map(|row| row.epochs).collect();
+    assert_eq!(epochs, [1, 3, 4, 4]);
+    let pruned = yolo_engine::checkpoint::load(&result.rows[1].weights).expect("the pruned model");
+    let batches: Vec<&serde_json::Value> = (pruned.meta.history.iter())
+        .map(|entry| &entry.settings["nominal_batch"])
+        .filter(|batch| !batch.is_null())
+        .collect();
+    assert_eq!(batches, [8, 8], "the training and that of the pruner");
+    // Another number is the user's.
+    let recipe = Recipe::read(
+        &path,
+        &["nominal-batch=8".to_owned(), "stages.3.reference.epochs=3".to_owned()],
+    );
+    let result = compress::run(session(&log), &recipe.expect("a recipe"), Mode::Keep, Compute::cpu()).expect("it runs");
+    assert_eq!(result.rows[3].epochs, 3);
+}
+
 #[test]
 fn what_a_recipe_cannot_say_is_refused_with_its_place() {
     let dir = tempfile::tempdir().expect("a folder");

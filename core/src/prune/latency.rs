@@ -179,6 +179,9 @@ impl OpTimes {
             )));
         }
         times.ops.iter().try_for_each(OpTime::check).map_err(wrong)?;
+        if times.ops.iter().flat_map(|op| &op.ms).all(|ms| *ms == 0.0) {
+            return Err(wrong("all of its times are 0".to_owned()));
+        }
         Ok(times)
     }
 

@@ -243,6 +243,7 @@ impl PruneHost for Host<'_> {
 
     fn train(&mut self, epochs: usize, regulariser: &mut dyn Regulariser) -> yolo_core::Result<()> {
         self.asked.loss = true;
+        self.asked.epochs += epochs;
         let options = TrainOptions {
             epochs,
             val_every: epochs.max(1),
@@ -316,6 +317,10 @@ struct Epochs<'a> {
 }
 
 impl Progress for Epochs<'_> {
+    fn say(&self, line: &str) {
+        self.to.say(line);
+    }
+
     fn advance(&self, done: usize, total: usize, note: &str) {
         self.to
             .advance(self.done.get() * total + done, self.epochs * total, note);

@@ -84,6 +84,8 @@ pub struct Asked {
     pub candidates: bool,
     /// A training, or gradients: hyper-parameters have a say in both.
     pub loss: bool,
+    /// Epochs that it has trained the model.
+    pub epochs: usize,
 }
 
 /// Scores of all channels by a metric.

@@ -213,6 +213,19 @@ impl Engine {
         }
     }
 
+    /// The engine of a name, whether or not it is installed: for tables of other machines.
+    ///
+    /// # Errors
+    /// A name that is none.
+    pub fn called(name: &str) -> Result<Self> {
+        match name {
+            "auto" | "onnxruntime" => Ok(Self::Ort),
+            _ => (Self::ALL.into_iter())
+                .find(|engine| engine.name() == name)
+                .ok_or_else(|| unknown("engine", name, &Self::NAMES)),
+        }
+    }
+
     fn found(engine: Self) -> Result<Self> {
         if let Some(port) = engine.port() {
             port.find()?;

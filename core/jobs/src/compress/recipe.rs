@@ -127,6 +127,15 @@ const KINDS: [&str; 8] = [
 ];
 
 impl Stage {
+    /// Epochs that it says to train, those of a reference not counted.
+    pub(super) fn epochs(&self) -> u64 {
+        match self {
+            Self::Train(settings) | Self::Sparsify(settings) | Self::FineTune(settings) => settings.epochs as u64,
+            Self::Quantize(settings) => settings.qat_epochs as u64,
+            Self::Prune(_) | Self::Reference(_) | Self::Export(_) | Self::Bench(_) => 0,
+        }
+    }
+
     /// Name of the kind, as written in recipes.
     pub fn kind(&self) -> &'static str {
         match self {
@@ -444,6 +453,7 @@ impl Fill<'_> {
             }
             "prune" => {
                 self.common(options);
+                give(options, "nominal-batch", json!(recipe.nominal_batch));
                 options.insert("hyp".into(), self.merged());
             }
             "quantize" => {

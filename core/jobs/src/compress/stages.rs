@@ -314,7 +314,7 @@ impl<'a> Context<'a> {
     ) -> Result<Record> {
         match stage {
             Stage::Train(settings) | Stage::FineTune(settings) => self.train(settings, stage.kind(), place, resume),
-            Stage::Reference(settings) => self.reference(settings, place, resume),
+            Stage::Reference(settings) => self.reference(settings, place, resume, before),
             Stage::Sparsify(settings) => self.sparsify(settings, place, resume),
             Stage::Prune(settings) => self.prune(settings, name, place),
             Stage::Quantize(settings) => self.quantize(settings, place, resume),
@@ -404,7 +404,26 @@ impl<'a> Context<'a> {
     }
 
     /// The first model anew, on its own.
-    fn reference(&self, settings: &TrainSettings, place: &Path, resume: bool) -> Result<Record> {
+    fn reference(
+        &self,
+        settings: &TrainSettings,
+        place: &Path,
+        resume: bool,
+        before: &[(Record, bool)],
+    ) -> Result<Record> {
+        let stages = &self.recipe.stages[..before.len()];
+        let pruners = before
+            .iter()
+            .filter_map(|(record, _)| record.details["trained"].as_u64());
+        // What pruners train is known only once they have: it is added where nobody has given another number.
+        let more = match settings.epochs as u64 == stages.iter().map(Stage::epochs).sum::<u64>() {
+            true => pruners.sum::<u64>() as usize,
+            false => 0,
+        };
+        let settings = &TrainSettings {
+            epochs: settings.epochs + more,
+            ..settings.clone()
+        };
         let first = self
             .first()
             .map_err(|error| error.map(|text| in_words_of_recipes(&text)))?;
@@ -503,22 +522,20 @@ impl<'a> Context<'a> {
             img: open::image_size(self.session, settings.img, &model)?,
             settings: &settings,
             precision: self.compute.precision,
-            // Recipes fill the hyper-parameters in.
-            given: (given.into_iter()).filter(|name| name != "hyp").collect(),
+            // Recipes fill them in.
+            given: (given.into_iter())
+                .filter(|name| !["hyp", "nominal-batch"].contains(&name.as_str()))
+                .collect(),
             own_folder,
         };
         let pruned = pruning.run(&model, &format!("{name}.pruner"))?;
         let metrics = measure::validate(self.session, &pruned.model, &self.val_loader(&pruned.model)?, "val")?;
         let plan = place.join("plan.json");
         write_plan(&plan, &pruned, &model)?;
-        let details = json!({ "plan": plan, "latency": Pruning::measured_time(&pruned.model) });
-        self.save(
-            pruned.model,
-            place.join("pruned.safetensors"),
-            metrics,
-            self.epochs,
-            details,
-        )
+        let trained = pruned.asked.epochs;
+        let details = json!({ "plan": plan, "latency": Pruning::measured_time(&pruned.model), "trained": trained });
+        let epochs = self.epochs + trained as u64;
+        self.save(pruned.model, place.join("pruned.safetensors"), metrics, epochs, details)
     }
 
     fn quantize(&self, settings: &QuantizeSettings, place: &Path, resume: bool) -> Result<Record> {

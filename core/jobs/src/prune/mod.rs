@@ -12,10 +12,10 @@ use yolo_engine::Checkpoint;
 use yolo_engine::prune::{Asked, Journal, PruneData, PruneOptions, Pruned};
 use yolo_engine::train::{Precision, TrainOptions};
 
-use crate::bench::{Engine, all_cores};
+use crate::bench::all_cores;
 use crate::candidates::Candidates;
 use crate::error::{Error, Result, io_error};
-use crate::latency::Clock;
+use crate::latency::{self, Clock, Timed};
 use crate::{Session, files, measure, open};
 
 pub use settings::PruneSettings;
@@ -68,7 +68,7 @@ impl Pruning<'_> {
     /// Says which settings the pruner never asked for: that is known only afterwards, since pruners may be anyone's.
     fn say_unused(&self, asked: Asked) {
         let idle = |name: &str| match name {
-            "hyp" if !asked.loss => Some("neither trained nor took gradients"),
+            "hyp" | "nominal-batch" if !asked.loss => Some("neither trained nor took gradients"),
             "select-images" | "candidates" if !asked.candidates => Some("compared no candidates"),
             "members" | "aggregate" if !asked.scores => Some("asked for no scores of channels"),
             _ => None,
@@ -108,7 +108,7 @@ impl Pruning<'_> {
         let s = self.settings;
         let clock = |_| {
             Ok(Clock {
-                engine: Engine::named(&s.engine)?,
+                engine: s.clocked_by()?,
                 threads: s.threads.unwrap_or_else(all_cores),
                 img: self.img,
             })
@@ -120,10 +120,11 @@ impl Pruning<'_> {
         let (session, s) = (self.session, self.settings);
         let clock = self.clock()?;
         let rounding = s.rounding();
-        let time = match &clock {
+        let timed = match &clock {
             Some(clock) => Some(clock.model(session, model, s.op_times.as_deref(), rounding)?),
             None => None,
         };
+        let (time, elsewhere) = timed.map_or((None, None), |Timed { time, elsewhere }| (Some(time), elsewhere));
         let pruner = open::pruner(session, place, &s.component()?)?;
         let hyp = open::hyp(s.hyp.as_ref())?;
         let train = open::train_loader(session, self.dataset, model, self.batching(), &hyp, s.seed)?;
@@ -140,6 +141,7 @@ impl Pruning<'_> {
             calib_batches: s.calib_batches,
             train: TrainOptions {
                 seed: s.seed,
+                nominal_batch: s.nominal_batch,
                 precision: self.precision,
                 ..TrainOptions::new(1, s.batch_size, self.img, hyp)
             },
@@ -162,10 +164,24 @@ impl Pruning<'_> {
             candidates.finish(&ChannelGroups::of(&model.graph)?)?;
         }
         if let (Some(clock), Some(time), Some(asked)) = (clock, &options.time, s.latency) {
-            let measured = clock.check(time, model, &pruned.model, &pruned.plan)?;
-            session.say(measured.sentence(asked));
+            let note = match &elsewhere {
+                Some(table) => {
+                    let share = latency::predicted(time, model, &pruned.plan)?;
+                    session.say(format!(
+                        "{table}: {:.1} % of the time stays by this table (asked for {:.1} %)",
+                        100.0 * share,
+                        100.0 * asked
+                    ));
+                    json!({ "table": table, "predicted": share })
+                }
+                None => {
+                    let measured = clock.check(time, model, &pruned.model, &pruned.plan)?;
+                    session.say(measured.sentence(asked));
+                    measured.note()
+                }
+            };
             if let Some(entry) = pruned.model.meta.history.last_mut() {
-                entry.settings["latency"] = measured.note();
+                entry.settings["latency"] = note;
             }
         }
         Ok(pruned)

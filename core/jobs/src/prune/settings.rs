@@ -11,6 +11,8 @@ use yolo_core::prune::{
     Aggregate, Budget, ChannelGroups, CostModel, Floor, Limits, Members, Round, Rounding, uniform_widths,
 };
 
+use yolo_engine::train::NOMINAL_BATCH;
+
 use crate::bench::Engine;
 use crate::error::{Error, Result};
 use crate::{Session, files, latency, open};
@@ -85,6 +87,9 @@ pub struct PruneSettings {
     /// Images per step
     #[arg(long, visible_alias = "batch", default_value_t = 16)]
     pub batch_size: usize,
+    /// Images per update of pruners that train: gradients of smaller batches are added up
+    #[arg(long, visible_alias = "nbs", default_value_t = NOMINAL_BATCH)]
+    pub nominal_batch: usize,
     /// Hyper-parameters (for pruners that train)
     #[arg(long, value_name = "FILE", value_parser = open::text)]
     pub hyp: Option<Value>,
@@ -120,6 +125,7 @@ impl Default for PruneSettings {
             select_images: 256,
             img: None,
             batch_size: 16,
+            nominal_batch: NOMINAL_BATCH,
             hyp: None,
             seed: 0,
             workers: 2,
@@ -174,6 +180,15 @@ impl PruneSettings {
         Limits {
             exclude: self.exclude.clone(),
             floors: self.floor.clone(),
+        }
+    }
+
+    /// The engine that times are of: it must be here, unless they come from another machine.
+    pub(super) fn clocked_by(&self) -> Result<Engine> {
+        let table = self.op_times.as_deref().filter(|file| file.exists());
+        match table.map(latency::read).transpose()? {
+            Some(table) if table.machine != latency::machine() => Engine::called(&self.engine),
+            _ => Engine::named(&self.engine),
         }
     }
 
@@ -250,6 +265,7 @@ impl PruneSettings {
         for (name, value) in [
             ("--batch-size", self.batch_size),
             ("--multiple", self.multiple),
+            ("--nominal-batch", self.nominal_batch),
             ("--calib-batches", self.calib_batches),
             ("--select-images", self.select_images),
         ] {
@@ -273,12 +289,7 @@ impl PruneSettings {
                 self.one_aim()?;
                 if self.latency.is_some() {
                     crate::limits::at_least_one("--threads", self.threads.unwrap_or(1))?;
-                    Engine::named(&self.engine)?;
-                    self.op_times
-                        .as_deref()
-                        .filter(|file| file.exists())
-                        .map(latency::read)
-                        .transpose()?;
+                    self.clocked_by()?;
                 }
                 open::pruner(session, place, &self.component()?).map(drop)
             }

@@ -56,7 +56,7 @@ impl Pruner for Admm {
         host.train(self.iterations * self.epochs, &mut state)?;
         if state.slots.is_empty() {
             return Err(Error::Impossible(
-                "admm: the training had no optimizer step, so nothing was projected: use more epochs, or a smaller nominal batch".into(),
+                "admm: the training had no optimizer step, so nothing was projected: use more `epochs` or `iterations`, or a smaller `--nominal-batch`".into(),
             ));
         }
         Ok(state.plan)

@@ -13,7 +13,7 @@ pub struct Gradual {
     pub epochs: usize,
     /// Share of channels to remove at the end; without it the budget decides.
     pub ratio: Option<f64>,
-    /// Optimizer steps between two updates of the masks.
+    /// Optimizer steps between two updates of the masks; fewer in a training of so few steps that there would be less than ten.
     pub every: usize,
 }
 
@@ -30,6 +30,13 @@ impl Default for Gradual {
 #[typetag::serde(name = "gradual")]
 impl Pruner for Gradual {
     fn plan(&self, host: &mut dyn PruneHost) -> Result<PrunePlan> {
+        for (name, value) in [("epochs", self.epochs), ("every", self.every)] {
+            if value == 0 {
+                return Err(Error::Impossible(format!(
+                    "gradual: `{name}` must be at least 1; `oneshot` cuts without training"
+                )));
+            }
+        }
         let rounding = host.rounding();
         let widths = match self.ratio {
             Some(ratio) => select::uniform_widths(host.groups(), ratio, rounding),
@@ -44,7 +51,7 @@ impl Pruner for Gradual {
         };
         let mut ramp = Ramp {
             widths: widths.clone(),
-            every: self.every.max(1),
+            every: self.every,
             full: false,
             plan: PrunePlan::full(),
         };
@@ -69,7 +76,9 @@ impl Regulariser for Ramp {
         // that may be between two updates.
         let t = ((step.step + 1) as f64 / (0.75 * step.total.max(1) as f64)).min(1.0);
         let full = t >= 1.0;
-        if step.step.is_multiple_of(self.every) || full != self.full {
+        // A ramp of one update would be a cut at once, at its end.
+        let every = self.every.min((step.total / 10).max(1));
+        if step.step.is_multiple_of(every) || full != self.full {
             self.full = full;
             let done = 1.0 - (1.0 - t).powi(3);
             let scores = norms(groups, &|key| params.require(key).map(tch::Tensor::shallow_clone))?;
