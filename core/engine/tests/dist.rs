@@ -535,7 +535,8 @@ fn ranks_are_taught_what_one_process_is_taught() {
             for (losses, own) in ranks_shared(count, |world| taught(world, &distil)) {
                 for (a, b) in one.iter().zip(&losses) {
                     assert!(
-                        (a - b).abs() < 1e-4 * a,
+                        // The losses are 1e-5, made of numbers of single precision about 1; a wrong share is off by halves and thirds.
+                        (a - b).abs() < 1e-3 * a,
                         "{name}, {count} ranks: {one:?} and {losses:?}"
                     );
                 }
