@@ -280,11 +280,11 @@ fn numbers_that_are_not_the_published_ones_are_said() {
         .display()
         .to_string();
     let names = "[vehicle, tank, tent, plane]";
-    let run = |more: &[&str]| {
+    let run = |weights: &str, more: &[&str]| {
         let base = [
             "val",
             "--weights",
-            &weights,
+            weights,
             "--data",
             &data,
             "--img",
@@ -299,8 +299,8 @@ fn numbers_that_are_not_the_published_ones_are_said() {
         (&["--max-det", "5"], "--max-det 5"),
         (&["--single-cls"], "tells 4 classes apart"),
     ] {
-        assert!(run(flags).contains(words), "{flags:?}");
-        assert!(!run(&[]).contains(words), "{words}");
+        assert!(run(&weights, flags).contains(words), "{flags:?}");
+        assert!(!run(&weights, &[]).contains(words), "{words}");
     }
     // A class that only one of the two parts has.
     let text = std::fs::read_to_string(&data).expect("the data set");
@@ -322,22 +322,8 @@ fn numbers_that_are_not_the_published_ones_are_said() {
     let weights = random_weights(&tiny_model(folder.path()), folder.path(), 5)
         .display()
         .to_string();
-    let said = yolo(
-        folder.path(),
-        &[
-            "val",
-            "--weights",
-            &weights,
-            "--data",
-            &data,
-            "--img",
-            "64",
-            "--workers",
-            "1",
-        ],
-    )
-    .ok();
-    assert!(said.err.contains("`val` has no boxes of `vehicle`"), "{}", said.err);
+    let said = run(&weights, &[]);
+    assert!(said.contains("`val` has no boxes of `vehicle`"), "{said}");
     let line = [
         "train",
         "--data",
@@ -406,6 +392,23 @@ fn what_an_earlier_run_left_is_said() {
     yolo(folder.path(), &[&val[..], &["--save-txt"]].concat()).ok();
     let said = yolo(folder.path(), &[&val[..], &["--save-json"]].concat()).ok().err;
     assert!(said.contains("v holds results of an earlier run (labels)"), "{said}");
+    // Crops alone are results in a folder of their own; where nothing is written nothing stays beside it.
+    let detect = [
+        "detect",
+        "--weights",
+        &weights,
+        "--source",
+        "data/images/val",
+        "--img",
+        "64",
+        "--conf-thres",
+        "0",
+        "--nosave",
+    ];
+    yolo(folder.path(), &[&detect[..], &["--save-crop"]].concat()).ok();
+    assert!(folder.path().join("runs/detect/exp/crops").is_dir() && !folder.path().join("crops").exists());
+    let said = yolo(folder.path(), &detect).ok().err;
+    assert!(!said.contains("earlier run"), "{said}");
     // A run that patience has ended is over.
     let line = "--epochs 6 --patience 1 --img 64 --batch-size 4 --workers 1 --noplots --project runs --name tired";
     let start = ["train", "--data", &data, "--weights", &weights];

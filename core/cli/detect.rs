@@ -175,7 +175,7 @@ pub fn run(args: &DetectArgs) -> CliResult {
         max_det: limits::at_least_one("--max-det", args.max_det)?,
         ..NmsOptions::default()
     };
-    let wants_files = !args.nosave || args.save_txt;
+    let wants_files = !args.nosave || args.save_txt || args.save_crop;
     let named = (args.project.as_path(), args.name.as_str(), args.exist_ok);
     let own = RunFolder::of_results(args.save_dir.as_deref(), wants_files, named)?;
     let folder = own.path().to_owned();
@@ -192,7 +192,9 @@ pub fn run(args: &DetectArgs) -> CliResult {
         over: args.exist_ok,
     };
     outputs::check(&folder, writes, &sources)?;
-    outputs::say_remains(ui::session()?, &folder);
+    if wants_files {
+        outputs::say_remains(ui::session()?, &folder);
+    }
     for flag in without_pictures(args) {
         ui::say(format!(
             "note: {flag} changes nothing, as no pictures are written (--nosave)"

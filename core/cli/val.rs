@@ -152,7 +152,9 @@ pub fn run(args: &ValArgs) -> CliResult {
     let named = (args.project.as_path(), args.name.as_str(), args.exist_ok);
     let own = RunFolder::of_results(args.save_dir.as_deref(), wants_files, named)?;
     let folder = own.path().to_owned();
-    outputs::say_remains(ui::session()?, &folder);
+    if wants_files {
+        outputs::say_remains(ui::session()?, &folder);
+    }
     let sources: Vec<Input> = (loader.samples().iter())
         .map(|sample| Input {
             image: sample.image.clone(),

@@ -55,11 +55,9 @@ pub fn say_remains(session: Session<'_>, folder: &Path) {
         .into_iter()
         .filter(|name| filled(&folder.join(name)))
         .collect();
-    there.extend(
-        ["predictions.json"]
-            .into_iter()
-            .filter(|name| folder.join(name).is_file()),
-    );
+    if folder.join("predictions.json").is_file() {
+        there.push("predictions.json");
+    }
     if !there.is_empty() {
         session.say(format!(
             "note: {} holds results of an earlier run ({}): what this one does not write anew stays beside its own",

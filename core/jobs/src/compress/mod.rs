@@ -81,7 +81,12 @@ pub fn run(session: Session<'_>, recipe: &Recipe, mode: Mode, compute: Compute) 
     }
     for (index, stage) in recipe.stages.iter().enumerate() {
         let name = format!("{}-{}", index + 1, stage.kind());
-        key = cache::stage_key(&key, &stage.key()?, &common);
+        let mut own = stage.key()?;
+        let further = recipe.further_epochs(&records);
+        if further > 0 {
+            own["further-epochs"] = json!(further);
+        }
+        key = cache::stage_key(&key, &own, &common);
         let place = folder.join(&name);
         let before = cache::load_record(&place, &key).filter(|_| mode != Mode::Fresh);
         let changed = before.as_ref().and_then(|record| record.changed(&place));

@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 use yolo_core::config::{Located, merge};
 use yolo_engine::train::NOMINAL_BATCH;
 
+use super::cache::Record;
 use crate::bench::BenchSettings;
 use crate::error::{Error, Result};
 use crate::export::ExportSettings;
@@ -70,6 +71,9 @@ pub struct Recipe {
     /// Where each stage stands in the file, `bccd.yaml:12:5`; empty where there is no file.
     #[serde(skip)]
     places: Vec<String>,
+    /// Stages that are a reference for as many epochs as all before it, since nobody has given a number.
+    #[serde(skip)]
+    pub(super) as_long: Vec<usize>,
     /// What stands in it and changes nothing.
     #[serde(skip)]
     pub(super) remarks: Vec<String>,
@@ -127,15 +131,6 @@ const KINDS: [&str; 8] = [
 ];
 
 impl Stage {
-    /// Epochs that it says to train, those of a reference not counted.
-    pub(super) fn epochs(&self) -> u64 {
-        match self {
-            Self::Train(settings) | Self::Sparsify(settings) | Self::FineTune(settings) => settings.epochs as u64,
-            Self::Quantize(settings) => settings.qat_epochs as u64,
-            Self::Prune(_) | Self::Reference(_) | Self::Export(_) | Self::Bench(_) => 0,
-        }
-    }
-
     /// Name of the kind, as written in recipes.
     pub fn kind(&self) -> &'static str {
         match self {
@@ -200,10 +195,15 @@ impl Recipe {
             }
         }
         let remarks = for_qat_only(&located, &written.stages);
+        let as_long = (0..written.stages.len())
+            .filter(|index| matches!(written.stages[*index], Stage::Reference(_)))
+            .filter(|index| located.get(&format!("stages.{index}.reference.epochs")).is_none())
+            .collect();
         let value = filled(path, &located.value, &written, hyp.as_ref())?;
         let mut recipe: Self = Located::from_value(&located.file, value).read()?;
         recipe.hyp = hyp;
         recipe.remarks = remarks;
+        recipe.as_long = as_long;
         recipe.places = recipe
             .stages
             .iter()
@@ -272,6 +272,18 @@ impl Recipe {
             Some(place) => format!("{place}: {name}"),
             None => name,
         }
+    }
+
+    /// Epochs that a reference behind the stages `before` trains beyond those that the recipe can tell: those of pruners, which are known
+    /// only once they have trained. None where a number of epochs is given.
+    pub(super) fn further_epochs(&self, before: &[(Record, bool)]) -> usize {
+        if !self.as_long.contains(&before.len()) {
+            return 0;
+        }
+        let trained = before
+            .iter()
+            .filter_map(|(record, _)| record.details["trained"].as_u64());
+        trained.sum::<u64>() as usize
     }
 
     /// Folder of everything that the recipe makes.

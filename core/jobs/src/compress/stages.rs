@@ -411,15 +411,7 @@ impl<'a> Context<'a> {
         resume: bool,
         before: &[(Record, bool)],
     ) -> Result<Record> {
-        let stages = &self.recipe.stages[..before.len()];
-        let pruners = before
-            .iter()
-            .filter_map(|(record, _)| record.details["trained"].as_u64());
-        // What pruners train is known only once they have: it is added where nobody has given another number.
-        let more = match settings.epochs as u64 == stages.iter().map(Stage::epochs).sum::<u64>() {
-            true => pruners.sum::<u64>() as usize,
-            false => 0,
-        };
+        let more = self.recipe.further_epochs(before);
         let settings = &TrainSettings {
             epochs: settings.epochs + more,
             ..settings.clone()
