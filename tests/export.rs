@@ -192,8 +192,14 @@ fn wrong_exports_are_explained_and_leave_nothing() {
     export(&["--format", "ncnn", "--out", "out/a.param", "--dynamic"]).fails(2, &["one image at a time"]);
     export(&["--out", "out/a.onnx", "--half"]).fails(2, &["--half is for ncnn"]);
     export(&["--out", "out/a.onnx", "--batch-size", "0"]).fails(2, &["--batch-size 0"]);
-    export(&["--out", "out/a.onnx", "--profile", "trt"])
-        .fails(2, &["'trt'", "--profile", "[possible values: ort, openvino, tensorrt]"]);
+    export(&["--out", "out/a.onnx", "--profile", "trt"]).fails(
+        2,
+        &[
+            "'trt'",
+            "--profile",
+            "[possible values: ort, openvino, tensorrt, qlinear]",
+        ],
+    );
     export(&["--out", "out/a.onnx", "--nms", "soft"])
         .fails(2, &["'soft'", "--nms", "[possible values: standard, tensorrt]"]);
     for opset in ["9", "30"] {

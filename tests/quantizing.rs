@@ -72,14 +72,22 @@ fn every_backend_writes_its_files() {
         // What it says it wrote is there and nothing else, and every number in it is one of the quantized network.
         let network = Network::of(&model.graph, &model.params);
         let qdq = artifacts.contains(&"random_qdq.onnx");
+        let operators = artifacts.contains(&"random_qlinear.onnx");
         let text = vendors::file_of(backend, "random");
-        assert!(qdq || text.is_some(), "{backend}: {artifacts:?}");
+        assert!(qdq || operators || text.is_some(), "{backend}: {artifacts:?}");
+        assert_eq!(operators, backend == "onnx-qnn");
         let mut wanted = vec!["quantized.safetensors".to_owned()];
         wanted.extend(text.iter().cloned());
         // Beside each network stands what a host must know about it.
         let network_files = |name: &str| [name.to_owned(), format!("{name}.json")];
         wanted.extend(text.iter().flat_map(|_| network_files("random_deploy_model.onnx")));
         wanted.extend(qdq.then(|| network_files("random_qdq.onnx")).into_iter().flatten());
+        wanted.extend(
+            operators
+                .then(|| network_files("random_qlinear.onnx"))
+                .into_iter()
+                .flatten(),
+        );
         assert_eq!(artifacts, wanted, "{backend}");
         wanted.sort();
         assert_eq!(files(&out), wanted, "{backend}");

@@ -436,3 +436,187 @@ fn what_an_earlier_run_left_is_said() {
     std::fs::rename(folder.path().join("data"), folder.path().join("moved")).expect("it moves");
     yolo(folder.path(), &["train", "--resume", "runs/tired"]).fails(1, &["data.yaml", "`--data FILE`"]);
 }
+
+/// A training in the place of an earlier one: what that has drawn goes with its epochs, what was exported from its models is named.
+#[test]
+fn a_training_in_the_place_of_another_leaves_no_picture_of_it() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let data = small_data(folder.path(), 10, 64).display().to_string();
+    let weights = random_weights(&tiny_model(folder.path()), folder.path(), 4)
+        .display()
+        .to_string();
+    let train = |more: &str| {
+        let line = format!(
+            "train --data {data} --weights {weights} --epochs 1 --img 64 --batch-size 4 --workers 1 --project runs --name one {more}"
+        );
+        yolo(folder.path(), &line.split_whitespace().collect::<Vec<_>>())
+            .ok()
+            .err
+    };
+    let run = folder.path().join("runs/one");
+    assert!(!train("").contains("earlier training"));
+    for name in ["confusion_matrix.svg", "labels.svg", "results.svg", "val_pictures.jpg"] {
+        assert!(run.join(name).is_file(), "{name}");
+    }
+    write(&run, "notes.svg", "mine");
+    write(&run.join("weights"), "best.onnx", "exported");
+    let said = train("--noplots --exist-ok");
+    assert!(
+        said.contains("(best.onnx)") && run.join("weights/best.onnx").is_file(),
+        "{said}"
+    );
+    let pictures: Vec<String> = crate::support::files(&run)
+        .into_iter()
+        .filter(|name| name.ends_with(".svg") || name.ends_with(".jpg"))
+        .collect();
+    assert_eq!(pictures, ["notes.svg"]);
+    // With pictures of its own it keeps them, the first of which are drawn before any epoch.
+    train("--exist-ok");
+    assert!(run.join("labels.svg").is_file() && run.join("confusion_matrix.svg").is_file());
+}
+
+/// What stands beside a file as its thresholds is what it is used with, unless a flag says otherwise.
+#[test]
+fn thresholds_beside_a_file_are_used() {
+    if let Err(reason) = yolo_export::ort::available() {
+        crate::support::skip::skipped("onnxruntime", reason);
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    small_data(folder.path(), 10, 64);
+    let weights = random_weights(&tiny_model(folder.path()), folder.path(), 4)
+        .display()
+        .to_string();
+    yolo(
+        folder.path(),
+        &["export", "--weights", &weights, "--out", "net.onnx", "--img", "64"],
+    )
+    .ok();
+    let sidecar = folder.path().join("net.onnx.json");
+    let text = std::fs::read_to_string(&sidecar).expect("a description");
+    let detect = |thresholds: serde_json::Value, more: &[&str]| {
+        let mut all: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        all["thresholds"] = thresholds;
+        std::fs::write(&sidecar, all.to_string()).expect("a file");
+        let line = [
+            "detect",
+            "--weights",
+            "net.onnx",
+            "--source",
+            "data/images/val",
+            "--nosave",
+            "--json",
+        ];
+        yolo(folder.path(), &[&line[..], more].concat())
+    };
+    let count = |said: crate::support::Said| {
+        let images = said.ok().json();
+        let each = images["images"].as_array().expect("images").iter();
+        each.map(|image| image["detections"].as_array().expect("a list").len())
+            .max()
+    };
+    let few = serde_json::json!({"score": 0.0, "iou": 0.9, "boxes": 3});
+    assert_eq!(count(detect(few.clone(), &[])), Some(3));
+    assert_eq!(count(detect(few, &["--max-det", "5"])), Some(5));
+    let none = serde_json::json!({"score": 1.0, "iou": 0.45, "boxes": 3});
+    assert_eq!(count(detect(none, &[])), Some(0));
+    let odd = serde_json::json!({"score": 25.0, "iou": 0.45, "boxes": 3});
+    detect(odd, &[]).fails(1, &["net.onnx.json", "thresholds"]);
+}
+
+/// TensorRT's integers lie around zero: a model on other grids is no file for it.
+#[test]
+fn a_profile_that_the_model_does_not_fit_is_refused() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let data = small_data(folder.path(), 10, 64).display().to_string();
+    let weights = random_weights(&tiny_model(folder.path()), folder.path(), 4)
+        .display()
+        .to_string();
+    for (backend, fits) in [("onnxruntime", false), ("tensorrt", true)] {
+        let line = format!(
+            "quantize --weights {weights} --data {data} --img 64 --batch-size 4 --calib-batches 1 --workers 1 --backend {backend} --out {backend}"
+        );
+        yolo(folder.path(), &line.split(' ').collect::<Vec<_>>()).ok();
+        let model = format!("{backend}/quantized.safetensors");
+        let line = [
+            "export",
+            "--weights",
+            &model,
+            "--format",
+            "onnx-qdq",
+            "--profile",
+            "tensorrt",
+            "--out",
+            "t.onnx",
+            "--no-check",
+        ];
+        let said = yolo(folder.path(), &line);
+        match fits {
+            true => drop(said.ok()),
+            false => drop(said.fails(2, &["around zero", "--backend tensorrt"])),
+        }
+        assert_eq!(folder.path().join("t.onnx").exists(), fits);
+    }
+}
+
+/// One model has one number of operations, whoever says it.
+#[test]
+fn operations_of_a_model_are_one_number() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let weights = random_weights(&tiny_model(folder.path()), folder.path(), 4)
+        .display()
+        .to_string();
+    let model = yolo(folder.path(), &["model", &weights, "--img", "64", "--json"])
+        .ok()
+        .json();
+    let line = [
+        "bench",
+        "--weights",
+        &weights,
+        "--engine",
+        "torch",
+        "--threads",
+        "1",
+        "--runs",
+        "2",
+        "--img",
+        "64",
+        "--json",
+    ];
+    let bench = yolo(folder.path(), &line).ok().json();
+    assert_eq!(bench["rows"][0]["gflops"], model["gflops"], "{bench} {model}");
+}
+
+/// Images of two folders with one name: which of them a file of boxes belongs to is said.
+#[test]
+fn boxes_of_images_with_one_name_are_told_apart() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let data = small_data(folder.path(), 10, 64);
+    let weights = random_weights(&tiny_model(folder.path()), folder.path(), 4)
+        .display()
+        .to_string();
+    for (kind, ending) in [("images", "png"), ("labels", "txt")] {
+        let place = folder.path().join("data").join(kind);
+        std::fs::create_dir_all(place.join("val/more")).expect("a folder");
+        let name = std::fs::read_dir(place.join("val"))
+            .expect("files")
+            .filter_map(|entry| {
+                entry
+                    .expect("a file")
+                    .path()
+                    .file_name()
+                    .map(|name| name.to_string_lossy().into_owned())
+            })
+            .filter(|name| name.ends_with(ending) || name.ends_with("jpg"))
+            .min()
+            .expect("a file");
+        std::fs::copy(place.join("val").join(&name), place.join("val/more").join(&name)).expect("a copy");
+    }
+    let data = data.display().to_string();
+    let line = format!("val --weights {weights} --data {data} --img 64 --workers 1 --save-txt --save-dir v");
+    let said = yolo(folder.path(), &line.split(' ').collect::<Vec<_>>()).ok().err;
+    assert!(
+        said.contains("an earlier image has this name; its boxes are in labels/"),
+        "{said}"
+    );
+}

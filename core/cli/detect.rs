@@ -12,6 +12,7 @@ use yolo_engine::detect::{detect, detect_with};
 use yolo_engine::eval::{Detection, NmsOptions};
 use yolo_engine::val::Detector;
 use yolo_export::deployed::Deployed;
+use yolo_export::package::Thresholds;
 use yolo_jobs::compute::DeviceArgs;
 use yolo_jobs::deployed::{self, EngineArgs};
 use yolo_jobs::files::RunFolder;
@@ -42,17 +43,17 @@ pub struct DetectArgs {
     /// Long side that pictures are scaled to, or height and width to fit into (default: what the model was trained for)
     #[arg(long, visible_aliases = ["imgsz", "img-size"], num_args = 1..=2, value_names = ["SIDE", "WIDTH"], action = clap::ArgAction::Set)]
     img: Vec<usize>,
-    /// Least confidence
-    #[arg(long, default_value_t = 0.25)]
-    conf_thres: f32,
-    /// IoU of non-maximum suppression
-    #[arg(long, default_value_t = 0.45)]
-    iou_thres: f32,
-    /// Most detections per picture
-    #[arg(long, default_value_t = 1000)]
-    max_det: usize,
+    /// Least confidence [default: 0.25, or what is said in FILE.json]
+    #[arg(long)]
+    conf_thres: Option<f32>,
+    /// IoU of non-maximum suppression [default: 0.45, or what is said in FILE.json]
+    #[arg(long)]
+    iou_thres: Option<f32>,
+    /// Most detections per picture [default: 1000, or what is said in FILE.json]
+    #[arg(long)]
+    max_det: Option<usize>,
     /// Only these classes (names or numbers)
-    #[arg(long, num_args = 1..)]
+    #[arg(long, num_args = 1.., action = clap::ArgAction::Set)]
     classes: Vec<String>,
     /// Boxes suppress boxes of other classes, too
     #[arg(long)]
@@ -140,6 +141,15 @@ impl Finder {
         })
     }
 
+    /// Those of the file, else those of YOLOv5's detection.
+    fn thresholds(&self) -> Thresholds {
+        let own = match &self.model {
+            Model::File(file) => file.thresholds(),
+            Model::Network(_) => None,
+        };
+        own.unwrap_or_default()
+    }
+
     fn detect(&mut self, image: &Image, options: &NmsOptions) -> yolo_engine::Result<Vec<Detection>> {
         let size = self.size;
         match &mut self.model {
@@ -161,18 +171,26 @@ impl Finder {
 
 /// Runs the command.
 pub fn run(args: &DetectArgs) -> CliResult {
-    limits::shares(&[("--conf-thres", args.conf_thres), ("--iou-thres", args.iou_thres)])?;
+    let given = [("--conf-thres", args.conf_thres), ("--iou-thres", args.iou_thres)];
+    given
+        .iter()
+        .filter_map(|(name, value)| Some((*name, (*value)?)))
+        .try_for_each(|share| limits::shares(&[share]))?;
+    args.max_det
+        .map(|most| limits::at_least_one("--max-det", most))
+        .transpose()?;
     let files = source::pictures(&args.source)?;
     // The first picture is decoded while the network is read.
     let pictures = decode_ahead(files.clone());
     let mut finder = Finder::open(args)?;
     let names = finder.names.clone();
+    let own = finder.thresholds();
     let options = NmsOptions {
-        conf: args.conf_thres,
-        iou: args.iou_thres,
+        conf: args.conf_thres.unwrap_or(own.score as f32),
+        iou: args.iou_thres.unwrap_or(own.iou as f32),
         classes: classes(&args.classes, &names)?,
-        agnostic: args.agnostic_nms,
-        max_det: limits::at_least_one("--max-det", args.max_det)?,
+        agnostic: args.agnostic_nms || own.agnostic,
+        max_det: args.max_det.unwrap_or(own.boxes as usize),
         ..NmsOptions::default()
     };
     let wants_files = !args.nosave || args.save_txt || args.save_crop;
@@ -193,7 +211,7 @@ pub fn run(args: &DetectArgs) -> CliResult {
     };
     outputs::check(&folder, writes, &sources)?;
     if wants_files {
-        outputs::say_remains(ui::session()?, &folder);
+        outputs::say_remains(ui::session()?, &folder, true);
     }
     for flag in without_pictures(args) {
         ui::say(format!(

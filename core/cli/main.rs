@@ -145,6 +145,7 @@ fn main() {
     // Before anything that could start a thread or load libtorch.
     yolo_torch::threads::prepare();
     plain_panics();
+    yolo_registry::watch_exit(|text| eprintln!("error: {text}"));
     if let Some(word) = std::env::args_os().find(|word| word.to_str().is_none()) {
         eprintln!(
             "error: `{}`: this is no UTF-8 text, and JSON, configurations and checkpoints could not say it; rename the file or folder",

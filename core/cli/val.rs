@@ -153,7 +153,7 @@ pub fn run(args: &ValArgs) -> CliResult {
     let own = RunFolder::of_results(args.save_dir.as_deref(), wants_files, named)?;
     let folder = own.path().to_owned();
     if wants_files {
-        outputs::say_remains(ui::session()?, &folder);
+        outputs::say_remains(ui::session()?, &folder, args.plots);
     }
     let sources: Vec<Input> = (loader.samples().iter())
         .map(|sample| Input {
@@ -409,7 +409,14 @@ struct LabelFiles {
 
 impl LabelFiles {
     fn write(&mut self, result: &ImageResult<'_>) -> yolo_jobs::Result {
-        let stem = free_stem(&result.origin.path, &mut self.taken);
+        let path = &result.origin.path;
+        let stem = free_stem(path, &mut self.taken);
+        if path.file_stem().is_none_or(|own| own.to_string_lossy() != stem) {
+            ui::say(format!(
+                "note: {}: an earlier image has this name; its boxes are in labels/{stem}.txt",
+                path.display()
+            ));
+        }
         let [h, w] = result.origin.original;
         let text = label_text(result.detections, w, h, self.confidence);
         Ok(yolo_report::save_text(&self.folder.join(format!("{stem}.txt")), &text)?)

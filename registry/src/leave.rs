@@ -1,5 +1,48 @@
 //! The end of a process that has foreign code in it.
 
+use std::cell::Cell;
+use std::sync::{Once, OnceLock};
+
+use crate::dynamic::Library;
+
+thread_local! {
+    /// The library whose function runs. No destructor: it is read when the thread's own have run.
+    static INSIDE: Cell<Option<&'static Library>> = const { Cell::new(None) };
+}
+
+/// Calls a function of a library, so that it can be named if it ends the process ([`watch_exit`]).
+pub(crate) fn inside<T>(library: &'static Library, call: impl FnOnce() -> T) -> T {
+    static WATCHED: Once = Once::new();
+    // As late as can be: what is registered last runs first, before libtorch takes itself apart.
+    WATCHED.call_once(|| {
+        // SAFETY: the handler is a function of this program, which is never unloaded.
+        unsafe { libc::atexit(ended) };
+    });
+    let before = INSIDE.replace(Some(library));
+    let result = call();
+    INSIDE.set(before);
+    result
+}
+
+/// What is said of a library that has ended the process.
+static SAY: OnceLock<fn(&str)> = OnceLock::new();
+
+/// From here on a library that calls `exit` ends the process as a failure, of which `say` tells a person.
+pub fn watch_exit(say: fn(&str)) {
+    let _ = SAY.set(say);
+}
+
+/// Runs when somebody calls `exit`, which this program does not ([`leave`]).
+extern "C" fn ended() {
+    if let (Some(library), Some(say)) = (INSIDE.get(), SAY.get()) {
+        say(&format!(
+            "the plugin library {} has ended the process (exit), nothing is finished\n  help: this is a mistake in the plugin, tell its author",
+            library.path().display()
+        ));
+        leave(1);
+    }
+}
+
 /// Whether whoever started this process (`nohup`) has it ignore the end of its terminal.
 pub fn hangup_ignored() -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();

@@ -23,7 +23,7 @@ pub use describe::{Description, Paper};
 pub use entry::{Entry, Fitness};
 pub use error::{Code, PluginError, Result};
 pub use index::Index;
-pub use leave::{hangup_ignored, ignore_hangup, leave};
+pub use leave::{hangup_ignored, ignore_hangup, leave, watch_exit};
 pub use manifest::{FILE_NAME as MANIFEST_FILE, Library, Manifest, Packing, Provides};
 pub use package::Package;
 pub use resolve::{backbone, distiller, metric, neck_block, pruner, quantizer};

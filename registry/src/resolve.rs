@@ -131,6 +131,15 @@ impl Resolver for Index {
         };
         resolved.map_err(NameError::Unusable)
     }
+
+    fn code(&self, name: &str, file: &str) -> Vec<PathBuf> {
+        if let Some(path) = module_path(Kind::Metric, name, file) {
+            return vec![path];
+        }
+        let own = self.entries().iter().filter(|entry| entry.answers_to(name));
+        own.filter_map(|entry| Some(entry.code.as_ref()?.file.clone()))
+            .collect()
+    }
 }
 
 /// The file that a metric's name points at, if it is a path: beside the configuration, else from the current folder.

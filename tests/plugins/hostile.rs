@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use serde_json::Value;
 
 use super::c_plugin::compile;
-use crate::support::yolo;
+use crate::support::{random_weights, small_data, tiny_model, yolo};
 
 /// A folder that goes away with the test.
 struct Folder(PathBuf);
@@ -309,4 +309,22 @@ fn a_broken_plugin_is_a_row_with_its_reason() {
     assert_eq!(row["error"]["code"], "yolo::plugin::abi_mismatch", "{row}");
     let said = yolo(&folder.0, &["model", "yolov5n", "--plugin", here]);
     said.ok();
+}
+
+/// A library that ends the process has finished nothing: that is a failure with its name, and no file.
+#[test]
+fn a_library_that_calls_exit_does_not_end_in_success() {
+    let folder = Folder::new("exit");
+    folder.library(&source(TABLE, "", "", "if (group->channels > 0) exit(0);"), &[]);
+    let data = small_data(&folder.0, 10, 64).display().to_string();
+    let weights = random_weights(&tiny_model(&folder.0), &folder.0, 4)
+        .display()
+        .to_string();
+    let line = format!(
+        "prune --weights {weights} --data {data} --img 64 --batch-size 4 --workers 1 --noval --calib-batches 1 --plugin . --pruner oneshot \
+         --metric bad --flops 0.8 --out p.safetensors"
+    );
+    let said = yolo(&folder.0, &line.split_whitespace().collect::<Vec<_>>());
+    said.fails(1, &["libbad.so has ended the process"]);
+    assert!(!folder.path("p.safetensors").exists());
 }

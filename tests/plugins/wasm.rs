@@ -366,3 +366,27 @@ fn the_documentation_works() {
         (&"power".into(), &1.into())
     );
 }
+
+/// A stage is done again when the module that it names has other content.
+#[test]
+fn recipes_see_that_a_module_has_changed() {
+    let folder = tempdir().expect("a folder");
+    let data = small_data(folder.path(), 10, 64);
+    let weights = random_weights(&crate::support::tiny_model(folder.path()), folder.path(), 4);
+    let text = std::fs::read_to_string(guests().join("l1.wat")).expect("a guest");
+    let module = folder.path().join("m.wat");
+    std::fs::write(&module, &text).expect("a file");
+    let recipe = format!(
+        "name: c\ndata: {}\nweights: {}\nimg: 64\nbatch-size: 4\nworkers: 1\nout: out\nstages:\n  - prune: {{pruner: {{type: oneshot}}, metric: \
+         m.wat, flops: 0.8, multiple: 1, calib-batches: 1}}\n",
+        data.display(),
+        weights.display()
+    );
+    std::fs::write(folder.path().join("r.yaml"), recipe).expect("a file");
+    let said = || yolo(folder.path(), &["compress", "r.yaml"]).ok().err;
+    assert!(!said().contains("done before"));
+    assert!(said().contains("done before"));
+    std::fs::write(&module, format!(";; another\n{text}")).expect("a file");
+    assert!(!said().contains("done before"));
+    assert!(said().contains("done before"));
+}

@@ -113,8 +113,19 @@ impl Format {
             }),
             Self::PplCuda => each(activations, &|g| vec![g.limits()[1].max(-g.limits()[0])]),
             Self::Nnie => clips(layers),
-            Self::Vitis => each(&both(), &|g| vec![power_of_two(g.scales[0])]),
-            Self::Tengine => each(activations, &|g| vec![g.scales[0], g.zero_points[0].round()]),
+            Self::Vitis => {
+                let biases: Vec<Grid> = layers.iter().filter_map(|layer| layer.bias.clone()).collect();
+                each(&[both(), biases].concat(), &|g| vec![power_of_two(g.scales[0])])
+            }
+            Self::Tengine => {
+                let numbers = |g: &Grid| vec![g.scales[0], g.zero_points[0].round()];
+                let mut entries = each(activations, &numbers);
+                let outputs = layers
+                    .iter()
+                    .filter_map(|layer| Some((layer.name.clone(), numbers(layer.output.as_ref()?))));
+                entries.extend(outputs);
+                entries
+            }
             Self::Stpu => min_max(activations, layers),
         }
     }
@@ -165,6 +176,10 @@ fn min_max(activations: &[Grid], layers: &[Layer]) -> Entries {
     let of = |grid: &Grid| vec![-127.0 * grid.scales[0], 127.0 * grid.scales[0]];
     let mut entries: Entries = activations.iter().map(|grid| (grid.tensor.clone(), of(grid))).collect();
     for layer in layers {
+        if let Some(output) = &layer.output {
+            let emin = lowest_exponent(layer, output).into_iter();
+            entries.insert(layer.name.clone(), of(output).into_iter().chain(emin).collect());
+        }
         if let (Some(weight), Some(Some(input))) = (&layer.weight, layer.inputs.first()) {
             entries.insert(format!("{}_weights", layer.name), of(weight));
             entries.insert(
@@ -174,6 +189,29 @@ fn min_max(activations: &[Grid], layers: &[Layer]) -> Entries {
         }
     }
     entries
+}
+
+/// The exponent in the bits of a 32-bit float.
+fn exponent(value: f64) -> f64 {
+    f64::from((value as f32).to_bits() >> 23)
+}
+
+fn lowest_exponent(layer: &Layer, output: &Grid) -> Option<f64> {
+    let most = |grid: &Grid| 127.0 * grid.scales[0];
+    match (&layer.op, &layer.weight, layer.inputs.first()) {
+        (Op::Upsample { .. }, ..) => Some(exponent(most(output)) - 20.0),
+        (
+            Op::Conv2d {
+                cin, kernel, groups, ..
+            },
+            Some(weight),
+            Some(Some(input)),
+        ) => {
+            let sums = ((cin / groups * kernel[0] * kernel[1]) as f64).sqrt() * most(input) * most(weight);
+            Some(exponent(sums.max(most(output))) - 10.0)
+        }
+        _ => None,
+    }
 }
 
 /// Same names, and under each the same numbers.
@@ -319,6 +357,7 @@ fn stpu(text: &str) -> Result<Entries, String> {
     struct Range {
         min: f64,
         max: f64,
+        emin: Option<f64>,
     }
     #[derive(Deserialize)]
     #[serde(deny_unknown_fields)]
@@ -328,7 +367,7 @@ fn stpu(text: &str) -> Result<Entries, String> {
     }
     collect(json::<Unique<Entry>>(text)?, |entry| {
         Ok(match entry {
-            Entry::Range(range) => vec![range.min, range.max],
+            Entry::Range(range) => [range.min, range.max].into_iter().chain(range.emin).collect(),
             Entry::Bias(bias) => vec![bias.alpha, bias.zero_point as f64],
         })
     })

@@ -9,7 +9,9 @@ pub mod qdq;
 mod unique;
 
 use serde_json::json;
+use yolo_core::Op;
 use yolo_core::Quantizer;
+use yolo_core::graph::Activation;
 use yolo_core::quant::Ranges;
 
 pub use formats::Format;
@@ -77,9 +79,18 @@ fn every_backend_that_writes_a_text_is_looked_at() {
 /// Everything in a file is looked at: whatever is changed, the check that accepts the file refuses the changed one.
 #[test]
 fn a_file_with_one_thing_changed_is_refused() {
-    let graph = small("yolov5n");
-    for (name, _) in FILES {
-        let (graph, params) = calibrated(&graph, name);
+    let silu = small("yolov5n");
+    let mut relu = silu.clone();
+    for node in &mut relu.nodes {
+        if let Op::Act { act } = &mut node.op {
+            *act = Activation::Relu;
+        }
+    }
+    for (graph, (name, _)) in [&silu, &relu]
+        .into_iter()
+        .flat_map(|graph| FILES.map(|file| (graph, file)))
+    {
+        let (graph, params) = calibrated(graph, name);
         let network = Network::of(&graph, &params);
         let text = text_of(name, &Ranges::of(&graph, &params).expect("ranges"));
         let format = Format::of(name).expect("a format");

@@ -1,6 +1,7 @@
 //! A quantized network as its tensors say it is.
 
 use tch::Kind;
+use yolo_core::graph::Activation;
 use yolo_core::{Graph, Op, Params};
 
 /// The grid of one tensor.
@@ -50,6 +51,10 @@ pub struct Layer {
     pub inputs: Vec<Option<Grid>>,
     /// Of the weight.
     pub weight: Option<Grid>,
+    /// Of the bias.
+    pub bias: Option<Grid>,
+    /// Of its result, or of the ReLU's that alone reads it.
+    pub output: Option<Grid>,
 }
 
 /// All of it.
@@ -87,6 +92,32 @@ impl Network {
             }
             _ => None,
         };
+        let bias_of = |node: &yolo_core::Node| match &node.op {
+            Op::Conv2d {
+                bias_quant: Some(spec), ..
+            } => {
+                let [key, quantizer] = ["bias", "bias_quant"].map(|end| format!("{}.{end}", node.name));
+                Some(Grid::of(params, &key, &quantizer, [spec.qmin, spec.qmax]))
+            }
+            _ => None,
+        };
+        let readers = |name: &str| -> Vec<&yolo_core::Node> {
+            let reads = |node: &&yolo_core::Node| node.inputs.iter().any(|value| graph.node(*value).name == name);
+            graph.nodes.iter().filter(reads).collect()
+        };
+        let output_of = |node: &yolo_core::Node| {
+            let own = |name: &str| readers(name).into_iter().find_map(grid_of);
+            let behind = || match readers(&node.name).as_slice() {
+                [only] => match &only.op {
+                    Op::Act {
+                        act: Activation::Relu | Activation::Relu6,
+                    } => own(&only.name),
+                    _ => None,
+                },
+                _ => None,
+            };
+            own(&node.name).or_else(behind)
+        };
         let layers = graph.nodes.iter().filter(|node| grid_of(node).is_none());
         Self {
             activations: graph.nodes.iter().filter_map(grid_of).collect(),
@@ -97,6 +128,8 @@ impl Network {
                     op: node.op.clone(),
                     inputs: node.inputs.iter().map(|value| grid_of(graph.node(*value))).collect(),
                     weight: weight_of(node),
+                    bias: bias_of(node),
+                    output: output_of(node),
                 })
                 .collect(),
         }

@@ -20,6 +20,8 @@ cargo xtask bench NAME
                                       an epoch alone and beside one busy process
   quant [--set NAME=YAML,WEIGHTS]... [--sizes 320,640] [--backends A,B] [--python PYTHON]
                                       what calibration loses per backend and option, with --python beside other tools' files
+  engines [--models A,B] [--engines ort,openvino,ncnn,torch] [--img N] [--threads N] [--runs N]
+                                      milliseconds of each model whole, pruned and on integers in each engine
   kill [--times N] [--seed N]         a training killed at N random moments ends in the bits of one that was not
   reference --repo CHECKOUT [--repo2 CHECKOUT] [--python PYTHON] [--only PART,PART] [--before PROGRAM] [--json] [...]
                                       ours and the Python YOLOv5 side by side on this machine: docs/benchmarks.md";
@@ -38,6 +40,7 @@ pub fn bench(arguments: &[String]) -> Outcome {
         Some("torch") => installed(rest),
         Some("load") => load(rest),
         Some("quant") => quant(rest),
+        Some("engines") => engines(rest),
         Some("kill") => kill(rest),
         Some("reference") => reference(rest),
         _ => fail(USAGE),
@@ -76,7 +79,7 @@ pub fn option<'a>(arguments: &'a [String], name: &str) -> Option<&'a str> {
 }
 
 /// Builds the release binary and returns a command that runs it; that of the variable `YOLO_BINARY` instead, where there is one.
-fn yolo() -> Outcome<impl Fn() -> Command> {
+pub fn yolo() -> Outcome<impl Fn() -> Command> {
     let given = std::env::var_os("YOLO_BINARY").map(std::path::PathBuf::from);
     if given.is_none() {
         setup::setup()?;
@@ -223,6 +226,19 @@ fn quant(arguments: &[String]) -> Outcome {
     };
     crate::quant::is_there(&protocol)?;
     crate::quant::quant(&yolo()?, &protocol)
+}
+
+fn engines(arguments: &[String]) -> Outcome {
+    let list = |name: &str, usual: &'static str| option(arguments, name).unwrap_or(usual).split(',').collect();
+    let value = |name: &str, usual: &'static str| option(arguments, name).unwrap_or(usual);
+    let protocol = crate::fps::Protocol {
+        models: list("--models", crate::fps::MODELS),
+        engines: list("--engines", "torch,ort,openvino,ncnn"),
+        img: value("--img", "640"),
+        threads: value("--threads", "2"),
+        runs: value("--runs", "20"),
+    };
+    crate::fps::engines(&yolo()?, &protocol)
 }
 
 /// The test, with more kills and another seed each time.

@@ -1,9 +1,11 @@
-//! Repository tasks: `cargo xtask setup | demo | test | tidy | lint | bench | gpu-pack`. Depends on nothing that needs libtorch, as it fetches it.
+//! Repository tasks: `cargo xtask setup | demo | test | tidy | lint | bench | examples | gpu-pack`. Depends on nothing that needs libtorch, as it fetches it.
 
 mod bench;
 mod compress;
 mod demo;
 mod engines;
+mod examples;
+mod fps;
 mod gpu;
 mod guests;
 mod installed;
@@ -106,7 +108,9 @@ cargo xtask COMMAND
   wheel [--dir D]    make a Python wheel of the release binary: `pip install` beside torch gives the command `yolo`
   tidy               check the repository: crate edges, forbidden words, sizes, plugin folders
   lint               rustfmt and clippy, as CI runs them
-  bench NAME [ARGS]  slow measurements: bccd, seeds, torch, light, load, quant, kill, reference (see `cargo xtask bench`)
+  bench NAME [ARGS]  slow measurements: bccd, compress, seeds, torch, light, load, quant, engines, kill, reference (see `cargo xtask bench`)
+  examples --weights MODEL --source FOLDER [-DNAME=VALUE ...]
+                     build the C++ hosts whose libraries are here and compare what they find with `yolo detect`
   gpu-pack [ARGS]    collect what xtask/gpu/check.sh needs on a machine with a GPU";
 
 fn main() -> ExitCode {
@@ -120,6 +124,7 @@ fn main() -> ExitCode {
         Some("tidy") => tidy::tidy(),
         Some("lint") => lint(),
         Some("bench") => bench::bench(rest),
+        Some("examples") => examples::examples(rest),
         Some("gpu-pack") => gpu::pack(rest),
         _ => fail(USAGE),
     };

@@ -1,14 +1,15 @@
 //! A whole data set looked at: every image decoded, every label row read, files that belong to nothing, pictures in two splits.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rayon::prelude::*;
 
-use crate::dataset::{Listed, Read, image_problem, label_path, shared_labels, unlabelled};
+use crate::dataset::{Listed, Read, image_problem, label_path, second_labels, shared_labels, unlabelled};
 use crate::labels::Problem;
-use crate::{Dataset, Error, Image, Policy, Result, Split, classes, files};
+use crate::{Dataset, Error, Image, Policy, Result, Split, classes, endings, files};
 
 /// What a split holds.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
@@ -72,6 +73,7 @@ pub fn check(data: &Dataset, decode: bool, progress: &(dyn Fn(usize, usize) -> b
             Ok(Listed {
                 images,
                 problems: found,
+                ..
             }) => {
                 // What is said of the whole is said for every split.
                 for problem in found {
@@ -111,6 +113,7 @@ pub fn check(data: &Dataset, decode: bool, progress: &(dyn Fn(usize, usize) -> b
     let by_path: HashMap<&Path, &Seen> = images.iter().copied().zip(&seen).collect();
     problems.extend(seen.iter().flat_map(|seen| seen.problems.iter().cloned()));
     problems.extend(shared_labels(&images));
+    problems.extend(second_labels(&images));
     problems.extend(without_boxes(data, &splits, &by_path));
     for (split, images) in &splits {
         let labelled: Vec<bool> = images.iter().map(|image| by_path[image.as_path()].labelled).collect();
@@ -275,26 +278,78 @@ fn without_boxes(data: &Dataset, splits: &[(Split, Vec<PathBuf>)], seen: &HashMa
     found
 }
 
+/// A folder of labels.
+#[derive(Default)]
+struct Folder {
+    place: PathBuf,
+    /// Names of the files that images have there.
+    read: HashSet<OsString>,
+    /// Folders of those images.
+    homes: BTreeSet<PathBuf>,
+}
+
 /// Label files beside the others that belong to no image.
 fn orphans(images: &[&Path]) -> Result<Vec<Problem>> {
-    let labels: HashSet<PathBuf> = images.iter().map(|image| label_path(image)).collect();
-    let folders: BTreeSet<&Path> = labels.iter().filter_map(|label| label.parent()).collect();
+    // By the true places of their folders: lists spell them in many ways.
+    let mut folders: BTreeMap<PathBuf, Folder> = BTreeMap::new();
+    for (image, label) in images.iter().map(|image| (*image, label_path(image))) {
+        let (Some(folder), Some(name), Some(home)) = (label.parent(), label.file_name(), image.parent()) else {
+            continue;
+        };
+        if !folders.contains_key(folder) {
+            let place = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
+            folders.insert(
+                folder.to_owned(),
+                Folder {
+                    place,
+                    ..Folder::default()
+                },
+            );
+        }
+        if let Some(folder) = folders.get_mut(folder) {
+            folder.read.insert(name.to_owned());
+            folder.homes.insert(home.to_owned());
+        }
+    }
+    let mut places: BTreeMap<PathBuf, (PathBuf, Folder)> = BTreeMap::new();
+    for (spelled, folder) in folders {
+        match places.get_mut(&folder.place) {
+            Some((_, known)) => {
+                known.read.extend(folder.read);
+                known.homes.extend(folder.homes);
+            }
+            None => drop(places.insert(folder.place.clone(), (spelled, folder))),
+        }
+    }
     let mut problems = Vec::new();
-    for folder in folders.into_iter().filter(|folder| folder.is_dir()) {
-        for file in files::listing(folder)? {
+    for (spelled, folder) in places.into_values().filter(|(spelled, _)| spelled.is_dir()) {
+        let mut pictures: HashSet<OsString> = HashSet::new();
+        for home in &folder.homes {
+            let found = files::listing(home)?;
+            let stems = found
+                .iter()
+                .filter(|file| endings::is_image(file))
+                .filter_map(|file| file.file_stem());
+            pictures.extend(stems.map(ToOwned::to_owned));
+        }
+        for file in files::listing(&spelled)? {
             let is_label = file.extension().is_some_and(|e| e.eq_ignore_ascii_case("txt"));
             // Some systems make no difference between `.TXT` and `.txt`.
             let read_as = file.with_extension("txt");
-            let is_read = labels.contains(&read_as) && read_as.exists();
+            let named = read_as.file_name().is_some_and(|name| folder.read.contains(name));
+            let is_read = named && read_as.exists();
             // Labelling tools leave the names of the classes there.
             let is_names = file.file_stem().is_some_and(|stem| stem == "classes");
             // Lists of images may stand beside the images.
-            let beside_images = images.iter().any(|image| image.parent() == file.parent());
+            let beside_images = folder.homes.contains(&spelled);
             if is_label && !is_names && !beside_images && !is_read {
-                let message = match labels.contains(&read_as) {
-                    true => "its ending is not `.txt` in small letters, so it is not read as a label file".to_owned(),
-                    false => "there is no image for this label file".to_owned(),
+                let pictured = file.file_stem().is_some_and(|stem| pictures.contains(stem));
+                let message = match (named, pictured) {
+                    (true, _) => "its ending is not `.txt` in small letters, so it is not read as a label file",
+                    (_, true) => "its image is in no split",
+                    (_, false) => "there is no image for this label file",
                 };
+                let message = message.to_owned();
                 problems.push(note(&file, 0, "label-orphan", false, message));
             }
         }

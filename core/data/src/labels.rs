@@ -17,7 +17,7 @@ pub struct Problem {
     /// Line, from 1; 0 where it concerns the whole file.
     pub line: usize,
     /// A stable word. Of label files: `label-columns`, `label-number`, `label-class`, `label-range`, `label-encoding`,
-    /// `label-empty-box`, `label-duplicate`, `label-near-duplicate`, `label-two-classes`, `label-polygon`, `label-keypoints`, `label-unreadable`, `label-orphan`,
+    /// `label-empty-box`, `label-duplicate`, `label-near-duplicate`, `label-two-classes`, `label-polygon`, `label-keypoints`, `label-unreadable`, `label-orphan`, `label-second`,
     /// `label-shared`, `label-missing`, `box-cut`; of images: `image-unreadable`, `image-remark`, `image-small`, `image-duplicate`, `image-missing`,
     /// `image-listed-twice`, `image-left-out`; of the whole: `path-missing`, `split-unusable`, `split-overlap`, `class-empty`, `class-one-split`,
     /// `names-order`, `names-differ`, `names-unread`, `key-unused`, `images-alike`; of sources that are converted: `annotation-broken`,
@@ -51,6 +51,18 @@ impl std::fmt::Display for Problem {
         }
         write!(f, ": {}", self.message)
     }
+}
+
+/// Makes all classes one. A box that several of them had is one box then.
+pub fn merge(labels: &mut Vec<Label>) {
+    let mut merged: Vec<Label> = Vec::with_capacity(labels.len());
+    for label in labels.iter() {
+        let label = [0.0, label[1], label[2], label[3], label[4]];
+        if !merged.contains(&label) {
+            merged.push(label);
+        }
+    }
+    *labels = merged;
 }
 
 /// What rows mean.

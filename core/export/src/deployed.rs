@@ -7,7 +7,7 @@ use tch::{Kind, Tensor};
 use yolo_core::graph::DetectHead;
 
 use crate::engine::{Array, Engine, Network, Port};
-use crate::package::{self, Output, Package};
+use crate::package::{self, Output, Package, Thresholds};
 use crate::{Error, Result};
 
 /// What boxes `[N, M, 5 + classes]` of images of this side are where all of them show that they are no centres and sizes in pixels.
@@ -83,6 +83,7 @@ pub struct Deployed {
     names: Vec<String>,
     milliseconds: f64,
     note: Option<String>,
+    thresholds: Option<Thresholds>,
 }
 
 impl Deployed {
@@ -140,12 +141,18 @@ impl Deployed {
             classes,
             names,
             milliseconds: 0.0,
+            thresholds: known.package.map(|package| package.thresholds),
         })
     }
 
     /// What a person must be told of the file before it is used.
     pub fn note(&self) -> Option<&str> {
         self.note.as_deref()
+    }
+
+    /// What detection with it uses where nobody says something else, if that is said beside it.
+    pub fn thresholds(&self) -> Option<Thresholds> {
+        self.thresholds
     }
 
     /// The engine that runs it.

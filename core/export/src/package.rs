@@ -36,7 +36,7 @@ pub struct Package {
     pub output: Output,
     /// Names of the classes, in the order of their numbers; empty where nobody said them.
     pub classes: Vec<String>,
-    /// What detection uses where nobody says something else; in a file that suppresses by itself, what it does.
+    /// What `yolo detect` uses where no flag says something else; in a file that suppresses by itself, what it does.
     pub thresholds: Thresholds,
     /// Of `input`, `letterbox` and `output` as they were written: they belong to the file beside them, and nothing else tells a wrong
     /// anchor or stride. Who changed them on purpose takes this line out.
@@ -204,6 +204,11 @@ impl Package {
             || package.letterbox != usual.letterbox
         {
             let reason = "pictures for it are prepared in another way than RGB / 255 on gray 114: this program has only that one";
+            return Err(wrong(reason.to_owned()));
+        }
+        let Thresholds { score, iou, boxes, .. } = package.thresholds;
+        if !(0.0..=1.0).contains(&score) || !(0.0..=1.0).contains(&iou) || boxes == 0 {
+            let reason = "its `thresholds` have a `score` and an `iou` from 0 to 1 and at least one of `boxes`";
             return Err(wrong(reason.to_owned()));
         }
         if package.checksum.as_ref().is_some_and(|sum| *sum != package.sum()) {

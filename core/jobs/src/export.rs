@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use yolo_core::Op;
 use yolo_engine::Checkpoint;
 use yolo_export::checked::{self, Format, Prepared, Request, Written};
 use yolo_export::onnx::{self, Nms, NmsKind, Outputs, Profile};
@@ -80,6 +81,10 @@ pub enum ProfileName {
     #[value(name = "tensorrt")]
     #[serde(rename = "tensorrt")]
     TensorRt,
+    /// Integer operators (QLinearConv, ...) in the place of quantizers, as TVM imports them.
+    #[value(name = "qlinear")]
+    #[serde(rename = "qlinear")]
+    QLinear,
 }
 
 /// The op that suppresses boxes in a file.
@@ -323,9 +328,29 @@ impl ExportSettings {
         Ok(match (self.profile, &model.meta.quantizer) {
             (Some(ProfileName::Ort), _) | (None, None) => Profile::Ort,
             (Some(ProfileName::OpenVino), _) => Profile::OpenVino,
-            (Some(ProfileName::TensorRt), _) => Profile::TensorRt,
+            (Some(ProfileName::TensorRt), _) => {
+                takes_tensorrt(model)?;
+                Profile::TensorRt
+            }
+            (Some(ProfileName::QLinear), _) => Profile::QLinear,
             (None, Some(backend)) => profile_of(open::quantizer(session, "the model's backend", backend)?.as_ref()),
         })
+    }
+}
+
+/// Refuses a model whose activations TensorRT has no integers for.
+fn takes_tensorrt(model: &Checkpoint) -> Result<()> {
+    let other = model.graph.nodes.iter().find(|node| match &node.op {
+        Op::FakeQuant { quant } => !quant.symmetric || quant.qmin < -128 || quant.qmax > 127,
+        _ => false,
+    });
+    match other {
+        None => Ok(()),
+        Some(node) => Err(Error::Usage(format!(
+            "--profile tensorrt: TensorRT has 8-bit integers around zero only, and `{}` of this model is on another grid\n  help: quantize the \
+             float model with `--backend tensorrt`, or leave out --profile",
+            node.name
+        ))),
     }
 }
 

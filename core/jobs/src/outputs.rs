@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::Session;
 use crate::error::{Error, Result};
+use crate::plots::VALIDATION;
 
 /// A picture that is looked at, and the file of its labels, whether or not that exists.
 pub struct Input {
@@ -26,6 +27,26 @@ pub struct Writes {
     pub over: bool,
 }
 
+/// Says which files in `weights` were exported from models of an earlier run in this folder.
+pub fn say_exported(session: Session<'_>, folder: &Path) {
+    let weights = folder.join("weights");
+    let entries = std::fs::read_dir(&weights).into_iter().flatten().flatten();
+    let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
+    let of_models = |name: &String| {
+        let own = name.ends_with(".safetensors") || name.starts_with('.');
+        !own && (name.starts_with("best") || name.starts_with("last"))
+    };
+    let mut old: Vec<String> = names.filter(of_models).collect();
+    old.sort();
+    if !old.is_empty() {
+        session.say(format!(
+            "note: {} holds files of an earlier training's models ({}): they stay, and are not of the models that this one writes beside them",
+            weights.display(),
+            old.join(", ")
+        ));
+    }
+}
+
 /// Refuses a result that would take the place of what it is made of.
 ///
 /// # Errors
@@ -43,8 +64,8 @@ pub fn not_the_input(option: &str, output: &Path, input: &Path) -> Result {
     Ok(())
 }
 
-/// Says which results of an earlier run are in a folder that this one writes into.
-pub fn say_remains(session: Session<'_>, folder: &Path) {
+/// Says which results of an earlier run are in a folder that this one writes into; `plots` are drawn anew by this one.
+pub fn say_remains(session: Session<'_>, folder: &Path, plots: bool) {
     let filled = |folder: &Path| {
         let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
         entries
@@ -57,6 +78,9 @@ pub fn say_remains(session: Session<'_>, folder: &Path) {
         .collect();
     if folder.join("predictions.json").is_file() {
         there.push("predictions.json");
+    }
+    if !plots {
+        there.extend(VALIDATION.iter().filter(|name| folder.join(name).is_file()));
     }
     if !there.is_empty() {
         session.say(format!(

@@ -1,6 +1,7 @@
 //! Drawings of runs: curves, confusion matrix, what the labels are like, pictures with labels and detections.
 
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use yolo_data::{Batch, Dataset, Image, Loader, Shard};
 use yolo_engine::eval::{ConfusionMatrix, Detection, Metrics, Truth};
@@ -13,6 +14,35 @@ use yolo_report::{
 
 use crate::error::Result;
 use crate::{Session, files};
+
+/// Pictures of what a model finds.
+pub const VALIDATION: [&str; 4] = [
+    "pr_curve.svg",
+    "confidence_curves.svg",
+    "confusion_matrix.svg",
+    "val_pictures.jpg",
+];
+
+/// Pictures of a training and its data.
+const TRAINING: [&str; 3] = ["results.svg", "labels.svg", "train_batch.jpg"];
+
+/// Takes away pictures of an earlier training in a folder: those that are older than `since`.
+///
+/// # Errors
+/// Names the file that can't be removed.
+pub fn forget(folder: &Path, since: SystemTime) -> Result {
+    for name in VALIDATION.iter().chain(&TRAINING) {
+        let path = folder.join(name);
+        let old = path
+            .metadata()
+            .and_then(|meta| meta.modified())
+            .is_ok_and(|time| time < since);
+        if old {
+            std::fs::remove_file(&path).map_err(|error| crate::error::io_error("can't be removed", &path, &error))?;
+        }
+    }
+    Ok(())
+}
 
 /// Pictures on a sheet.
 const PICTURES: usize = 16;

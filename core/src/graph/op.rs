@@ -90,6 +90,9 @@ pub enum Op {
         /// Fake quantizer of the weight.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         weight_quant: Option<FakeQuantSpec>,
+        /// Fake quantizer of the bias.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        bias_quant: Option<FakeQuantSpec>,
     },
     /// Modulated deformable convolution (DCNv2, arXiv 1811.11168). Inputs: map, offsets `[N, 2*kh*kw, H, W]` in (dy, dx)
     /// order, mask `[N, kh*kw, H, W]`. Parameters as `Conv2d`.
@@ -137,6 +140,9 @@ pub enum Op {
         /// Fake quantizer of the weight.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         weight_quant: Option<FakeQuantSpec>,
+        /// Fake quantizer of the bias.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        bias_quant: Option<FakeQuantSpec>,
     },
     /// Point-wise non-linearity.
     Act {
@@ -409,6 +415,36 @@ impl Op {
         }
     }
 
+    /// Whether it has a weight that backends quantize.
+    pub fn is_weighted(&self) -> bool {
+        matches!(self, Self::Conv2d { .. } | Self::Linear { .. })
+    }
+
+    /// The fake quantizer of its weight.
+    pub fn weight_quant(&self) -> Option<&FakeQuantSpec> {
+        match self {
+            Self::Conv2d { weight_quant, .. } | Self::Linear { weight_quant, .. } => weight_quant.as_ref(),
+            _ => None,
+        }
+    }
+
+    /// Takes the fake quantizers of its own tensors away.
+    pub fn unquantize(&mut self) {
+        if let Self::Conv2d {
+            weight_quant,
+            bias_quant,
+            ..
+        }
+        | Self::Linear {
+            weight_quant,
+            bias_quant,
+            ..
+        } = self
+        {
+            (*weight_quant, *bias_quant) = (None, None);
+        }
+    }
+
     /// A plain convolution: bias and quantizer off, dilation 1.
     pub fn conv(cin: i64, cout: i64, kernel: i64, stride: i64, padding: i64, groups: i64, bias: bool) -> Self {
         Self::Conv2d {
@@ -421,6 +457,7 @@ impl Op {
             groups,
             bias,
             weight_quant: None,
+            bias_quant: None,
         }
     }
 
@@ -431,6 +468,7 @@ impl Op {
             cout,
             bias,
             weight_quant: None,
+            bias_quant: None,
         }
     }
 }

@@ -4,6 +4,8 @@
 //! this program takes the place of the part, as data that typetag can read: the trait object of a shared library or a WASM module is
 //! the one of its loader, with the name and the options inside. So there is one way from a configuration to a component.
 
+use std::path::PathBuf;
+
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
@@ -44,6 +46,11 @@ pub enum NameError {
 pub trait Resolver {
     /// What `name` stands for where a plugin of this kind is expected; `file` is the configuration, for names that are paths.
     fn lookup(&self, kind: Kind, name: &str, file: &str) -> Result<Found, NameError>;
+
+    /// Files of plugins that are not linked and answer to a name, of whatever kind; `file` as in [`Resolver::lookup`].
+    fn code(&self, _name: &str, _file: &str) -> Vec<PathBuf> {
+        Vec::new()
+    }
 }
 
 /// Knows the plugins that are linked into this program.

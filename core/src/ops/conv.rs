@@ -10,6 +10,13 @@ use crate::params::Init;
 use crate::quant::{self, FakeQuantSpec};
 use crate::{ParamRole, ParamSpec, Result};
 
+/// Fake quantizers of a layer's own tensors.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Quants<'a> {
+    pub weight: Option<&'a FakeQuantSpec>,
+    pub bias: Option<&'a FakeQuantSpec>,
+}
+
 /// 2-D convolution: dense, depthwise (one input channel per group), or in wider groups, whose channels stay.
 pub(super) struct Conv2d<'a> {
     pub cin: i64,
@@ -17,7 +24,7 @@ pub(super) struct Conv2d<'a> {
     pub taps: Taps,
     pub groups: i64,
     pub bias: bool,
-    pub weight_quant: Option<&'a FakeQuantSpec>,
+    pub quants: Quants<'a>,
 }
 
 impl Conv2d<'_> {
@@ -54,7 +61,7 @@ impl Primitive for Conv2d<'_> {
             groups if groups == self.cin => (BY_OUTPUT, BY_OUTPUT),
             _ => (FREE, FREE),
         };
-        weighted(name, shape, self.bias, fan_in, self.weight_quant, [weight, rows])
+        weighted(name, shape, self.bias, fan_in, self.quants, [weight, rows])
     }
 
     fn flow(&self) -> Flow {
@@ -98,14 +105,14 @@ impl Primitive for Conv2d<'_> {
     }
 
     fn run(&self, x: &[&Tensor], params: &[Tensor], place: &Place<'_>) -> Result<Tensor> {
-        let (weight, bias) = weight_and_bias(params, self.bias, self.weight_quant, place.train)?;
+        let (weight, bias) = weight_and_bias(params, self.bias, self.quants, place.train)?;
         let Taps {
             stride,
             padding,
             dilation,
             ..
         } = self.taps;
-        Ok(x[0].f_conv2d(&weight, bias, stride, padding, dilation, self.groups)?)
+        Ok(x[0].f_conv2d(&weight, bias.as_ref(), stride, padding, dilation, self.groups)?)
     }
 }
 
@@ -114,7 +121,7 @@ pub(super) struct Linear<'a> {
     pub cin: i64,
     pub cout: i64,
     pub bias: bool,
-    pub weight_quant: Option<&'a FakeQuantSpec>,
+    pub quants: Quants<'a>,
 }
 
 impl Primitive for Linear<'_> {
@@ -132,14 +139,7 @@ impl Primitive for Linear<'_> {
 
     fn tensors(&self, name: &str) -> Vec<OwnTensor> {
         let shape = vec![self.cout, self.cin];
-        weighted(
-            name,
-            shape,
-            self.bias,
-            self.cin,
-            self.weight_quant,
-            [BY_BOTH, BY_OUTPUT],
-        )
+        weighted(name, shape, self.bias, self.cin, self.quants, [BY_BOTH, BY_OUTPUT])
     }
 
     fn flow(&self) -> Flow {
@@ -170,18 +170,18 @@ impl Primitive for Linear<'_> {
     }
 
     fn run(&self, x: &[&Tensor], params: &[Tensor], place: &Place<'_>) -> Result<Tensor> {
-        let (weight, bias) = weight_and_bias(params, self.bias, self.weight_quant, place.train)?;
-        Ok(x[0].f_linear(&weight, bias)?)
+        let (weight, bias) = weight_and_bias(params, self.bias, self.quants, place.train)?;
+        Ok(x[0].f_linear(&weight, bias.as_ref())?)
     }
 }
 
-/// A weight `[cout, ...]`, its bias and its quantizer. `axes`: of the weight, and of what has one element per output channel.
+/// A weight `[cout, ...]`, its bias and their quantizers. `axes`: of the weight, and of what has one element per output channel.
 pub(super) fn weighted(
     name: &str,
     shape: Vec<i64>,
     bias: bool,
     fan_in: i64,
-    quant: Option<&FakeQuantSpec>,
+    quants: Quants<'_>,
     [weight, rows]: [&'static [(usize, Follows)]; 2],
 ) -> Vec<OwnTensor> {
     let (init, cout) = (Init::FanIn(fan_in), shape[0]);
@@ -198,25 +198,27 @@ pub(super) fn weighted(
     if bias {
         tensors.push(tensor("bias", vec![cout], ParamRole::Bias, rows));
     }
-    if let Some(quant) = quant {
+    for (quant, key) in [(quants.weight, "weight_quant"), (quants.bias, "bias_quant")] {
+        let Some(quant) = quant else { continue };
         let axes = if quant.per_channel { rows } else { FREE };
-        let specs = quant.params(&format!("{name}.weight_quant"), cout);
+        let specs = quant.params(&format!("{name}.{key}"), cout);
         tensors.extend(specs.into_iter().map(|spec| OwnTensor { spec, axes }));
     }
     tensors
 }
 
-/// Weight (fake-quantized where asked) and bias of a convolution or linear layer.
-fn weight_and_bias<'a>(
-    params: &'a [Tensor],
-    bias: bool,
-    weight_quant: Option<&FakeQuantSpec>,
-    train: bool,
-) -> Result<(Tensor, Option<&'a Tensor>)> {
-    let first_quant = 1 + usize::from(bias);
-    let weight = match weight_quant {
-        Some(spec) => quant::fake_quant(&params[0], spec, &params[first_quant], &params[first_quant + 1], train)?,
-        None => params[0].shallow_clone(),
+/// Weight and bias of a convolution or linear layer, fake-quantized where asked. `params` in the order of [`weighted`].
+fn weight_and_bias(params: &[Tensor], bias: bool, quants: Quants<'_>, train: bool) -> Result<(Tensor, Option<Tensor>)> {
+    let mut scales = params[1 + usize::from(bias)..].chunks(2);
+    let mut own = |tensor: &Tensor, quant: Option<&FakeQuantSpec>| match (quant, quant.and_then(|_| scales.next())) {
+        (Some(spec), Some([scale, zero_point])) => quant::fake_quant(tensor, spec, scale, zero_point, train),
+        _ => Ok(tensor.shallow_clone()),
     };
-    Ok((weight, bias.then(|| &params[1])))
+    let weight = own(&params[0], quants.weight)?;
+    let bias = if bias {
+        Some(own(&params[1], quants.bias)?)
+    } else {
+        None
+    };
+    Ok((weight, bias))
 }

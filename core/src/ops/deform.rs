@@ -39,7 +39,14 @@ impl Primitive for DeformConv2d {
     fn tensors(&self, name: &str) -> Vec<OwnTensor> {
         let [kh, kw] = self.taps.kernel;
         let shape = vec![self.cout, self.cin, kh, kw];
-        conv::weighted(name, shape, self.bias, self.cin * kh * kw, None, [BY_BOTH, BY_OUTPUT])
+        conv::weighted(
+            name,
+            shape,
+            self.bias,
+            self.cin * kh * kw,
+            conv::Quants::default(),
+            [BY_BOTH, BY_OUTPUT],
+        )
     }
 
     fn flow(&self) -> Flow {

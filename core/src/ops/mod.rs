@@ -273,6 +273,7 @@ impl Op {
                 groups,
                 bias,
                 ref weight_quant,
+                ref bias_quant,
             } => see(&conv::Conv2d {
                 cin,
                 cout,
@@ -284,7 +285,10 @@ impl Op {
                 },
                 groups,
                 bias,
-                weight_quant: weight_quant.as_ref(),
+                quants: conv::Quants {
+                    weight: weight_quant.as_ref(),
+                    bias: bias_quant.as_ref(),
+                },
             }),
             Self::DeformConv2d {
                 cin,
@@ -320,11 +324,15 @@ impl Op {
                 cout,
                 bias,
                 ref weight_quant,
+                ref bias_quant,
             } => see(&conv::Linear {
                 cin,
                 cout,
                 bias,
-                weight_quant: weight_quant.as_ref(),
+                quants: conv::Quants {
+                    weight: weight_quant.as_ref(),
+                    bias: bias_quant.as_ref(),
+                },
             }),
             Self::Act { act } => see(&pointwise::Act { act }),
             Self::Add => see(&Binary(Operator::Add)),

@@ -43,10 +43,16 @@ pub const SPLIT_SILU: Pass = Pass {
     run: |graph, params| Ok((split_silu(graph)?, params.shallow_clone())),
 };
 
+/// [`baked`](crate::quant::baked).
+pub const BAKE: Pass = Pass {
+    name: "bake",
+    run: crate::quant::baked,
+};
+
 /// For a network that runs on libtorch outside of training: validation, detection, bench.
 pub const INFERENCE: &[Pass] = &[FUSE, UPSAMPLE_LATE];
 /// For a network that is written for another engine.
-pub const EXPORT: &[Pass] = &[FUSE, UPSAMPLE_LATE, LOWER_CUSTOM];
+pub const EXPORT: &[Pass] = &[FUSE, UPSAMPLE_LATE, LOWER_CUSTOM, BAKE];
 /// For a network that gets quantizers.
 pub const QUANTIZATION: &[Pass] = &[FUSE];
 /// For a network that gets quantizers for an engine which runs ops on integers.

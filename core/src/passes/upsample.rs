@@ -80,6 +80,7 @@ fn is_pointwise(op: &Op) -> bool {
             padding: [0, 0],
             groups: 1,
             weight_quant: None,
+            bias_quant: None,
             ..
         }
     )

@@ -71,6 +71,7 @@ impl ConvShape {
                 groups: if self.depthwise { cin } else { 1 },
                 bias: true,
                 weight_quant: None,
+                bias_quant: None,
             };
             let mut value = b.add(&format!("conv{copy}"), conv, &[ValueId::IMAGE])?;
             if let Some(act) = self.act {
@@ -392,6 +393,7 @@ mod tests {
             groups: 1,
             bias: true,
             weight_quant: None,
+            bias_quant: None,
         };
         let a = b.add("a", conv(3, 32), &[ValueId::IMAGE]).unwrap();
         let a = b.add("act", Op::Act { act: Activation::Relu }, &[a]).unwrap();

@@ -4,7 +4,7 @@ use std::fmt::Debug;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Observer, Placement, Ranges, Refinement, Scheme};
+use super::{Method, Observer, Placement, Ranges, Refinement, Scheme};
 use crate::graph::{Node, Op};
 use crate::{Error, Result};
 
@@ -13,17 +13,24 @@ use crate::{Error, Result};
 pub struct BackendSpec {
     /// How weights are quantized.
     pub weight: Scheme,
+    /// How biases of quantized layers are quantized, where the toolchain gives them a grid of their own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bias: Option<Scheme>,
     /// How activations are quantized.
     pub activation: Scheme,
     /// Which activations.
     pub placement: Placement,
+    /// Bits of the weights of the first and the last layers and of what these read, where they differ from the others'.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub end_bits: Option<u32>,
     /// Quantize linear layers too.
     pub linear: bool,
     /// Whether the engine runs an op on integers only between two quantizers (onnxruntime). Then SiLU becomes a sigmoid and a
     /// product before anything is quantized, and files repeat a quantizer behind ops that move values.
     #[serde(default)]
     pub integer_ops: bool,
-    /// The engine that its QDQ files are for, `openvino`, where they are read by one whose form differs from the usual.
+    /// The form of its QDQ files where it is not the usual one: `openvino` for that engine, `qlinear` for integer operators in the place of
+    /// pairs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub engine: Option<String>,
     /// What calibration does besides finding ranges, unless asked for something else.
@@ -42,8 +49,10 @@ impl Default for BackendSpec {
                 per_channel: true,
                 ..Scheme::INT8
             },
+            bias: None,
             activation: Scheme::INT8,
             placement: Placement::inputs_of(&["conv2d", "linear"]),
+            end_bits: None,
             linear: true,
             integer_ops: false,
             engine: None,
@@ -68,13 +77,27 @@ impl BackendSpec {
     /// # Errors
     /// A width outside of 2 to 16 bits, and an op of the placement that does not exist.
     pub fn check(&self) -> Result<()> {
-        for (what, scheme) in [("weights", &self.weight), ("activations", &self.activation)] {
+        if let Some(bits) = self.end_bits.filter(|bits| !(2..=16).contains(bits)) {
+            return Err(Error::Config(format!(
+                "its first and last layers have {bits} bits; 2 to 16 are possible"
+            )));
+        }
+        let biases = self.bias.iter().map(|scheme| ("biases", scheme));
+        for (what, scheme) in [("weights", &self.weight), ("activations", &self.activation)]
+            .into_iter()
+            .chain(biases)
+        {
             if !(2..=16).contains(&scheme.bits) {
                 return Err(Error::Config(format!(
                     "its {what} have {} bits; 2 to 16 are possible",
                     scheme.bits
                 )));
             }
+        }
+        if self.activation.method == Method::Dorefa {
+            return Err(Error::Config(
+                "`dorefa` is a method for weights; activations have `pact`, `learnable`, `dsq` or `fixed`".into(),
+            ));
         }
         self.placement.check()
     }

@@ -2,6 +2,7 @@
 
 use tch::Tensor;
 
+use super::placement::Layer;
 use super::{BackendSpec, Quantizer, Refinement, Rounding, Watch, equalize, placement, reconstruct};
 use crate::graph::{Graph, Node, ValueId};
 use crate::{Error, Mode, Params, Program, Result, passes};
@@ -58,8 +59,14 @@ impl<'a> Calibration<'a> {
         }
         let (graph, params) = passes::for_quantization(graph, params, backend.integer_ops)?;
         let values = backend.placement.values(&graph);
+        let ends = Ends::of(&graph);
         let watch = |value: &ValueId| {
-            Watch::new(backend.activation.observer, backend.activation.spec()).behind(placement::behind(&graph, *value))
+            let scheme = backend
+                .activation
+                .with_bits(backend.end_bits.filter(|_| ends.reads(&graph, *value)));
+            Watch::new(scheme.observer, scheme.spec())
+                .behind(placement::behind(&graph, *value))
+                .of_image(placement::is_image(&graph, *value))
         };
         let mut params = params.deep_clone();
         if refinement.equalize {
@@ -135,23 +142,70 @@ impl<'a> Calibration<'a> {
         let on_integers = backend
             .integer_ops
             .then(|| backend.placement.on_integers(graph, &self.values));
-        let weight = |value: ValueId, node: &Node| {
+        let ends = Ends::of(graph);
+        let layer = |value: ValueId, node: &Node| {
             let used = on_integers.as_ref().is_none_or(|on| on[value.index()]);
             let wanted = used && quantizer.quantizes(node)?;
-            Ok(wanted.then(|| (backend.weight.spec(), backend.weight.observer)))
+            Ok(wanted.then_some(Layer {
+                weight: backend.weight.with_bits(backend.end_bits.filter(|_| ends.holds(value))),
+                bias: backend.bias,
+            }))
         };
-        let (graph, params) = placement::insert(
-            graph,
-            &self.params,
-            &self.values,
-            &self.watches,
-            &backend.activation.spec(),
-            &weight,
-        )?;
+        let shared = shared(backend.placement.shared(graph, &self.values), &self.watches)?;
+        let watches: Vec<&Watch> = (self.watches.iter().enumerate())
+            .map(|(at, own)| (shared.iter().find(|(group, _)| group.contains(&at))).map_or(own, |(_, all)| all))
+            .collect();
+        let (graph, params) = placement::insert(graph, &self.params, &self.values, &watches, &layer)?;
         Ok(Calibrated {
             graph,
             params,
             float: self.params,
         })
+    }
+}
+
+/// One watch for each list of places.
+fn shared(groups: Vec<Vec<usize>>, watches: &[Watch]) -> Result<Vec<(Vec<usize>, Watch)>> {
+    let mut all = Vec::with_capacity(groups.len());
+    for group in groups {
+        let members: Vec<&Watch> = group.iter().map(|at| &watches[*at]).collect();
+        if let Some(watch) = Watch::joined(&members)? {
+            all.push((group, watch));
+        }
+    }
+    Ok(all)
+}
+
+/// The first and the last layers with weights: those that read the image, and those behind which no other stands.
+struct Ends(Vec<bool>);
+
+impl Ends {
+    fn of(graph: &Graph) -> Self {
+        let mut ends = vec![false; graph.nodes.len()];
+        let mut leads_out = vec![false; graph.nodes.len()];
+        graph.outputs.iter().for_each(|value| leads_out[value.index()] = true);
+        let nodes: Vec<(ValueId, &Node)> = graph.values().zip(&graph.nodes).collect();
+        for (value, node) in nodes.into_iter().rev() {
+            let last = leads_out[value.index()];
+            let first = node
+                .inputs
+                .first()
+                .is_some_and(|input| placement::is_image(graph, *input));
+            if node.op.is_weighted() {
+                ends[value.index()] = last || first;
+            } else if last {
+                node.inputs.iter().for_each(|input| leads_out[input.index()] = true);
+            }
+        }
+        Self(ends)
+    }
+
+    fn holds(&self, value: ValueId) -> bool {
+        self.0[value.index()]
+    }
+
+    /// Whether one of them reads a value.
+    fn reads(&self, graph: &Graph, value: ValueId) -> bool {
+        (graph.values()).any(|reader| self.holds(reader) && graph.node(reader).inputs.contains(&value))
     }
 }

@@ -115,14 +115,16 @@ pub fn in_float(graph: &Graph, params: &Params, float: &Params, names: &[String]
             for input in &mut node.inputs {
                 *input = unquantized(graph, *input);
             }
-            if let Op::Conv2d { weight_quant, .. } | Op::Linear { weight_quant, .. } = &mut node.op {
-                *weight_quant = None;
+            if node.op.is_weighted() {
+                node.op.unquantize();
                 for spec in node.op.params(&node.name) {
                     params.insert(spec.key.clone(), float.require(&spec.key)?.shallow_clone());
                 }
-                ["scale", "zero_point"]
-                    .iter()
-                    .for_each(|key| drop(params.remove(&format!("{}.weight_quant.{key}", node.name))));
+                for quantizer in ["weight_quant", "bias_quant"] {
+                    for key in ["scale", "zero_point"] {
+                        params.remove(&format!("{}.{quantizer}.{key}", node.name));
+                    }
+                }
             }
         }
         rewriter.replace(node);
@@ -142,15 +144,5 @@ fn unquantized(graph: &Graph, value: ValueId) -> ValueId {
 
 fn is_quantized(graph: &Graph, value: ValueId) -> bool {
     let node = graph.node(value);
-    let weight = matches!(
-        node.op,
-        Op::Conv2d {
-            weight_quant: Some(_),
-            ..
-        } | Op::Linear {
-            weight_quant: Some(_),
-            ..
-        }
-    );
-    weight || node.inputs.iter().any(|input| unquantized(graph, *input) != *input)
+    node.op.weight_quant().is_some() || node.inputs.iter().any(|input| unquantized(graph, *input) != *input)
 }

@@ -3,6 +3,7 @@
 
 mod adaround;
 mod backend;
+mod baked;
 mod calibration;
 mod equalize;
 mod fake_quant;
@@ -17,6 +18,7 @@ mod spec;
 mod tests;
 
 pub use backend::{Artifact, BackendSpec, Quantizer};
+pub use baked::baked;
 pub use calibration::{Calibrated, Calibration};
 pub use fake_quant::fake_quant;
 pub use layers::{QuantLayer, in_float, layers, named};

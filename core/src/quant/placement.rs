@@ -2,14 +2,15 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{FakeQuantSpec, Watch};
+use super::fake_quant::squashed;
+use super::{FakeQuantSpec, Method, Scheme, Watch};
 use crate::graph::{Activation, Graph, Node, Op, Rewriter, ValueId};
 use crate::ops::Value;
 use crate::{Error, Params, Result};
 
 /// Which values get a quantizer, by the names of ops (`conv2d`, `add`, ...).
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(default)]
+#[serde(default, deny_unknown_fields)]
 pub struct Placement {
     /// Inputs of these ops are quantized.
     pub inputs_of: Vec<String>,
@@ -24,6 +25,8 @@ pub struct Placement {
     pub before_activations: bool,
     /// What only moves elements of a quantized value gets no quantizer of its own.
     pub moved_is_quantized: bool,
+    /// A Concat's inputs and its result have one range, for engines that join integers as they are.
+    pub concat_shares: bool,
     /// Of the two inputs of an add, the one that comes straight from a convolution that nobody else reads stays float, since
     /// compilers fuse that add into the convolution.
     pub fuse_conv_add: bool,
@@ -97,6 +100,36 @@ impl Placement {
         graph.values().map(|value| before(value) && behind(value)).collect()
     }
 
+    /// Which of `values`, by their places, have one range: each list more than one.
+    pub(super) fn shared(&self, graph: &Graph, values: &[ValueId]) -> Vec<Vec<usize>> {
+        let mut groups: Vec<Vec<usize>> = Vec::new();
+        let joins = graph
+            .values()
+            .filter(|value| matches!(graph.node(*value).op, Op::Concat { .. }));
+        for join in joins.filter(|_| self.concat_shares) {
+            let mut members = Vec::new();
+            sources(graph, values, join, &mut members);
+            graph
+                .node(join)
+                .inputs
+                .iter()
+                .for_each(|input| sources(graph, values, *input, &mut members));
+            // What is in two lists makes them one.
+            groups.retain(|group| {
+                let apart = group.iter().all(|member| !members.contains(member));
+                if !apart {
+                    members.extend(group);
+                }
+                apart
+            });
+            members.sort_unstable();
+            members.dedup();
+            groups.push(members);
+        }
+        groups.retain(|group| group.len() > 1);
+        groups
+    }
+
     fn is_moved(&self, graph: &Graph, value: ValueId, on_grid: &[bool]) -> bool {
         let node = graph.node(value);
         let one = node.op.moves_values() && !matches!(node.op, Op::Concat { .. });
@@ -152,10 +185,22 @@ impl Placement {
 }
 
 /// Whether a value is the image, or its pixels in another order.
-fn is_image(graph: &Graph, value: ValueId) -> bool {
+pub(super) fn is_image(graph: &Graph, value: ValueId) -> bool {
     let node = graph.node(value);
     value == ValueId::IMAGE
         || node.op.moves_values() && !node.inputs.is_empty() && node.inputs.iter().all(|input| is_image(graph, *input))
+}
+
+/// Places in `values` of the quantizers that a value comes from by moving elements: its own, or those of what it was moved from.
+fn sources(graph: &Graph, values: &[ValueId], value: ValueId, found: &mut Vec<usize>) {
+    let node = graph.node(value);
+    if let Some(at) = values.iter().position(|known| *known == value) {
+        found.push(at);
+    } else if node.op.moves_values() {
+        node.inputs
+            .iter()
+            .for_each(|input| sources(graph, values, *input, found));
+    }
 }
 
 /// The activation that is all that becomes of a value, a SiLU that is written as a product included.
@@ -190,8 +235,36 @@ pub fn quantizer_name(producer: &str) -> String {
     format!("{producer}.act_quant")
 }
 
-/// How the weight of a node is quantized and its range found, if it is.
-pub(super) type WeightQuant<'a> = &'a dyn Fn(ValueId, &Node) -> Result<Option<(FakeQuantSpec, super::Observer)>>;
+/// How the tensors of a layer are quantized.
+pub(super) struct Layer {
+    pub weight: Scheme,
+    pub bias: Option<Scheme>,
+}
+
+/// How a node is quantized, if it is.
+pub(super) type LayerQuant<'a> = &'a dyn Fn(ValueId, &Node) -> Result<Option<Layer>>;
+
+/// The quantizer of a layer's own tensor, whose scale and zero point join `params`.
+fn of_own(params: &mut Params, node: &str, tensor: &str, scheme: &Scheme) -> Result<FakeQuantSpec> {
+    let (key, spec) = (format!("{node}.{tensor}"), scheme.spec());
+    let values = params.require(&key)?;
+    let (scale, zero_point) = tch::no_grad(|| {
+        // What is made of a weight before it is rounded is what a range is for.
+        let (values, plain) = match spec.method {
+            Method::Dorefa => (squashed(values)?, Method::Fixed),
+            other => (values.shallow_clone(), other),
+        };
+        let plain = FakeQuantSpec {
+            method: plain,
+            ..spec.clone()
+        };
+        super::qparams(&super::batch_range(scheme.observer, &plain, &values)?, &plain)
+    })
+    .map_err(|error| of_tensor(&key, error))?;
+    params.insert(format!("{key}_quant.scale"), scale);
+    params.insert(format!("{key}_quant.zero_point"), zero_point);
+    Ok(spec)
+}
 
 /// An error of a tensor, with its name.
 pub(super) fn of_tensor(name: &str, error: Error) -> Error {
@@ -201,30 +274,38 @@ pub(super) fn of_tensor(name: &str, error: Error) -> Error {
     }
 }
 
-/// Inserts a fake quantizer after each of `values` and gives every convolution and linear layer for which `weight` says so a weight quantizer.
-/// Scales of activations come from `watches` (one per value), scales of weights from the weights.
+/// Inserts a fake quantizer after each of `values` and gives every convolution and linear layer for which `layer` says so quantizers of
+/// its weight and its bias.
+/// Quantizers of activations and their scales come from `watches` (one per value), scales of weights from the weights.
 pub(super) fn insert(
     graph: &Graph,
     params: &Params,
     values: &[ValueId],
-    watches: &[Watch],
-    activation: &FakeQuantSpec,
-    weight: WeightQuant<'_>,
+    watches: &[&Watch],
+    layer: LayerQuant<'_>,
 ) -> Result<(Graph, Params)> {
     let mut quantized = params.shallow_clone();
     let mut rewriter = Rewriter::new(graph);
     for (value, node) in graph.values().zip(&graph.nodes) {
         let mut node = node.clone();
-        if let Some((spec, observer)) = weight(value, &node)?
-            && let Op::Conv2d { weight_quant, .. } | Op::Linear { weight_quant, .. } = &mut node.op
+        if let Some(layer) = layer(value, &node)?
+            && let Op::Conv2d {
+                weight_quant,
+                bias_quant,
+                bias,
+                ..
+            }
+            | Op::Linear {
+                weight_quant,
+                bias_quant,
+                bias,
+                ..
+            } = &mut node.op
         {
-            let tensor = params.require(&format!("{}.weight", node.name))?;
-            let range = tch::no_grad(|| super::observer::batch_range(observer, &spec, tensor))
-                .map_err(|error| of_tensor(&format!("{}.weight", node.name), error))?;
-            let (scale, zero_point) = super::observer::qparams(&range, &spec)?;
-            quantized.insert(format!("{}.weight_quant.scale", node.name), scale);
-            quantized.insert(format!("{}.weight_quant.zero_point", node.name), zero_point);
-            *weight_quant = Some(spec);
+            *weight_quant = Some(of_own(&mut quantized, &node.name, "weight", &layer.weight)?);
+            if let (true, Some(scheme)) = (*bias, &layer.bias) {
+                *bias_quant = Some(of_own(&mut quantized, &node.name, "bias", scheme)?);
+            }
         }
         let name = quantizer_name(&node.name);
         rewriter.replace(node);
@@ -239,7 +320,7 @@ pub(super) fn insert(
         let new = rewriter.insert(Node {
             name,
             op: Op::FakeQuant {
-                quant: activation.clone(),
+                quant: watches[at].spec().clone(),
             },
             inputs: vec![rewriter.value(value)],
         });

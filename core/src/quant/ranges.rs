@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
 use super::spec::FakeQuantSpec;
-use crate::graph::{Graph, Op};
+use crate::graph::{Activation, Graph, Op};
 use crate::{Params, Result};
 
 /// Quantizer of one tensor.
@@ -51,6 +51,19 @@ pub struct LayerRange {
     pub inputs: Vec<Option<TensorRange>>,
     /// Its weight, where it is quantized.
     pub weight: Option<TensorRange>,
+    /// Its bias, where it is quantized.
+    #[serde(default)]
+    pub bias: Option<TensorRange>,
+    /// The quantizer of its result; that behind a ReLU or ReLU6 where the result itself has none, since clipping changes no range.
+    #[serde(default)]
+    pub output: Option<TensorRange>,
+    /// Values that each of its results is a sum of: weights per output channel; 1 where there are none.
+    #[serde(default = "one")]
+    pub fan_in: i64,
+}
+
+fn one() -> i64 {
+    1
 }
 
 /// All quantizers of a network.
@@ -97,22 +110,29 @@ impl Ranges {
                 all.activations.push(own);
                 continue;
             }
-            let mut weight = None;
+            let own = |tensor: &str, spec: &FakeQuantSpec| -> Result<TensorRange> {
+                let key = format!("{}.{tensor}", node.name);
+                let tensor: Tensor = params.require(&key)?.detach().to_kind(Kind::Double);
+                Ok(TensorRange {
+                    extremes: Some((f64::try_from(tensor.min())?, f64::try_from(tensor.max())?)),
+                    ..range(&key, &format!("{key}_quant"), spec)?
+                })
+            };
+            let (mut weight, mut bias) = (None, None);
             if let Op::Conv2d {
-                weight_quant: Some(spec),
+                weight_quant,
+                bias_quant,
                 ..
             }
             | Op::Linear {
-                weight_quant: Some(spec),
+                weight_quant,
+                bias_quant,
                 ..
             } = &node.op
             {
-                let key = format!("{}.weight", node.name);
-                let mut own = range(&key, &format!("{}.weight_quant", node.name), spec)?;
-                let tensor: Tensor = params.require(&key)?.detach().to_kind(Kind::Double);
-                own.extremes = Some((f64::try_from(tensor.min())?, f64::try_from(tensor.max())?));
-                all.weights.push(own.clone());
-                weight = Some(own);
+                weight = weight_quant.as_ref().map(|spec| own("weight", spec)).transpose()?;
+                bias = bias_quant.as_ref().map(|spec| own("bias", spec)).transpose()?;
+                all.weights.extend(weight.clone());
             }
             let groups = if let Op::Conv2d { groups, .. } = node.op {
                 groups
@@ -129,8 +149,39 @@ impl Ranges {
                     .map(|input| by_value[input.index()].clone())
                     .collect(),
                 weight,
+                bias,
+                output: None,
+                fan_in: match &node.op {
+                    Op::Conv2d {
+                        cin, groups, kernel, ..
+                    } => cin / groups * kernel[0] * kernel[1],
+                    Op::Linear { cin, .. } => *cin,
+                    _ => 1,
+                },
             });
         }
+        for layer in &mut all.layers {
+            let made_by = |name: &str| all.activations.iter().find(|range| range.tensor == name).cloned();
+            layer.output = made_by(&layer.name).or_else(|| made_by(clipped(graph, &layer.name)?));
+        }
         Ok(all)
+    }
+}
+
+/// The ReLU or ReLU6 that alone reads what a node makes.
+fn clipped<'a>(graph: &'a Graph, name: &str) -> Option<&'a str> {
+    let at = graph.nodes.iter().position(|node| node.name == name)?;
+    match graph.consumers()[at].as_slice() {
+        [only] => {
+            let node = graph.node(*only);
+            let clips = matches!(
+                node.op,
+                Op::Act {
+                    act: Activation::Relu | Activation::Relu6
+                }
+            );
+            clips.then_some(node.name.as_str())
+        }
+        _ => None,
     }
 }

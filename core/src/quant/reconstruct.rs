@@ -117,9 +117,7 @@ impl Run<'_> {
             return Ok(inputs[0].float.shallow_clone());
         }
         let mut node = self.node.clone();
-        if let Op::Conv2d { weight_quant, .. } | Op::Linear { weight_quant, .. } = &mut node.op {
-            *weight_quant = None;
-        }
+        node.op.unquantize();
         let x: Vec<&Tensor> = inputs.iter().map(|pair| &pair.float).collect();
         let tensors = bind(&node, params)?;
         tch::no_grad(|| node.op.with(|op| op.run(&x, &tensors, &self.place())))

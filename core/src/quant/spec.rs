@@ -21,12 +21,41 @@ pub enum Method {
     PowerOfTwo,
     /// Power-of-two scale, half towards plus infinity for negative numbers (Vitis activations).
     PowerOfTwoUp,
+    /// As [`Method::PowerOfTwo`], and the threshold learns (TQT, arXiv 1903.08066).
+    Tqt,
+    /// As [`Method::PowerOfTwoUp`], and the threshold learns.
+    TqtUp,
+    /// Linear grid whose end learns, by what lies beyond it alone (PACT, arXiv 1805.06085). For activations.
+    Pact,
+    /// Linear grid; the gradient is that of a soft staircase (DSQ, arXiv 1908.05033).
+    Dsq,
+    /// Linear grid for `tanh` of the weight (DoReFa, arXiv 1606.06160), brought back to the weight's magnitude, since batch norm is folded
+    /// and nothing behind it takes a factor out. For weights; [`super::baked`] ends it.
+    Dorefa,
 }
 
 impl Method {
     /// Whether its grid points are the same distance apart, which is the scale.
     pub fn is_linear(self) -> bool {
-        matches!(self, Self::Fixed | Self::Learnable)
+        match self {
+            Self::Fixed | Self::Learnable | Self::Pact | Self::Dsq => true,
+            Self::Gfpq | Self::PowerOfTwo | Self::PowerOfTwoUp | Self::Tqt | Self::TqtUp | Self::Dorefa => false,
+        }
+    }
+
+    /// Whether its scale is rounded to a power of two.
+    pub fn is_power_of_two(self) -> bool {
+        matches!(self, Self::PowerOfTwo | Self::PowerOfTwoUp | Self::Tqt | Self::TqtUp)
+    }
+
+    /// Whether negative halves are rounded up, where all others round halves to even numbers.
+    pub fn rounds_up(self) -> bool {
+        matches!(self, Self::PowerOfTwoUp | Self::TqtUp)
+    }
+
+    /// Whether its scale learns.
+    pub fn learns(self) -> bool {
+        matches!(self, Self::Learnable | Self::Tqt | Self::TqtUp | Self::Pact)
     }
 }
 
@@ -55,7 +84,7 @@ impl FakeQuantSpec {
     /// `NAME.scale` and `NAME.zero_point`, one element per channel or one. What is not learned is a buffer.
     pub fn params(&self, name: &str, channels: i64) -> Vec<ParamSpec> {
         let shape = vec![if self.per_channel { channels } else { 1 }];
-        let learned = self.method == Method::Learnable;
+        let learned = self.method.learns();
         let spec = |key: &str, value, learned| ParamSpec {
             key: format!("{name}.{key}"),
             shape: shape.clone(),
@@ -64,7 +93,7 @@ impl FakeQuantSpec {
         };
         vec![
             spec("scale", 1.0, learned),
-            spec("zero_point", 0.0, learned && !self.symmetric),
+            spec("zero_point", 0.0, self.method == Method::Learnable && !self.symmetric),
         ]
     }
 }
@@ -97,6 +126,15 @@ impl Scheme {
         method: Method::Learnable,
         observer: Observer::Mse,
     };
+
+    /// With other bits, where there are some.
+    #[must_use]
+    pub fn with_bits(self, bits: Option<u32>) -> Self {
+        Self {
+            bits: bits.unwrap_or(self.bits),
+            ..self
+        }
+    }
 
     /// The fake quantizer of this scheme.
     pub fn spec(&self) -> FakeQuantSpec {

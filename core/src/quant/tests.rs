@@ -271,3 +271,119 @@ fn what_a_grid_can_t_do_is_refused() {
     let error = Calibration::refined(&Plain(at_inputs(8)), &graph, &params, refinement).expect_err("SiLU");
     assert!(error.to_string().contains("SiLU"), "{error}");
 }
+
+/// Two convolutions that meet in a join, and one that reads it.
+fn joined() -> (Graph, Params) {
+    let mut g = GraphBuilder::new(3);
+    let conv = |g: &mut GraphBuilder, name: &str, x, cin| {
+        g.add(name, Op::conv(cin, 4, 3, 1, 1, 1, true), &[x]).expect("a node")
+    };
+    let a = conv(&mut g, "a", ValueId::IMAGE, 3);
+    let b = conv(&mut g, "b", a, 4);
+    let c = conv(&mut g, "c", b, 4);
+    let join = g.add("join", Op::Concat { dim: 1 }, &[a, c]).expect("a node");
+    let out = conv(&mut g, "out", join, 8);
+    let graph = g.finish(vec![out], None).expect("a graph");
+    let mut params = testing::fill_params(&graph, 2.5);
+    // Values of two sizes.
+    let large: Tensor = params.get("c.weight").expect("a weight") * 10.0f64;
+    params.insert("c.weight", large);
+    (graph, params)
+}
+
+fn scale_of(params: &Params, node: &str) -> f64 {
+    let scale = params.get(&format!("{node}.act_quant.scale"));
+    scale.expect("a quantizer").double_value(&[0])
+}
+
+/// What is joined has the range of the join, found on all of it; others keep their own.
+#[test]
+fn joined_values_can_share_a_range() {
+    let (graph, params) = joined();
+    let scales = |shares: bool, observer: Observer| {
+        let mut backend = BackendSpec {
+            placement: Placement {
+                concat_shares: shares,
+                ..Placement::inputs_of(&["conv2d"]).and_outputs_of(&["conv2d", "concat"])
+            },
+            ..BackendSpec::default()
+        };
+        backend.activation.observer = observer;
+        let quantizer = Plain(backend);
+        let mut calibration = Calibration::new(&quantizer, &graph, &params).expect("a calibration");
+        calibration.see(&testing::input(2, 3, 24, 24)).expect("a forward");
+        let (_, params) = calibration.finish().expect("a network");
+        ["a", "b", "c", "join"].map(|node| scale_of(&params, node))
+    };
+    for observer in [Observer::MinMax, Observer::Mse] {
+        let ([a, b, c, join], [a1, b1, c1, join1]) = (scales(false, observer), scales(true, observer));
+        assert!(a < c && b1 == b, "{a} {c} {b} {b1}");
+        assert!(a1 == join1 && c1 == join1, "{a1} {c1} {join1}");
+        assert!((join1 / join - 1.0).abs() < 0.1, "{join1} {join}");
+    }
+}
+
+/// The layers at both ends of a network, and what they read, can have bits of their own.
+#[test]
+fn ends_of_a_network_can_have_more_bits() {
+    let mut backend = at_inputs(4);
+    (backend.activation.bits, backend.end_bits) = (4, Some(8));
+    let graph = calibrated(backend, Refinement::default()).graph;
+    let bits: Vec<(&str, i64)> = (graph.nodes.iter())
+        .filter_map(|node| match &node.op {
+            Op::FakeQuant { quant } => Some((node.name.as_str(), quant.qmax)),
+            op => op.weight_quant().map(|quant| (node.name.as_str(), quant.qmax)),
+        })
+        .collect();
+    let wanted = [
+        ("image.act_quant", 127),
+        ("m.a", 127),
+        ("m.a.act.act_quant", 7),
+        ("m.b", 7),
+        ("m.b.act.act_quant", 7),
+        ("m.sum.act_quant", 127),
+        ("head", 127),
+    ];
+    assert_eq!(bits[1..], wanted[1..], "{bits:?}");
+    assert_eq!(bits[0].1, 127);
+}
+
+/// Biases on a grid and bent weights: the network with both done computes what the quantizers compute, and has no such quantizer left.
+#[test]
+fn baked_networks_compute_the_same() {
+    let mut backend = at_inputs(8);
+    backend.weight.method = Method::Dorefa;
+    backend.bias = Some(Scheme {
+        bits: 4,
+        observer: Observer::PowerOfTwo,
+        method: Method::PowerOfTwo,
+        ..Scheme::INT8
+    });
+    let made = calibrated(backend, Refinement::default());
+    let images = testing::input(2, 3, 24, 24);
+    let (graph, params) = baked(&made.graph, &made.params).expect("all tensors");
+    assert_eq!(run(&made.graph, &made.params, &images), run(&graph, &params, &images));
+    params.check(&graph).expect("its own tensors");
+    let of = |graph: &Graph| {
+        let ops = graph.nodes.iter().map(|node| &node.op);
+        ops.filter(|op| {
+            matches!(
+                op,
+                Op::Conv2d {
+                    bias_quant: Some(_),
+                    ..
+                }
+            ) || op.weight_quant().is_some_and(|q| q.method == Method::Dorefa)
+        })
+        .count()
+    };
+    assert_eq!((of(&made.graph), of(&graph)), (3, 0));
+    let apart = |key: &str| {
+        let (old, new) = (made.params.get(key).expect("it"), params.get(key).expect("it"));
+        (old - new).abs().max().double_value(&[])
+    };
+    assert!(apart("m.a.weight") > 0.0 && apart("m.a.bias") > 0.0);
+    // And back in float nothing of either is left.
+    let (_, tensors) = in_float(&made.graph, &made.params, &made.float, &["m.b".to_owned()]).expect("a network");
+    assert!(tensors.get("m.b.bias_quant.scale").is_none() && tensors.get("m.a.bias_quant.scale").is_some());
+}

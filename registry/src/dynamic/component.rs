@@ -238,7 +238,7 @@ impl<V: Vtable> Component<V> {
     /// A call whose error is one of this component.
     pub fn call(&self, function: impl FnOnce(YoloSelf, YoloText) -> i32) -> yolo_core::Result<()> {
         let mut error = TextBuffer::new();
-        let code = function(self.raw(), error.text());
+        let code = crate::leave::inside(self.library(), || function(self.raw(), error.text()));
         Failure::check(code, &error).map_err(|failure| failure.error(self.name(), self.library().path()))
     }
 

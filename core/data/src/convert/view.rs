@@ -76,7 +76,7 @@ impl Found {
         let [dw, dh] = declared.unwrap_or_default();
         let other_shape = || {
             format!(
-                "{name} has {w} x {h} pixels, but the annotation speaks of {dw} x {dh}, another shape: where its boxes lie can't be \\
+                "{name} has {w} x {h} pixels, but the annotation speaks of {dw} x {dh}, another shape: where its boxes lie can't be \
                  told (correct the size, or take it out if boxes count in the image's own pixels)"
             )
         };
@@ -90,7 +90,7 @@ impl Found {
                 Some(Frame::Upright) => 1,
                 None => {
                     return refuse(&format!(
-                        "{name} is turned by EXIF (orientation {turn}), and whether its boxes were drawn before or after that can't be \\
+                        "{name} is turned by EXIF (orientation {turn}), and whether its boxes were drawn before or after that can't be \
                          told by its size: say --exif stored or --exif upright, or save the photo upright"
                     ));
                 }

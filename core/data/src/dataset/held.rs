@@ -21,7 +21,7 @@ impl Dataset {
     /// # Errors
     /// Those of [`Dataset::samples`].
     pub fn held(&self, policy: Policy) -> Result<Samples> {
-        let mut samples = self.whole(Split::Train, policy)?;
+        let (mut samples, _) = self.whole(Split::Train, policy)?;
         self.part(&mut samples, true)?;
         Ok(samples)
     }

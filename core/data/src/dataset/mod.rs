@@ -1,13 +1,15 @@
 //! A data set: its YAML file, the images of a split and their labels.
 
+mod beside;
 mod held;
 mod keys;
 mod lists;
 mod places;
+mod repeats;
 mod unlabelled;
 mod yaml;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
@@ -15,7 +17,9 @@ use rayon::prelude::*;
 pub use self::places::label_path;
 pub(crate) use self::unlabelled::unlabelled;
 
+pub(crate) use self::beside::second_labels;
 use self::places::Entry;
+use self::repeats::Repeats;
 use crate::labels::{self, Label, Problem, Rows};
 use crate::{Error, Image, Result, endings, files, text, variety};
 
@@ -95,6 +99,8 @@ struct Source {
 pub struct Listed {
     /// Sorted, each once.
     pub images: Vec<PathBuf>,
+    /// How often each of those is listed that are listed more than once.
+    pub repeated: HashMap<PathBuf, usize>,
     /// Lines of list files that lead nowhere; pictures that can't be read.
     pub problems: Vec<Problem>,
 }
@@ -187,7 +193,6 @@ impl Dataset {
         }
         let mut repeats = Repeats::default();
         for entry in entries {
-            let before = listed.images.len();
             let Some(place) = entry.found() else {
                 let (split, first, places) = (split.name(), entry.first().display(), entry.places());
                 let reason = format!("`{split}` points at {first}, which does not exist; looked at {places}");
@@ -207,9 +212,9 @@ impl Dataset {
                     let file = place.display().to_string();
                     listed.problems.push(Problem::note(file, 0, "image-left-out", message));
                 }
-                listed.images.extend(found.images);
+                found.images.into_iter().for_each(|image| repeats.add(image, place, 0));
             } else if endings::is_image(place) {
-                listed.images.push(place.to_owned());
+                repeats.add(place.to_owned(), &self.file, *line);
             } else if let Some(why) = endings::why_not(place) {
                 return Err(Error::dataset_line(
                     &self.file,
@@ -217,17 +222,15 @@ impl Dataset {
                     format!("{}: {why}", place.display()),
                 ));
             } else {
-                self.read_list(place, &mut listed)?;
+                self.read_list(place, &mut listed, &mut repeats)?;
             }
-            repeats.add(&listed.images[before..]);
         }
         if let Some(message) = repeats.message(split) {
             let file = self.file.display().to_string();
             let note = Problem::note(file, *line, "image-listed-twice", message);
             listed.problems.push(note);
         }
-        listed.images.sort();
-        listed.images.dedup();
+        (listed.images, listed.repeated) = repeats.finish();
         if listed.images.is_empty() {
             let places: Vec<String> = entries
                 .iter()
@@ -253,10 +256,8 @@ impl Dataset {
     }
 
     /// The images of a list file.
-    fn read_list(&self, list: &Path, listed: &mut Listed) -> Result<()> {
+    fn read_list(&self, list: &Path, listed: &mut Listed, repeats: &mut Repeats) -> Result<()> {
         let content = text::read(list, "read the list of images")?;
-        let mut lines: HashMap<PathBuf, usize> = HashMap::new();
-        let mut twice: Option<(usize, usize, usize)> = None;
         for (index, row) in content.lines().enumerate() {
             let (line, row) = (index + 1, row.trim());
             if row.is_empty() {
@@ -278,28 +279,15 @@ impl Dataset {
                     let why = endings::why_not(&image).unwrap_or("its ending is none of a picture's");
                     bad(format!("`{row}`: {why}"));
                 }
-                Ok(image) => {
-                    if let Some(first) = lines.insert(image.clone(), line) {
-                        let count = twice.map_or(0, |(count, ..)| count) + 1;
-                        twice = Some(twice.map_or((1, first, line), |(_, first, line)| (count, first, line)));
-                    }
-                    listed.images.push(image);
-                }
+                Ok(image) => repeats.add(image, list, line),
             }
-        }
-        if let Some((count, first, line)) = twice {
-            let message =
-                format!("{count} images are listed twice, the first in lines {first} and {line}; each is used once");
-            let file = list.display().to_string();
-            listed
-                .problems
-                .push(Problem::note(file, line, "image-listed-twice", message));
         }
         Ok(())
     }
 
     /// Images and labels of a split, without those that are held out. Every file is read and checked as far as it can be without decoding pictures. An image that has
-    /// a row which can't be used is left out: with a part of its boxes it would teach that the others are none.
+    /// a row which can't be used is left out: with a part of its boxes it would teach that the others are none. An image of `train` is there
+    /// as often as it is listed.
     ///
     /// # Errors
     /// Those of [`Dataset::list`]. [`Error::Label`] where a list of names beside the labels has them in another order. [`Error::Io`] names
@@ -307,16 +295,25 @@ impl Dataset {
     /// [`Policy::Strict`] also the first problem: [`Error::Label`] names file and line, [`Error::Image`] or [`Error::Io`] an image that
     /// can't be used.
     pub fn samples(&self, split: Split, policy: Policy) -> Result<Samples> {
-        let mut samples = self.whole(split, policy)?;
+        let (mut samples, repeated) = self.whole(split, policy)?;
         if split == Split::Train {
             self.part(&mut samples, false)?;
+            if !repeated.is_empty() {
+                let times = |sample: &Sample| repeated.get(&sample.image).copied().unwrap_or(1);
+                let items = std::mem::take(&mut samples.items).into_iter();
+                samples.items = items.flat_map(|sample| vec![sample.clone(); times(&sample)]).collect();
+            }
         }
         Ok(samples)
     }
 
     /// A split with the images that are held out.
-    fn whole(&self, split: Split, policy: Policy) -> Result<Samples> {
-        let Listed { images, problems } = self.list(split)?;
+    fn whole(&self, split: Split, policy: Policy) -> Result<(Samples, HashMap<PathBuf, usize>)> {
+        let Listed {
+            images,
+            repeated,
+            problems,
+        } = self.list(split)?;
         // Names under wrong numbers concern every image, so there is nothing to leave out.
         let stops = |problem: &&Problem| problem.fatal && (policy == Policy::Strict || problem.kind == lists::ORDER);
         if let Some(first) = problems.iter().find(stops) {
@@ -339,6 +336,7 @@ impl Dataset {
             samples.items.extend(sample);
         }
         samples.problems.extend(shared_labels(&images));
+        samples.problems.extend(second_labels(&images));
         let line = self.line(split);
         samples
             .problems
@@ -351,7 +349,7 @@ impl Dataset {
         samples
             .problems
             .extend(self.alike(split, samples.items.iter().map(|sample| &sample.image)));
-        Ok(samples)
+        Ok((samples, repeated))
     }
 
     /// A note on images that are no set of pictures.
@@ -398,7 +396,7 @@ impl Dataset {
         };
         let (mut boxes, mut problems) = labels::parse(&label, &text, rows);
         if self.merged.is_some() {
-            boxes.iter_mut().for_each(|label| label[0] = 0.0);
+            labels::merge(&mut boxes);
         }
         if policy == Policy::Strict
             && let Some(first) = problems.iter().find(|p| p.fatal)
@@ -442,35 +440,6 @@ pub(crate) struct Read {
     pub sample: Option<Sample>,
     pub labelled: bool,
     pub problems: Vec<Problem>,
-}
-
-/// Images that stand in more than one of the places of a split.
-#[derive(Default)]
-struct Repeats {
-    seen: HashSet<PathBuf>,
-    count: usize,
-    first: Option<PathBuf>,
-}
-
-impl Repeats {
-    /// Adds the images of one place; those that it lists twice itself are said elsewhere.
-    fn add(&mut self, images: &[PathBuf]) {
-        let own: std::collections::BTreeSet<&PathBuf> = images.iter().collect();
-        for image in own {
-            if !self.seen.insert(image.clone()) {
-                self.count += 1;
-                self.first.get_or_insert_with(|| image.clone());
-            }
-        }
-    }
-
-    fn message(&self, split: Split) -> Option<String> {
-        let first = self.first.as_ref()?.display();
-        let (count, split) = (self.count, split.name());
-        Some(format!(
-            "{count} images are listed twice, in several places of `{split}`, the first is {first}; each is used once"
-        ))
-    }
 }
 
 fn path_missing(path: &str, split: Split, place: &Path) -> String {

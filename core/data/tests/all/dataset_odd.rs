@@ -148,13 +148,100 @@ fn lines_of_a_list_that_lead_nowhere_are_named() {
             "{line}"
         );
     }
-    put(dir.path(), "list.txt", "images/1.png\n./images/1.png\nimages/2.png\n");
-    let samples = data.samples(Split::Train, Policy::Strict).expect("good");
-    assert_eq!(samples.items.len(), 2);
-    assert_eq!(
-        (samples.problems[0].kind, samples.problems[0].fatal),
-        ("image-listed-twice", false)
+}
+
+/// Lines that are repeated on purpose (oversampling) count in training, however they are spelled; validation counts each image once.
+#[test]
+fn an_image_is_learned_as_often_as_it_is_listed() {
+    let dir = folder();
+    for n in 1..=3 {
+        put_picture(dir.path(), &format!("images/{n}.png"), n);
+        put(dir.path(), &format!("labels/{n}.txt"), format!("0 0.5 0.5 0.{n} 0.5"));
+    }
+    let own = dir.path().join("images/1.png");
+    let lines = format!(
+        "images/1.png\n{}\nimages/2.png\nimages/../images/1.png\n",
+        own.display()
     );
+    put(dir.path(), "list.txt", lines);
+    let file = put(
+        dir.path(),
+        "data.yaml",
+        "train: [list.txt, images]\nval: list.txt\nnames: [a]\n",
+    );
+    let data = Dataset::open(&file).expect("readable");
+    for (split, times, said) in [
+        (Split::Train, [4, 2, 1], "2 images are listed more than once in `train`"),
+        (Split::Val, [1, 1, 0], "1 image is listed more than once in `val`"),
+    ] {
+        let samples = data.samples(split, Policy::Strict).expect("good");
+        let count = |n: i64| {
+            let name = format!("{n}.png");
+            samples
+                .items
+                .iter()
+                .filter(|sample| sample.image.ends_with(&name))
+                .count()
+        };
+        assert_eq!([1, 2, 3].map(count), times, "{split:?}");
+        let notes: Vec<String> = (samples.problems.iter())
+            .filter(|problem| problem.kind == "image-listed-twice")
+            .map(ToString::to_string)
+            .collect();
+        assert!(notes.len() == 1 && notes[0].contains(said), "{notes:?}");
+        assert!(
+            notes[0].contains("list.txt:1 and") && notes[0].contains("list.txt:2"),
+            "{notes:?}"
+        );
+    }
+}
+
+/// Labelling tools save beside the image what nobody reads where a folder `labels` is; captions there are none.
+#[test]
+fn labels_beside_images_that_differ_are_said() {
+    let dir = folder();
+    for n in 1..=3 {
+        put_picture(dir.path(), &format!("images/{n}.png"), n);
+        put(dir.path(), &format!("labels/{n}.txt"), "0 0.5 0.5 0.25 0.5");
+    }
+    let file = put(dir.path(), "data.yaml", "train: images\nnames: [a]\n");
+    let said = || {
+        let data = Dataset::open(&file).expect("readable");
+        let samples = data.samples(Split::Train, Policy::Strict).expect("good");
+        let of_kind = samples.problems.iter().filter(|problem| problem.kind == "label-second");
+        of_kind.map(ToString::to_string).collect::<Vec<String>>()
+    };
+    put(dir.path(), "images/1.txt", "0 0.5 0.5 0.25 0.5");
+    put(dir.path(), "images/2.txt", "a cat on a mat");
+    assert!(said().is_empty(), "{:?}", said());
+    put(dir.path(), "images/3.txt", "0 0.25 0.5 0.25 0.5");
+    assert!(
+        said().len() == 1 && said()[0].contains("1 label files") && said()[0].contains("3.txt"),
+        "{:?}",
+        said()
+    );
+}
+
+/// A box that two classes share is one object where all classes are one.
+#[test]
+fn merged_classes_leave_one_box_of_two() {
+    let dir = folder();
+    put_picture(dir.path(), "images/1.png", 1);
+    put(
+        dir.path(),
+        "labels/1.txt",
+        "0 0.5 0.5 0.25 0.5\n1 0.5 0.5 0.25 0.5\n1 0.5 0.5 0.5 0.5\n",
+    );
+    let file = put(dir.path(), "data.yaml", "train: images\nnames: [a, b]\n");
+    let mut data = Dataset::open(&file).expect("readable");
+    let boxes = |data: &Dataset| {
+        data.samples(Split::Train, Policy::Strict).expect("good").items[0]
+            .boxes
+            .len()
+    };
+    assert_eq!(boxes(&data), 3);
+    data.merge_classes();
+    assert_eq!(boxes(&data), 2);
 }
 
 #[test]

@@ -26,20 +26,7 @@ use crate::{Error, Result};
 
 /// Whether a graph has fake quantizers.
 pub fn is_quantized(graph: &Graph) -> bool {
-    graph.nodes.iter().any(|node| {
-        matches!(
-            node.op,
-            Op::FakeQuant { .. }
-                | Op::Conv2d {
-                    weight_quant: Some(_),
-                    ..
-                }
-                | Op::Linear {
-                    weight_quant: Some(_),
-                    ..
-                }
-        )
-    })
+    (graph.nodes.iter()).any(|node| matches!(node.op, Op::FakeQuant { .. }) || node.op.weight_quant().is_some())
 }
 
 /// What is to be said of images before ranges are found on them: ranges of one image, or of images without a picture, fit no other.

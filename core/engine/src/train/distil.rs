@@ -370,6 +370,7 @@ fn plain_head(graph: &Graph, conv: ValueId) -> Result<()> {
             groups: 1,
             bias: true,
             weight_quant: None,
+            bias_quant: None,
             ..
         }
     );

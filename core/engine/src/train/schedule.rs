@@ -134,9 +134,9 @@ impl Schedule {
         let (images, nominal) = (self.batches * self.batch, self.nominal);
         if images < nominal {
             remarks.push(format!(
-                "an epoch has at most {images} images, fewer than the nominal batch of {nominal}: one update per epoch (--nominal-batch {} gives \
+                "{} batches of {} are at most {images} images an epoch, fewer than the nominal batch of {nominal}: one update per epoch (--nominal-batch {} gives \
                  one per batch)",
-                self.batch
+                self.batches, self.batch, self.batch
             ));
         }
         let asked = (warmup_epochs * self.batches as f64).round() as usize;
@@ -309,7 +309,8 @@ mod tests {
         assert_eq!(few.updates(3).total, few.epochs);
         assert_eq!(few.scaled_decay(5e-4), 5e-4 * 48.0 / 64.0);
         assert!(
-            few.remarks(0.0)[0].contains("48 images, fewer than the nominal batch of 64"),
+            few.remarks(0.0)[0]
+                .contains("3 batches of 16 are at most 48 images an epoch, fewer than the nominal batch of 64"),
             "{:?}",
             few.remarks(0.0)
         );

@@ -151,7 +151,7 @@ fn prepare_onnx(graph: &Graph, params: &Params, request: &Request, path: &Path) 
         opset: request.opset,
     };
     let exported = onnx::export(graph, params, &options)?;
-    let bytes = exported.model.to_bytes()?;
+    let bytes = in_form(&exported, &options)?.to_bytes()?;
     let description = described_onnx(&exported.model, graph, request, &bytes)?;
     let files = vec![path.to_owned(), package::path_of(path)];
     let mut written = Written::new(files, bytes.len() + description.len(), "onnxruntime");
@@ -181,7 +181,7 @@ fn prepare_onnx(graph: &Graph, params: &Params, request: &Request, path: &Path) 
                 ..options.clone()
             };
             let plain = onnx::export(graph, params, &options)?;
-            let bytes = plain.model.to_bytes()?;
+            let bytes = in_form(&plain, &options)?.to_bytes()?;
             (plain, bytes)
         } else {
             (exported, contents[0].1.clone())
@@ -196,6 +196,24 @@ fn prepare_onnx(graph: &Graph, params: &Params, request: &Request, path: &Path) 
     Ok(Prepared { written, contents })
 }
 
+/// The file in the form that its profile has.
+///
+/// # Errors
+/// [`Error::Unsupported`] where integer operators are asked for and none can be made.
+fn in_form(exported: &onnx::Exported, options: &onnx::Options) -> Result<ModelProto> {
+    if options.profile != Profile::QLinear {
+        return Ok(exported.model.clone());
+    }
+    match onnx::qlinear::operators(&exported.model)? {
+        (_, 0) => Err(Error::Unsupported(
+            "integer operators need quantizers before and behind an op, this network has none such; quantize it for them with `--backend \
+             onnx-qnn`, or write pairs with another profile"
+                .into(),
+        )),
+        (model, _) => Ok(model),
+    }
+}
+
 /// Runs an integer file on onnxruntime: each quantizer alone, each op with the engine's own kernels, and the whole.
 fn check_integers(
     path: &Path,
@@ -204,16 +222,21 @@ fn check_integers(
     (exported, bytes): (&onnx::Exported, &[u8]),
     (graph, params, images): Against<'_>,
 ) -> Result<()> {
-    // What will be written, not what was meant.
-    let file = ModelProto::decode(bytes).map_err(|error| Error::Disagrees(error.to_string()))?;
+    // What will be written, not what was meant; of integer operators, the pairs that they are made of.
+    let operators = request.profile == Profile::QLinear;
+    let file = if operators {
+        exported.model.clone()
+    } else {
+        ModelProto::decode(bytes).map_err(|error| Error::Disagrees(error.to_string()))?
+    };
     let steps = onnx::steps::check(&file, exported, images, request.threads);
     if let Some((steps, ends)) = written.excuse(request, steps)? {
         let limit = limits::last_limit(&exported.graph, &exported.params, images)?;
         written.excuse(request, limits::agree(path, ends, limit))?;
         written.steps = Some(steps);
-        let fused = onnx::steps::run_fused(&file, exported, images, &OnnxRuntime, request.threads)?;
+        let fused = onnx::steps::run_fused(&file, exported, operators, images, (&OnnxRuntime, request.threads))?;
         // Of a file for another engine nothing follows from it.
-        if request.profile == Profile::Ort {
+        if operators || request.profile == Profile::Ort {
             written.excuse(request, ran::judge(path, OnnxRuntime.title(), &fused))?;
         }
         written.fused = Some(fused);

@@ -115,7 +115,7 @@ pub(super) fn run_in(
     let (path, bytes) = contents.first().cloned().unwrap_or_default();
     if let Some(exported) = exported {
         let model = ModelProto::decode(bytes.as_slice()).map_err(|error| Error::Disagrees(error.to_string()))?;
-        let fused = onnx::steps::run_fused(&model, exported, images, engine, threads)?;
+        let fused = onnx::steps::run_fused(&model, exported, false, images, (engine, threads))?;
         judge(&path, ran.engine, &fused)?;
         ran.fused = Some(fused);
     }

@@ -96,9 +96,7 @@ fn as_ncnn_runs(graph: &Graph, params: &Params) -> Result<(Graph, Vec<Convolutio
         for input in &mut own.inputs {
             *input = float(*input);
         }
-        if let Op::Conv2d { weight_quant, .. } | Op::Linear { weight_quant, .. } = &mut own.op {
-            *weight_quant = None;
-        }
+        own.op.unquantize();
     }
     for output in &mut plain.outputs {
         *output = float(*output);

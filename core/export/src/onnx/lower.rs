@@ -183,6 +183,7 @@ impl<'a> Lowering<'a> {
                 bias,
                 weight_quant,
                 cin,
+                ..
             } => {
                 let dims = [*cout, cin / groups, kernel[0], kernel[1]];
                 let weight = self.weight(node, &dims, 0, weight_quant.as_ref())?;
@@ -220,6 +221,7 @@ impl<'a> Lowering<'a> {
                 cout,
                 bias,
                 weight_quant,
+                ..
             } => {
                 let weight = self.weight(node, &[*cout, *cin], 0, weight_quant.as_ref())?;
                 let weight = self.transpose(&format!("{name}.weight_t"), &weight, &[1, 0]);

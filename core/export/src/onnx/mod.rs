@@ -8,6 +8,7 @@ mod detect;
 mod lower;
 pub mod proto;
 mod qdq;
+pub mod qlinear;
 pub mod steps;
 mod window;
 

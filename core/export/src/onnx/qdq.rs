@@ -39,6 +39,8 @@ pub enum Profile {
     OpenVino,
     /// Pairs also behind ops that move values: onnxruntime.
     Ort,
+    /// Integer operators in the place of pairs ([`super::qlinear`]): TVM.
+    QLinear,
     /// No pairs: a float network with its weights clipped to their ranges, for toolchains that take the scales in a file
     /// of their own.
     Strip,
@@ -239,25 +241,18 @@ impl Grid {
 
 /// Whether a graph holds fake quantizers.
 pub fn is_quantized(graph: &Graph) -> bool {
-    graph.nodes.iter().any(|node| {
-        let weight_quant = if let Op::Conv2d { weight_quant, .. } | Op::Linear { weight_quant, .. } = &node.op {
-            weight_quant.as_ref()
-        } else {
-            None
-        };
-        weight_quant.is_some() || matches!(node.op, Op::FakeQuant { .. })
-    })
+    (graph.nodes.iter()).any(|node| matches!(node.op, Op::FakeQuant { .. }) || node.op.weight_quant().is_some())
 }
 
 /// Whether networks of this backend have a form in ONNX's quantizers: linear grids that round halves to even numbers.
 pub fn takes(backend: &BackendSpec) -> bool {
     let (weight, activation) = (backend.weight.method, backend.activation.method);
-    weight != Method::Gfpq && !matches!(activation, Method::Gfpq | Method::PowerOfTwoUp)
+    weight != Method::Gfpq && activation != Method::Gfpq && !activation.rounds_up()
 }
 
 /// The grid of an activation quantizer.
 pub(crate) fn grid(node: &Node, params: &Params, spec: &FakeQuantSpec) -> Result<Grid> {
-    if spec.method == Method::PowerOfTwoUp {
+    if spec.method.rounds_up() {
         // Sums and joins of values on grids of powers of two lie half way between two steps all the time.
         let reason = "it rounds halves up, ONNX rounds them to even numbers; use the files of its backend";
         return Err(Lowering::unsupported(node, reason));
@@ -290,8 +285,10 @@ pub(crate) fn scales(node: &Node, params: &Params, prefix: &str, spec: &FakeQuan
     for s in &mut scale {
         // As the simulation reads them: a learned scale may have gone below zero.
         *s = match spec.method {
-            Method::Fixed | Method::Learnable => s.abs().max(f32::EPSILON),
-            Method::PowerOfTwo | Method::PowerOfTwoUp => power_of_two(*s),
+            Method::Fixed | Method::Learnable | Method::Pact | Method::Dsq | Method::Dorefa => {
+                s.abs().max(f32::EPSILON)
+            }
+            Method::PowerOfTwo | Method::PowerOfTwoUp | Method::Tqt | Method::TqtUp => power_of_two(*s),
             Method::Gfpq => {
                 let reason = "its grid is logarithmic, which no integer type has; use the files of its backend";
                 return Err(Lowering::unsupported(node, reason));
@@ -494,6 +491,7 @@ fn clip_weight(node: &Node, params: &Params, spec: &FakeQuantSpec) -> Result<Ten
 /// `Error::Node` names a layer whose weight quantizer has a scale of 0 or one that is not finite; `Error::Core` names a weight, scale or
 /// zero point that is absent.
 pub fn strip(graph: &Graph, params: &Params) -> Result<(Graph, Params)> {
+    let (graph, params) = &yolo_core::quant::baked(graph, params)?;
     let mut stripped = params.shallow_clone();
     let mut rewriter = Rewriter::new(graph);
     for node in &graph.nodes {

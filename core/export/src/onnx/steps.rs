@@ -35,7 +35,7 @@ impl Quantizer {
         Grid {
             step: f64::from(self.grid.scale),
             levels: self.grid.qmax - self.grid.qmin,
-            half_up: self.method == Method::PowerOfTwoUp,
+            half_up: self.method.rounds_up(),
         }
     }
 }
@@ -65,16 +65,17 @@ pub fn check(file: &ModelProto, exported: &Exported, images: &Tensor, threads: u
 }
 
 /// Holds each op of `file` as `engine` runs it, fused and on integers, against the simulation: as [`check`], but what reads a simulated
-/// value reads it from a pair of quantizers, so that the engine finds one before and one behind every op, as in the file itself.
+/// value reads it from a pair of quantizers, so that the engine finds one before and one behind every op, as in the file itself. With
+/// `operators`, in the form of [`super::qlinear`].
 ///
 /// # Errors
 /// Those of the engine; names a quantizer that the file lacks, or that gives another shape.
 pub fn run_fused(
     file: &ModelProto,
     exported: &Exported,
+    operators: bool,
     images: &Tensor,
-    engine: &dyn Engine,
-    threads: usize,
+    (engine, threads): (&dyn Engine, usize),
 ) -> Result<Fused> {
     let (quantizers, maps) = simulate(exported, images)?;
     let mut cut = cut(file, &quantizers)?;
@@ -85,6 +86,9 @@ pub fn run_fused(
     show(&mut cut, &raw, &maps);
     let folder = tempfile::tempdir().map_err(|source| Error::write(&std::env::temp_dir(), source))?;
     let path = folder.path().join("steps.onnx");
+    if operators {
+        (cut, _) = super::qlinear::operators(&cut)?;
+    }
     cut.write(&path)?;
     let mut network = engine.open(&path, threads)?;
     let mut inputs = vec![Array::of("images", images)?];

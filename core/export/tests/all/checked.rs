@@ -314,7 +314,7 @@ fn kernels_of_a_file_with_one_fault_leave_the_simulated_steps() {
         ..onnx::Options::default()
     };
     let exported = onnx::export(&quantized, &weights, &options).unwrap();
-    let run = |file: &ModelProto| onnx::steps::run_fused(file, &exported, &images, &OnnxRuntime, 1);
+    let run = |file: &ModelProto| onnx::steps::run_fused(file, &exported, false, &images, (&OnnxRuntime, 1));
     let right = run(&exported.model).unwrap();
     assert_eq!(right.fault(), None, "{}", right.summary());
     assert!(

@@ -10,6 +10,7 @@ mod ncnn;
 mod onnx_model;
 mod onnx_ops;
 mod qdq;
+mod qlinear;
 #[path = "../../../../tests/skip.rs"]
 mod skip;
 mod support;

@@ -73,6 +73,7 @@ pub fn cases() -> Vec<(&'static str, Body)> {
                 groups: 2,
                 bias: true,
                 weight_quant: None,
+                bias_quant: None,
             };
             g.add("c", op, &[x])
         }),

@@ -374,10 +374,9 @@ fn sides_of(path: &Path, file: &ModelProto, asked: Option<usize>) -> Result<[i64
     }
 }
 
-/// Billions of operations for one image in the form that engines run.
+/// Billions of operations for one image, counted as everywhere else: on the network as it is trained.
 fn gflops(model: &Checkpoint, img: i64) -> Result<f64> {
-    let (graph, _) = passes::for_inference(&model.graph, &model.params)?;
-    Ok(graph.cost(img)?.gflops())
+    Ok(model.graph.cost(img)?.gflops())
 }
 
 /// One image at a time of `img` pixels, in an engine; a checkpoint goes there through a file that is gone afterwards.

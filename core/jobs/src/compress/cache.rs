@@ -9,7 +9,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::error::{Result, io_error};
-use crate::{files, train};
+use crate::{Session, files, train};
 
 /// Raised when the same recipe must give other results.
 const PIPELINE_VERSION: u32 = 1;
@@ -257,6 +257,30 @@ pub fn store_record(folder: &Path, record: &Record) -> Result {
 pub fn stage_key(previous: &str, stage: &Value, common: &Value) -> String {
     let text = format!("{PIPELINE_VERSION}\n{previous}\n{stage}\n{common}");
     files::hex(&Sha256::digest(text.as_bytes()))
+}
+
+/// SHA-256 of the libraries and modules of plugins that a stage names: what they are called says nothing of what they do.
+///
+/// # Errors
+/// `Error::Failed` names a file that can't be read.
+pub fn code_of(session: Session<'_>, stage: &Value) -> Result<BTreeMap<PathBuf, String>> {
+    fn names<'a>(value: &'a Value, found: &mut Vec<&'a str>) {
+        match value {
+            Value::String(name) => found.push(name),
+            Value::Array(items) => items.iter().for_each(|item| names(item, found)),
+            Value::Object(map) => map.values().for_each(|item| names(item, found)),
+            Value::Null | Value::Bool(_) | Value::Number(_) => {}
+        }
+    }
+    let mut found = Vec::new();
+    names(stage, &mut found);
+    let mut code = BTreeMap::new();
+    let files = found.into_iter().flat_map(|name| session.plugins.code(name, ""));
+    for path in files.filter(|path| path.is_file()) {
+        let hash = files::hash(&path)?;
+        code.insert(path, hash);
+    }
+    Ok(code)
 }
 
 /// Hash of names, sizes and times of the files of a data set: cheap, and changes when the data does.

@@ -82,6 +82,10 @@ pub fn run(session: Session<'_>, recipe: &Recipe, mode: Mode, compute: Compute) 
     for (index, stage) in recipe.stages.iter().enumerate() {
         let name = format!("{}-{}", index + 1, stage.kind());
         let mut own = stage.key()?;
+        let code = cache::code_of(session, &own)?;
+        if !code.is_empty() {
+            own["code"] = json!(code);
+        }
         let further = recipe.further_epochs(&records);
         if further > 0 {
             own["further-epochs"] = json!(further);

@@ -1,6 +1,7 @@
 //! What each kind of stage does. A stage starts from the model that the one before left.
 
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use serde_json::{Value, json};
 use yolo_core::quant::BackendSpec;
@@ -490,6 +491,7 @@ impl<'a> Context<'a> {
             cache: settings.cache,
             folder: folder.to_owned(),
             resume,
+            began: SystemTime::now(),
         };
         if first {
             let (train, val) = job.loaders()?;

@@ -43,11 +43,13 @@ pub fn samples(session: Session<'_>, dataset: &Dataset, split: Split, strict: bo
 }
 
 /// Kinds of notes that concern many pictures at once.
-const IN_FULL: [&str; 7] = [
+const IN_FULL: [&str; 9] = [
     "image-left-out",
+    "image-listed-twice",
     "images-alike",
     "key-unused",
     "label-missing",
+    "label-second",
     "names-differ",
     "names-unread",
     "path-missing",

@@ -152,7 +152,7 @@ impl Tensors {
     /// # Errors
     /// [`Error::Usage`] names the first tensor of a quantizer.
     pub(super) fn refuse_quantized(&self) -> Result<()> {
-        let of_quantizer = |key: &&str| key.ends_with(".act_quant.scale") || key.ends_with(".weight_quant.scale");
+        let of_quantizer = |key: &&str| key.ends_with("_quant.scale");
         match self.keys().find(of_quantizer) {
             None => Ok(()),
             Some(key) => Err(Error::Usage(format!(

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
-use yolo_core::prune::{ChannelGroups, PlanFile};
+use yolo_core::prune::{Budget, ChannelGroups, CostModel, PlanFile, PrunePlan};
 use yolo_data::{Dataset, Loader, Split};
 use yolo_engine::Checkpoint;
 use yolo_engine::prune::{Asked, Journal, PruneData, PruneOptions, Pruned};
@@ -160,6 +160,7 @@ impl Pruning<'_> {
         };
         let mut pruned = yolo_engine::prune::prune(model, pruner.as_ref(), data, &options, &*task)?;
         drop(task);
+        self.meets_budget(model, &pruned.plan, &options)?;
         if let Some(candidates) = candidates.filter(|candidates| !candidates.is_empty()) {
             candidates.finish(&ChannelGroups::of(&model.graph)?)?;
         }
@@ -185,6 +186,27 @@ impl Pruning<'_> {
             }
         }
         Ok(pruned)
+    }
+
+    /// Pruners may be anyone's: what one decides is held against what was asked for.
+    fn meets_budget(&self, model: &Checkpoint, plan: &PrunePlan, options: &PruneOptions) -> Result<()> {
+        let groups = ChannelGroups::of(&model.graph)?;
+        let cost = CostModel::of(&model.graph, &groups, self.img as i64)?;
+        let kept = cost.widths(plan, &groups);
+        let budget = Budget {
+            latency: None,
+            ..options.budget
+        };
+        if budget.allows(&cost, &kept) {
+            return Ok(());
+        }
+        let share = 100.0 * cost.macs(&kept) as f64 / cost.macs(cost.full()) as f64;
+        Err(Error::Failed(format!(
+            "the pruner's plan does not meet the budget: {share:.1} % of the FLOPs and {} of {} parameters are left\n  help: this is a fault of the \
+             pruner; `yolo plugin test` shows it to its author",
+            cost.params(&kept),
+            cost.params(cost.full())
+        )))
     }
 
     /// What a pruning by time has measured.

@@ -83,7 +83,7 @@ impl Quantization<'_> {
     /// Runs a file that is not written yet; `None` where the engine that it is for is not there, or is none that can run here.
     pub(super) fn agreement(&self, model: &Checkpoint, file: &Prepared, profile: Profile) -> Result<Option<Agreement>> {
         let engine: &'static dyn Engine = match profile {
-            Profile::Ort => &OnnxRuntime,
+            Profile::Ort | Profile::QLinear => &OnnxRuntime,
             Profile::OpenVino => &OpenVino,
             Profile::TensorRt | Profile::Strip => return Ok(None),
         };

@@ -67,6 +67,7 @@ impl Quantization<'_> {
     pub fn artifacts(&self, stem: &str, model: &Checkpoint, quantizer: &dyn Quantizer) -> Result<Artifacts> {
         let ranges = quant::Ranges::of(&model.graph, &model.params)?;
         let texts = quantizer.artifacts(stem, &ranges)?;
+        not_ours(stem, &texts)?;
         let prepare = |format, name: String| {
             let request = Request {
                 profile: profile_of(quantizer),
@@ -80,7 +81,11 @@ impl Quantization<'_> {
         if !texts.is_empty() {
             networks.push((prepare(Format::Onnx, format!("{stem}_deploy_model.onnx"))?, None));
         }
-        match prepare(Format::OnnxQdq, format!("{stem}_qdq.onnx")) {
+        let kind = match profile_of(quantizer) {
+            Profile::QLinear => "qlinear",
+            _ => "qdq",
+        };
+        match prepare(Format::OnnxQdq, format!("{stem}_{kind}.onnx")) {
             Ok(file) => {
                 let found = self.agreement(model, &file, profile_of(quantizer))?;
                 networks.push((file, found));
@@ -103,6 +108,33 @@ impl Quantization<'_> {
                 .collect(),
         })
     }
+}
+
+/// Files of this program in the folder of a quantized model.
+const OURS: [&str; 2] = ["quantized.safetensors", "sensitivity.json"];
+
+/// Backends may be anyone's: their files take the place of no other.
+///
+/// # Errors
+/// Names the file.
+fn not_ours(stem: &str, texts: &[quant::Artifact]) -> Result<()> {
+    for (at, quant::Artifact { name, .. }) in texts.iter().enumerate() {
+        let network = name.strip_prefix(stem).is_some_and(|rest| {
+            let rest = rest.strip_suffix(".json").unwrap_or(rest);
+            ["_deploy_model.onnx", "_qdq.onnx", "_qlinear.onnx"].contains(&rest)
+        });
+        let why = if network || OURS.contains(&name.as_str()) {
+            "this program writes a file of this name itself"
+        } else if texts[..at].iter().any(|other| other.name == *name) {
+            "it gives two files of this name"
+        } else {
+            continue;
+        };
+        return Err(crate::Error::Failed(format!(
+            "the backend's file `{name}` can't be written: {why}\n  help: this is a mistake in the plugin, tell its author"
+        )));
+    }
+    Ok(())
 }
 
 impl Artifacts {
@@ -130,7 +162,30 @@ pub fn profile_of(quantizer: &dyn Quantizer) -> Profile {
     let backend = quantizer.backend();
     match backend.engine.as_deref() {
         Some("openvino") => Profile::OpenVino,
+        Some("qlinear") => Profile::QLinear,
         _ if backend.integer_ops => Profile::Ort,
         _ => Profile::TensorRt,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plugins_files_take_the_place_of_no_other() {
+        let files = |names: &[&str]| -> Vec<quant::Artifact> {
+            let file = |name: &&str| quant::Artifact {
+                name: (*name).to_owned(),
+                text: "1".into(),
+            };
+            names.iter().map(file).collect()
+        };
+        let refused = |names: &[&str]| not_ours("best", &files(names)).err().map(|error| error.to_string());
+        assert_eq!(refused(&["best_ranges.json", "best.scale"]), None);
+        for name in ["quantized.safetensors", "best_qdq.onnx", "best_deploy_model.onnx.json"] {
+            assert!(refused(&["a", name]).is_some_and(|text| text.contains(name)), "{name}");
+        }
+        assert!(refused(&["a", "b", "a"]).is_some_and(|text| text.contains("two files")));
     }
 }

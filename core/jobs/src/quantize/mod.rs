@@ -6,6 +6,7 @@ mod layers;
 mod settings;
 
 use std::path::Path;
+use std::time::SystemTime;
 
 use yolo_core::Quantizer;
 use yolo_data::{Dataset, Loader, Split};
@@ -147,6 +148,7 @@ impl Quantization<'_> {
             cache: None,
             folder: self.folder.join("qat"),
             resume: self.resume,
+            began: SystemTime::now(),
         };
         // A training of its own it is not: it goes on with what it is a part of.
         let again = format!("`yolo train --resume {}`", qat.folder.display());

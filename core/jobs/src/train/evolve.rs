@@ -1,6 +1,7 @@
 //! `yolo train --evolve`: trainings one after another, each with hyper-parameters that descend from the best so far.
 
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -167,6 +168,7 @@ fn generation(
         cache: job.cache,
         folder: job.folder.clone(),
         resume: false,
+        began: SystemTime::now(),
     };
     let mut last = EpochRow::default();
     let result = own.attempt((train, val), label, sparsify, None, &mut |row| last = *row)?;

@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use yolo_core::config::Located;
 use yolo_core::prune::Regulariser;
@@ -11,9 +12,9 @@ use yolo_engine::Checkpoint;
 use yolo_engine::train::anchors::{self, AnchorReport};
 use yolo_engine::train::{EpochRow, Hook, Listener, Outcome, Regularise, TrainOptions};
 
-use crate::Session;
 use crate::error::{Error, Result};
 use crate::open::{self, Cache};
+use crate::{Session, plots};
 
 /// The penalty of a pruner, `{type: slimming, ...}`.
 ///
@@ -54,6 +55,8 @@ pub struct Job<'a> {
     pub folder: PathBuf,
     /// Continue what is there.
     pub resume: bool,
+    /// Since when it is: pictures from before are another run's.
+    pub began: SystemTime,
 }
 
 impl Job<'_> {
@@ -203,6 +206,7 @@ impl Job<'_> {
             label,
             epochs,
             each: RefCell::new(each),
+            anew: (!self.resume).then(|| (self.folder.as_path(), self.began)),
         };
         let result = yolo_engine::train::train(start, &self.options, train, Some(val), place, &mut hooks, &listener);
         drop(task);
@@ -269,6 +273,8 @@ struct Epochs<'a> {
     label: &'a str,
     epochs: usize,
     each: RefCell<&'a mut dyn FnMut(&EpochRow)>,
+    /// The folder of a run that is not resumed, and since when it is.
+    anew: Option<(&'a Path, SystemTime)>,
 }
 
 impl Progress for Epochs<'_> {
@@ -288,6 +294,11 @@ impl Progress for Epochs<'_> {
 impl Listener for Epochs<'_> {
     fn epoch(&self, row: &EpochRow, best: bool) {
         (self.each.borrow_mut())(row);
+        if let Some((folder, began)) = self.anew.filter(|_| row.epoch == 0)
+            && let Err(error) = plots::forget(folder, began)
+        {
+            self.to.say(&format!("note: pictures of an earlier run: {error}"));
+        }
         let [box_loss, obj, cls] = row.loss;
         let taught = row
             .distil_loss

@@ -8,7 +8,7 @@ mod teacher;
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use serde_json::Value;
 use tch::Device;
@@ -24,7 +24,7 @@ use yolo_report::Letters;
 use crate::compute;
 use crate::error::{Error, Result};
 use crate::open::Start;
-use crate::{Session, files, measure, memory, open, plots};
+use crate::{Session, files, measure, memory, open, outputs, plots};
 
 pub use batch_size::BatchSize;
 pub use evolve::Evolved;
@@ -180,6 +180,9 @@ impl Training<'_> {
                 self.folder.display()
             ));
         }
+        if main && !self.resume {
+            outputs::say_exported(session, self.folder);
+        }
         // Held until the end; the others of several processes write nothing.
         let _lock = main.then(|| files::lock(self.folder)).transpose()?;
         if main {
@@ -317,6 +320,7 @@ impl Training<'_> {
             cache: self.settings.cache,
             folder: self.folder.to_owned(),
             resume: self.resume,
+            began: SystemTime::now(),
         })
     }
 

@@ -43,7 +43,7 @@ pub struct TrainSettings {
     #[arg(long, default_value_t = 100)]
     pub patience: usize,
     /// Freeze layers: `10` (the first ten) or `0 1 2`
-    #[arg(long, num_args = 1.., value_parser = layer_number)]
+    #[arg(long, num_args = 1.., value_parser = layer_number, action = clap::ArgAction::Set)]
     #[serde(deserialize_with = "crate::lists::one_or_many")]
     pub freeze: Vec<usize>,
     /// Seed of everything random

@@ -112,6 +112,7 @@ fn cross_conv(g: &mut GraphBuilder, call: &Call<'_>) -> Result<ValueId> {
                 groups,
                 bias: false,
                 weight_quant: None,
+                bias_quant: None,
             };
             let y = g.add("conv", op, &[from])?;
             let y = nn::batch_norm(g, "bn", y)?;

@@ -13,12 +13,18 @@ pub struct Academic {
     pub weight: Scheme,
     /// Scheme of activations.
     pub activation: Scheme,
+    /// Bits of the first and the last layers, weights and inputs, which few bits hurt most.
+    pub end_bits: u32,
 }
 
 impl Default for Academic {
     fn default() -> Self {
         let BackendSpec { weight, activation, .. } = BackendSpec::default();
-        Self { weight, activation }
+        Self {
+            weight,
+            activation,
+            end_bits: 8,
+        }
     }
 }
 
@@ -28,6 +34,7 @@ impl Quantizer for Academic {
         BackendSpec {
             weight: self.weight,
             activation: self.activation,
+            end_bits: Some(self.end_bits),
             ..BackendSpec::default()
         }
     }

@@ -3,6 +3,9 @@
 use yolo_sdk::prelude::quant::{BackendSpec, Observer, Placement, Scheme};
 use yolo_sdk::prelude::*;
 
+/// Ops that run on integers.
+const OPS: [&str; 3] = ["conv2d", "add", "avg-pool"];
+
 /// Asymmetric uint8 for TVM and ONNX QLinear operators.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(crate = "yolo_sdk::serde", default, deny_unknown_fields)]
@@ -26,8 +29,11 @@ impl Quantizer for OnnxQnn {
                 observer: Observer::MinMax,
                 ..Scheme::INT8
             },
-            placement: Placement::inputs_of(&["conv2d", "add", "avg-pool"])
-                .and_outputs_of(&["conv2d", "add", "avg-pool"]),
+            placement: Placement {
+                before_activations: true,
+                ..Placement::inputs_of(&OPS).and_outputs_of(&OPS)
+            },
+            engine: Some("qlinear".into()),
             linear: false,
             ..BackendSpec::default()
         }

@@ -1,6 +1,8 @@
 //! STPU: symmetric int8 per tensor, fixed ranges in a min-max file.
 
-use yolo_sdk::prelude::quant::{Artifact, BackendSpec, Observer, Placement, Ranges, Scheme, TensorRange};
+use yolo_sdk::prelude::quant::{
+    Artifact, BackendSpec, LayerRange, Method, Observer, Placement, Ranges, Scheme, TensorRange,
+};
 use yolo_sdk::prelude::*;
 use yolo_sdk::serde_json::{Map, Value, json};
 
@@ -22,14 +24,18 @@ impl Quantizer for Stpu {
         BackendSpec {
             weight: Scheme {
                 observer: Observer::MinMax,
+                method: Method::Fixed,
                 ..Scheme::INT8
             },
             activation: Scheme {
                 observer: Observer::EmaMinMax,
+                method: Method::Fixed,
                 ..Scheme::INT8
             },
             placement: Placement {
                 network_outputs: true,
+                before_activations: true,
+                concat_shares: true,
                 ..Placement::inputs_of(&OPS).and_outputs_of(&OPS)
             },
             linear: true,
@@ -47,6 +53,13 @@ impl Quantizer for Stpu {
             .map(|range| (range.tensor.clone(), symmetric(range)))
             .collect();
         for layer in &ranges.layers {
+            if let Some(output) = &layer.output {
+                let mut entry = symmetric(output);
+                if let Some(exponent) = lowest_exponent(layer, output) {
+                    entry["emin"] = json!(exponent);
+                }
+                entries.insert(layer.name.clone(), entry);
+            }
             let (Some(weight), Some(Some(input))) = (&layer.weight, layer.inputs.first()) else {
                 continue;
             };
@@ -60,6 +73,29 @@ impl Quantizer for Stpu {
         let value = Value::Object(entries);
         Ok(vec![Artifact::json(format!("{model}_stpu_minmax.json"), &value)?])
     }
+}
+
+/// The lowest exponent that its sums are kept with, biased by 127 as in a 32-bit float: 20 below that of what upsampling gives, 10 below the
+/// larger one of a convolution's result and of what chance makes of its sums.
+fn lowest_exponent(layer: &LayerRange, output: &TensorRange) -> Option<i64> {
+    let most = |range: &TensorRange| 127.0 * range.scales[0];
+    match (layer.op.as_ref(), &layer.weight, layer.inputs.first()) {
+        ("upsample", _, _) => Some(exponent(most(output)) - 20),
+        ("linear", _, _) => Some(128),
+        ("conv2d", Some(weight), Some(Some(input))) => {
+            let sums = (layer.fan_in as f64).sqrt() * most(input) * most(weight);
+            Some(exponent(sums.max(most(output))) - 10)
+        }
+        _ => None,
+    }
+}
+
+/// `e` with `2^(e - 127) <= value < 2^(e - 126)`, 0 for 0, else 1 to 254.
+fn exponent(value: f64) -> i64 {
+    if value == 0.0 {
+        return 0;
+    }
+    (value.log2().floor() as i64 + 127).clamp(1, 254)
 }
 
 yolo_sdk::plugin! {

@@ -2,12 +2,12 @@
 
 use std::fmt::Write as _;
 
-use yolo_sdk::prelude::quant::{Artifact, BackendSpec, Observer, Placement, Ranges, Scheme};
+use yolo_sdk::prelude::quant::{Artifact, BackendSpec, Observer, Placement, Ranges, Scheme, TensorRange};
 use yolo_sdk::prelude::*;
 
 /// Ops whose inputs and outputs are quantized.
-const OPS: [&str; 8] = [
-    "conv2d", "linear", "max-pool", "avg-pool", "upsample", "add", "mul", "concat",
+const OPS: [&str; 9] = [
+    "conv2d", "linear", "max-pool", "avg-pool", "upsample", "add", "mul", "concat", "act",
 ];
 
 /// Asymmetric uint8 for Tengine.
@@ -35,8 +35,11 @@ impl Quantizer for Tengine {
             },
             placement: Placement {
                 network_outputs: true,
+                before_activations: true,
                 ..Placement::inputs_of(&OPS).and_outputs_of(&OPS)
             },
+            // SiLU is a sigmoid and a product there, each with a scale.
+            integer_ops: true,
             linear: true,
             integers_only: true,
             ..BackendSpec::default()
@@ -46,9 +49,16 @@ impl Quantizer for Tengine {
 
     fn artifacts(&self, model: &str, ranges: &Ranges) -> Result<Vec<Artifact>> {
         let mut text = String::new();
-        for range in &ranges.activations {
+        let mut line = |tensor: &str, range: &TensorRange| {
             let (scale, zero_point) = (range.scales[0], range.zero_points[0].round() as i64);
-            let _ = writeln!(text, "{} {scale} {zero_point}", range.tensor);
+            let _ = writeln!(text, "{tensor} {scale} {zero_point}");
+        };
+        ranges.activations.iter().for_each(|range| line(&range.tensor, range));
+        for layer in &ranges.layers {
+            // A convolution whose only reader is a ReLU has its scale.
+            if let Some(output) = layer.output.as_ref().filter(|output| output.tensor != layer.name) {
+                line(&layer.name, output);
+            }
         }
         Ok(vec![Artifact {
             name: format!("{model}_for_tengine.scale"),

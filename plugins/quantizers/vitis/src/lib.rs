@@ -4,6 +4,11 @@ use yolo_sdk::prelude::quant::{Artifact, BackendSpec, Method, Observer, Placemen
 use yolo_sdk::prelude::*;
 use yolo_sdk::serde_json::{Map, Value, json};
 
+/// Ops whose results are quantized.
+const OPS: [&str; 8] = [
+    "conv2d", "linear", "avg-pool", "max-pool", "add", "mul", "concat", "upsample",
+];
+
 /// Power-of-two scales for Xilinx Vitis.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(crate = "yolo_sdk::serde", default, deny_unknown_fields)]
@@ -11,6 +16,8 @@ use yolo_sdk::serde_json::{Map, Value, json};
 pub struct Vitis {
     /// How ranges of activations are found (default: the backend's).
     pub observer: Option<Observer>,
+    /// Whether thresholds learn in quantization-aware training (TQT).
+    pub learn: bool,
 }
 
 #[typetag::serde(name = "vitis")]
@@ -19,17 +26,30 @@ impl Quantizer for Vitis {
         BackendSpec {
             weight: Scheme {
                 narrow: false,
-                method: Method::PowerOfTwo,
+                method: if self.learn { Method::Tqt } else { Method::PowerOfTwo },
+                observer: Observer::PowerOfTwo,
                 ..Scheme::INT8
             },
+            bias: Some(Scheme {
+                narrow: false,
+                method: Method::PowerOfTwo,
+                observer: Observer::PowerOfTwo,
+                ..Scheme::INT8
+            }),
             activation: Scheme {
                 narrow: false,
-                method: Method::PowerOfTwoUp,
+                method: if self.learn {
+                    Method::TqtUp
+                } else {
+                    Method::PowerOfTwoUp
+                },
+                observer: Observer::PowerOfTwo,
                 ..Scheme::INT8
             },
-            placement: Placement::inputs_of(&["conv2d"]).and_outputs_of(&[
-                "conv2d", "linear", "avg-pool", "max-pool", "add", "mul", "concat", "upsample",
-            ]),
+            placement: Placement {
+                before_activations: true,
+                ..Placement::inputs_of(&["conv2d"]).and_outputs_of(&OPS)
+            },
             linear: true,
             integers_only: true,
             ..BackendSpec::default()
@@ -38,7 +58,8 @@ impl Quantizer for Vitis {
     }
 
     fn artifacts(&self, model: &str, ranges: &Ranges) -> Result<Vec<Artifact>> {
-        let all = ranges.activations.iter().chain(&ranges.weights);
+        let biases = ranges.layers.iter().filter_map(|layer| layer.bias.as_ref());
+        let all = ranges.activations.iter().chain(&ranges.weights).chain(biases);
         let entries: Map<String, Value> = all
             .map(|range| (range.tensor.clone(), json!({"scale": power_of_two(range.scales[0])})))
             .collect();

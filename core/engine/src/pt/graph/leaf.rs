@@ -116,6 +116,7 @@ fn convolution(cx: &Context<'_>, m: &PtModule) -> Result<Op> {
         groups,
         bias: m.tensors.contains_key("bias"),
         weight_quant: None,
+        bias_quant: None,
     })
 }
 
