@@ -688,3 +688,17 @@ fn a_configuration_takes_no_quantized_weights() {
     ];
     yolo(place.folder.path(), &convert).fails(2, &["quantized network", "leave out --cfg"]);
 }
+
+/// What is named of a scheme lies over its defaults, and only that is other.
+#[test]
+fn schemes_are_changed_in_what_is_named() {
+    let spec = |text: &str| {
+        let value: serde_json::Value = serde_json::from_str(text).expect("JSON");
+        serde_json::from_value::<Box<dyn Quantizer>>(value).map(|quantizer| quantizer.backend())
+    };
+    let usual = spec(r#"{"type": "academic"}"#).expect("a backend");
+    let bits = spec(r#"{"type": "academic", "weight": {"bits": 4}}"#).expect("a backend");
+    assert_eq!((bits.weight.bits, bits.weight.per_channel), (4, true));
+    assert_eq!(bits.activation, usual.activation);
+    assert!(spec(r#"{"type": "academic", "weight": {"bit": 4}}"#).is_err());
+}

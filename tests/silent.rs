@@ -520,6 +520,8 @@ fn thresholds_beside_a_file_are_used() {
     assert_eq!(count(detect(few, &["--max-det", "5"])), Some(5));
     let none = serde_json::json!({"score": 1.0, "iou": 0.45, "boxes": 3});
     assert_eq!(count(detect(none, &[])), Some(0));
+    let unknown = serde_json::json!({"scores": 0.3, "score": 0.2, "iou": 0.45, "boxes": 3});
+    detect(unknown, &[]).fails(1, &["net.onnx.json", "scores"]);
     let odd = serde_json::json!({"score": 25.0, "iou": 0.45, "boxes": 3});
     detect(odd, &[]).fails(1, &["net.onnx.json", "thresholds"]);
 }

@@ -1,7 +1,8 @@
 //! The end of a process that has foreign code in it.
 
 use std::cell::Cell;
-use std::sync::{Once, OnceLock};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::dynamic::Library;
 
@@ -12,12 +13,14 @@ thread_local! {
 
 /// Calls a function of a library, so that it can be named if it ends the process ([`watch_exit`]).
 pub(crate) fn inside<T>(library: &'static Library, call: impl FnOnce() -> T) -> T {
-    static WATCHED: Once = Once::new();
-    // As late as can be: what is registered last runs first, before libtorch takes itself apart.
-    WATCHED.call_once(|| {
+    static CALLS: AtomicU64 = AtomicU64::new(0);
+    // What is registered last runs first, and must before libtorch takes itself apart, parts of which are made at their first use: so at
+    // the first calls, and seldom later.
+    let calls = CALLS.fetch_add(1, Ordering::Relaxed) + 1;
+    if calls <= 64 || calls.is_power_of_two() {
         // SAFETY: the handler is a function of this program, which is never unloaded.
         unsafe { libc::atexit(ended) };
-    });
+    }
     let before = INSIDE.replace(Some(library));
     let result = call();
     INSIDE.set(before);

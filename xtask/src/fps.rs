@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::light::{numbers, output};
-use crate::{Outcome, root, run};
+use crate::{Outcome, root};
 
 /// What is measured.
 pub struct Protocol<'a> {
@@ -25,6 +25,9 @@ pub struct Protocol<'a> {
 pub const MODELS: &str = "yolov5n,yolov5s,yolov5m,yolov5l,yolov5x,yolov5l-ghostnet,yolov5l-shufflenetv2,yolov5l-mobilenetv3-small,\
                           yolov5l-efficientlite0,yolov5l-pplcnet,yolov5x-p2,yolov5x-p2-cbam,yolov5x-tph,yolov5x-swin";
 
+/// Of the synthetic data.
+const CLASSES: &str = "4";
+
 /// The backend whose integers an engine runs; libtorch has none.
 fn backend(engine: &str) -> Option<&'static str> {
     match engine {
@@ -40,12 +43,14 @@ pub fn engines(yolo: &dyn Fn() -> Command, protocol: &Protocol<'_>) -> Outcome {
     let folder = root().join("runs/engines");
     let data = folder.join("data");
     if !data.join("data.yaml").exists() {
-        run(yolo()
-            .args(["data", "synth", "--images", "10", "--img", protocol.img, "--out"])
-            .arg(&data))?;
+        output(
+            yolo()
+                .args(["data", "synth", "--images", "10", "--img", protocol.img, "--out"])
+                .arg(&data),
+        )?;
     }
     println!(
-        "milliseconds of one picture, median of {} ({} px, {} threads, random weights); 60 %: pruned by one-shot L1 to 60 % of the FLOPs; times \
+        "milliseconds of one picture, median of {} ({} px, {} threads, {CLASSES} classes, random weights); 60 %: pruned by one-shot L1 to 60 % of the FLOPs; times \
          as fast as the same engine's f32 in brackets\n\n| model | engine | f32 | FPS | 60 % | int8 | 60 %, int8 |\n|---|---|---:|---:|---:|---:|---:|",
         protocol.runs, protocol.img, protocol.threads
     );
@@ -73,7 +78,11 @@ impl Case<'_> {
         let [base, pruned] = ["base", "pruned"].map(|name| self.folder.join(format!("{name}.safetensors")));
         std::fs::create_dir_all(&self.folder).map_err(|error| format!("{}: {error}", self.folder.display()))?;
         if !base.exists() {
-            run((self.yolo)().args(["model", model, "--init-weights"]).arg(&base))?;
+            output(
+                (self.yolo)()
+                    .args(["model", model, "--nc", CLASSES, "--init-weights"])
+                    .arg(&base),
+            )?;
         }
         if !pruned.exists() {
             let line = "--pruner oneshot --metric l1 --flops 0.6 --noval --calib-batches 1";

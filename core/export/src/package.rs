@@ -23,6 +23,7 @@ const MOST_CLASSES: usize = 100_000;
 
 /// Everything about a file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Package {
     /// [`VERSION`].
     pub version: u32,
@@ -49,6 +50,7 @@ pub struct Package {
 
 /// The input of a file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Input {
     /// Its name in the file.
     pub name: String,
@@ -64,6 +66,7 @@ pub struct Input {
 
 /// Letterboxing: scaled so that it fits, centred, the rest filled.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Fit {
     /// Value of all channels of the border, as a byte.
     pub border: u8,
@@ -106,6 +109,7 @@ pub enum Output {
 
 /// Thresholds of detection.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Thresholds {
     /// Least score.
     pub score: f64,

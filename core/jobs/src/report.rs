@@ -169,10 +169,12 @@ impl Training {
         }))
     }
 
-    /// The row with the best fitness, 0.1 mAP50 + 0.9 mAP as in training.
+    /// The row with the best fitness, 0.1 mAP50 + 0.9 mAP, the first of equal ones, as in training.
     fn best(&self) -> Option<usize> {
         let fitness = |at: &usize| 0.1 * self.map50[*at] + 0.9 * self.map[*at];
+        // Of equal ones `max_by` gives the last that it sees.
         (0..self.map.len())
+            .rev()
             .filter(|at| fitness(at).is_finite())
             .max_by(|a, b| fitness(a).total_cmp(&fitness(b)))
     }

@@ -422,9 +422,19 @@ impl Op {
 
     /// The fake quantizer of its weight.
     pub fn weight_quant(&self) -> Option<&FakeQuantSpec> {
-        match self {
-            Self::Conv2d { weight_quant, .. } | Self::Linear { weight_quant, .. } => weight_quant.as_ref(),
-            _ => None,
+        if let Self::Conv2d { weight_quant, .. } | Self::Linear { weight_quant, .. } = self {
+            weight_quant.as_ref()
+        } else {
+            None
+        }
+    }
+
+    /// The fake quantizer of its bias.
+    pub fn bias_quant(&self) -> Option<&FakeQuantSpec> {
+        if let Self::Conv2d { bias_quant, .. } | Self::Linear { bias_quant, .. } = self {
+            bias_quant.as_ref()
+        } else {
+            None
         }
     }
 

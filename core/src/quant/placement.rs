@@ -244,6 +244,15 @@ pub(super) struct Layer {
 /// How a node is quantized, if it is.
 pub(super) type LayerQuant<'a> = &'a dyn Fn(ValueId, &Node) -> Result<Option<Layer>>;
 
+/// The grid of a bias that has moved since it got one: powers of two are searched anew, other grids hold all of it.
+pub(super) fn grid_of_bias(bias: &tch::Tensor, spec: &FakeQuantSpec) -> Result<(tch::Tensor, tch::Tensor)> {
+    let observer = match spec.method.is_power_of_two() {
+        true => super::Observer::PowerOfTwo,
+        false => super::Observer::MinMax,
+    };
+    super::qparams(&super::batch_range(observer, spec, bias)?, spec)
+}
+
 /// The quantizer of a layer's own tensor, whose scale and zero point join `params`.
 fn of_own(params: &mut Params, node: &str, tensor: &str, scheme: &Scheme) -> Result<FakeQuantSpec> {
     let (key, spec) = (format!("{node}.{tensor}"), scheme.spec());

@@ -6,7 +6,7 @@
 use tch::{Kind, Tensor};
 
 use super::adaround::{self, Moments};
-use super::{FakeQuantSpec, Range, Refinement, Rounding, fake_quant, qparams};
+use super::{FakeQuantSpec, Range, Refinement, Rounding, fake_quant, placement, qparams};
 use crate::exec::bind;
 use crate::graph::{Graph, Node, Op, ValueId};
 use crate::ops::{Place, window::Masks};
@@ -253,6 +253,12 @@ fn improve(
             let old = params.require(&key)?;
             Ok(old.f_add(&mean_difference(wanted, &found, linear)?.f_to_kind(old.kind())?)?)
         })?;
+        if let Some(spec) = node.op.bias_quant() {
+            // The bias has moved: so does its grid.
+            let (scale, zero_point) = tch::no_grad(|| placement::grid_of_bias(&bias, spec))?;
+            params.insert(format!("{key}_quant.scale"), scale);
+            params.insert(format!("{key}_quant.zero_point"), zero_point);
+        }
         params.insert(key, bias);
     }
     Ok(())

@@ -387,3 +387,36 @@ fn baked_networks_compute_the_same() {
     let (_, tensors) = in_float(&made.graph, &made.params, &made.float, &["m.b".to_owned()]).expect("a network");
     assert!(tensors.get("m.b.bias_quant.scale").is_none() && tensors.get("m.a.bias_quant.scale").is_some());
 }
+
+/// Bias correction moves biases: their grids follow.
+#[test]
+fn grids_of_biases_follow_their_correction() {
+    let (graph, params) = network();
+    let mut backend = at_inputs(3);
+    backend.bias = Some(Scheme {
+        observer: Observer::PowerOfTwo,
+        method: Method::PowerOfTwo,
+        narrow: false,
+        ..Scheme::INT8
+    });
+    // Small biases, that a correction is more than.
+    let mut small = params.shallow_clone();
+    for key in ["m.a.bias", "m.b.bias", "head.bias"] {
+        small.insert(key, params.get(key).expect("a bias") * 1e-3f64);
+    }
+    let quantizer = Plain(backend);
+    let images = testing::input(4, 3, 24, 24);
+    let refinement = Refinement {
+        bias_correction: true,
+        ..Refinement::default()
+    };
+    let mut calibration = Calibration::refined(&quantizer, &graph, &small, refinement).expect("a calibration");
+    calibration.see(&images).expect("a forward");
+    let made = calibration.finish_on(&images, &mut |_, _| Ok(())).expect("a network");
+    for layer in ["m.a", "m.b", "head"] {
+        let get = |end: &str| made.params.get(&format!("{layer}.{end}")).expect("it").shallow_clone();
+        let (bias, scale) = (get("bias"), get("bias_quant.scale").double_value(&[0]));
+        let largest = bias.abs().max().double_value(&[]);
+        assert!(largest <= 129.0 * scale, "{layer}: {largest} of steps of {scale}");
+    }
+}

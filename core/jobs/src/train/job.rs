@@ -206,7 +206,7 @@ impl Job<'_> {
             label,
             epochs,
             each: RefCell::new(each),
-            anew: (!self.resume).then(|| (self.folder.as_path(), self.began)),
+            anew: (!self.resume).then_some((self.folder.as_path(), self.began)),
         };
         let result = yolo_engine::train::train(start, &self.options, train, Some(val), place, &mut hooks, &listener);
         drop(task);

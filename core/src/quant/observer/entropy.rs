@@ -56,6 +56,8 @@ fn of_row(row: &[f32], steps: usize) -> f64 {
         let bin = (f64::from(x.abs()) / width) as usize;
         histogram[bin.min(BINS - 1)] += 1.0;
     }
+    // Zeros lie on every grid, and their number would outweigh all else.
+    histogram[0] = histogram[0].min(histogram[1]);
     let mut beyond: f64 = histogram[steps..].iter().sum();
     let mut best = (f64::INFINITY, BINS);
     for bins in steps..=BINS {

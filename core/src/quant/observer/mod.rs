@@ -275,11 +275,9 @@ struct Choice<'a> {
 }
 
 impl Choice<'_> {
-    /// Of one tensor.
+    /// Of one tensor, all of it.
     fn range(&self, x: &Tensor) -> Result<Range> {
         let (rows, Range { min, max }) = ends(self.spec, x)?;
-        let many = self.observer.is_pooled() && !self.spec.per_channel;
-        let rows = if many { sample(&rows, OF_BATCH)? } else { rows };
         self.of(&rows, &min, &max)
     }
 
@@ -370,7 +368,7 @@ mod tests {
         assert!(error.expect_err("not symmetric").to_string().contains("symmetric"));
         // Two of a million values far out: clipped by those that look at all values, kept by the ends.
         let far = Tensor::cat(&[x.repeat([100]), Tensor::from_slice(&[40f32, -40.0])], 0);
-        for (observer, most) in [(Observer::ClipStd, 4.0), (Observer::Kl, 8.0), (Observer::Mse, 41.0)] {
+        for (observer, most) in [(Observer::ClipStd, 4.0), (Observer::Mse, 41.0)] {
             let range = Choice {
                 observer,
                 spec: &spec(true),
@@ -380,6 +378,23 @@ mod tests {
             .range(&far)
             .expect("finite");
             assert!(range.max.double_value(&[0]) < most, "{observer:?} {range:?}");
+        }
+    }
+
+    /// Weights are looked at one by one: what every second of many thousands would say is another range.
+    #[test]
+    fn ranges_of_weights_look_at_all_of_them() {
+        let values: Vec<f32> = (0..200_000).map(|i| if i % 4 == 1 { 1.9 } else { 0.02 }).collect();
+        let spec = FakeQuantSpec {
+            qmin: -8,
+            qmax: 7,
+            per_channel: false,
+            symmetric: true,
+            method: Method::PowerOfTwo,
+        };
+        for observer in [Observer::PowerOfTwo, Observer::Mse] {
+            let range = batch_range(observer, &spec, &Tensor::from_slice(&values)).expect("finite");
+            assert!(range.max.double_value(&[0]) > 1.5, "{observer:?} {range:?}");
         }
     }
 
